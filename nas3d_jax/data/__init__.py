@@ -1,0 +1,1 @@
+"""From NIfTI cases to patches on the device."""
