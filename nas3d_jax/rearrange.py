@@ -1,7 +1,9 @@
-"""Convolutions as dense stride-1 convolutions of rearranged arrays.
+"""Convolutions as dense products of rearranged arrays.
 
-XLA has fast forms for dense convolutions alone: strided, transposed and dilated ones, or their gradients, fall into general
-loops. Each of them is a dense convolution of a rearranged input with a rearranged kernel, and exactly so.
+XLA has fast forms for dense stride-1 convolutions alone: strided, transposed and dilated ones, or their gradients, fall into
+general loops. Each of them is a dense convolution of a rearranged input with a rearranged kernel, and exactly so. On CPU even the
+dense one is slow in its gradients; there, large volumes gather their taps axis by axis and multiply matrices, which XLA
+differentiates into matrix products and shifted sums. `_gathers` is the one place that chooses.
 
 Arrays are [N, D, H, W, C], kernels [3, 3, 3, C_in, C_out]. Padding and alignment are PyTorch's (padding 1 for 3x3x3, 2 where
 dilated), not "SAME", which is off by one voxel where the stride is 2.
@@ -9,26 +11,28 @@ dilated), not "SAME", which is off by one voxel where the stride is 2.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 PHASES = 8  # voxels of a 2x2x2 block
 _DIMENSIONS = ("NDHWC", "DHWIO", "NDHWC")
-# Below this many input channels two neighbouring voxels along W are folded into channels: the convolution then does twice
-# the arithmetic in half the positions, which pays as long as gathering patches bounds it and not arithmetic.
-_FOLD_CHANNELS = 8
+# Forward and both gradients of 8 -> 72 channels at 32^3 on two cores: 445 ms as a convolution, 117 ms gathered; 16 -> 144 at
+# 16^3: 108 and 35 ms. Below that size the time no longer counts, and a convolution compiles faster.
+_GATHER_VOXELS = 2048
 
 
 def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """Dense 3x3x3 convolution, stride 1, padding 1: [N, D, H, W, C_in] -> [N, D, H, W, C_out]."""
-  if x.shape[-1] <= _FOLD_CHANNELS and x.shape[3] % 2 == 0 and jax.default_backend() == "cpu":
-    return _conv_folded(x, kernel)
   return _dense(x, kernel, (1, 1))
 
 
 def conv_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """3x3x3 convolution, stride 2, padding 1: even lengths D, H, W -> halves."""
+  if _gathers(x, stride=2):
+    return _gathered(x, kernel, (1, 0), stride=2)
   blocks = space_to_depth(x)
   n, d, h, w, _, c = blocks.shape
   return _dense(blocks.reshape(n, d, h, w, PHASES * c), _slots(kernel, flip=False), (1, 0))
@@ -50,6 +54,8 @@ def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def conv_dilated(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """3x3x3 convolution of dilation 2, stride 1, padding 2: any lengths, which are kept."""
+  if _gathers(x):
+    return _gathered(x, kernel, (2, 2), dilation=2)
   lengths = x.shape[1:4]
   x = jnp.pad(x, ((0, 0), *((0, length % 2) for length in lengths), (0, 0)))
   blocks = space_to_depth(x)
@@ -94,7 +100,30 @@ def depth_to_space(x: jax.Array) -> jax.Array:
 
 
 def _dense(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
+  if _gathers(x):
+    return _gathered(x, kernel, padding)
   return lax.conv_general_dilated(x, kernel, (1, 1, 1), [padding] * 3, dimension_numbers=_DIMENSIONS)
+
+
+def _gathers(x: jax.Array, stride: int = 1) -> bool:
+  """Whether a convolution of x gathers its taps; `stride` tells how many voxels the result has."""
+  return jax.default_backend() == "cpu" and math.prod(x.shape[:4]) // stride**3 >= _GATHER_VOXELS
+
+
+def _gathered(
+  x: jax.Array, kernel: jax.Array, padding: tuple[int, int], *, stride: int = 1, dilation: int = 1
+) -> jax.Array:
+  """Any convolution as one matrix product: taps gathered along W, then H, then D, so that each pass is three long copies."""
+  for axis in (3, 2, 1):
+    taps = kernel.shape[axis - 1]
+    widths = [(0, 0)] * 5
+    widths[axis] = padding
+    padded = jnp.pad(x, widths)
+    reach = padded.shape[axis] - dilation * (taps - 1)
+    x = jnp.concatenate(
+      [lax.slice_in_dim(padded, k * dilation, k * dilation + reach, stride, axis) for k in range(taps)], axis=-1
+    )
+  return x @ kernel.reshape(-1, kernel.shape[-1])
 
 
 def _slots(kernel: jax.Array, *, flip: bool) -> jax.Array:
@@ -109,13 +138,3 @@ def _slots(kernel: jax.Array, *, flip: bool) -> jax.Array:
     return taps[::-1, :, ::-1, :, ::-1].transpose(0, 2, 4, 6, 1, 3, 5, 7).reshape(2, 2, 2, c_in, PHASES * c_out)
   return taps.transpose(0, 2, 4, 1, 3, 5, 6, 7).reshape(2, 2, 2, PHASES * c_in, c_out)
 
-
-def _conv_folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """`conv` on pairs of voxels: output voxel p of a pair reads tap 2 j + q - p of voxel q of the pair at offset j."""
-  n, d, h, w, c = x.shape
-  c_out = kernel.shape[-1]
-  # Along W the taps of output p lie in [before, this, after] x [q], at slots 1 + p to 3 + p of these six.
-  rows = [jnp.pad(kernel, ((0, 0), (0, 0), (1 + p, 2 - p), (0, 0), (0, 0))) for p in range(2)]
-  banded = jnp.stack(rows, axis=4).reshape(3, 3, 3, 2 * c, 2 * c_out)
-  y = _dense(x.reshape(n, d, h, w // 2, 2 * c), banded, (1, 1))
-  return y.reshape(n, d, h, w, c_out)

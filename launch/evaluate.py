@@ -1,0 +1,42 @@
+"""Scores predictions: Dice, sensitivity, specificity and 95% Hausdorff distance of every region.
+
+Writes scores.csv and scores.json and prints the summary. A case without prediction, or a prediction
+without segmentation, is an error: none is left out.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+REQUIRED = ("predictions", "data_dir", "out")
+
+
+def define(values: flags.FlagValues) -> None:
+  """Defines the flags of this stage on `values`."""
+  from nas3d_jax.metrics import CONVENTIONS
+
+  flags.DEFINE_string("predictions", None, "folder of <case>.nii.gz", flag_values=values)
+  flags.DEFINE_string(
+    "data_dir", None, "folder of the cases with their segmentations", flag_values=values
+  )
+  flags.DEFINE_string(
+    "out", None, f"folder to write the scores to. Conventions: {CONVENTIONS}", flag_values=values
+  )
+  flags.DEFINE_bool("overwrite", False, "replace scores of other files", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> int:
+  """Runs the stage; returns the exit code."""
+  from rich.console import Console
+
+  from nas3d_jax.evaluate import evaluate
+  from nas3d_jax.scores import summary_table
+
+  out = values["out"].value
+  scores = evaluate(
+    values["predictions"].value, values["data_dir"].value, out, overwrite=values["overwrite"].value
+  )
+  console = Console()
+  console.print(summary_table(scores))
+  console.print(f"scores.csv and scores.json in {out}")
+  return 0

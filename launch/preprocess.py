@@ -1,0 +1,45 @@
+"""Checks the cases of a folder and writes them as an indexed data set with folds.
+
+Every case that is wrong is reported, by name, reason and remedy, and nothing is written until all
+are right. Run again with the same flags, it uses what is there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from absl import flags
+
+REQUIRED = ("data_dir", "workdir")
+
+
+def define(values: flags.FlagValues) -> None:
+  """Defines the flags of this stage on `values`."""
+  flags.DEFINE_string(
+    "data_dir",
+    None,
+    "folder of the cases, BraTS 2017 to 2021, with or without HGG and LGG",
+    flag_values=values,
+  )
+  flags.DEFINE_string("workdir", None, "run directory; dataset/ is written", flag_values=values)
+  flags.DEFINE_integer(
+    "folds", 5, "folds, as even in grade as can be; 2 for two cases", flag_values=values
+  )
+  flags.DEFINE_integer("seed", 0, "seed of the folds", flag_values=values)
+  flags.DEFINE_bool("overwrite", False, "make an existing data set anew", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> int:
+  """Runs the stage; returns the exit code."""
+  from nas3d_jax.data.preprocess import preprocess
+
+  out = Path(values["workdir"].value) / "dataset"
+  dataset = preprocess(
+    values["data_dir"].value,
+    out,
+    folds=values["folds"].value,
+    seed=values["seed"].value,
+    overwrite=values["overwrite"].value,
+  )
+  print(f"{len(dataset.cases)} cases, {dataset.folds} folds in {out}")
+  return 0

@@ -1,0 +1,59 @@
+"""Trains the network that the search found, on one fold or on all cases.
+
+Fold k is validated on fold k and trained on the others; with --fold=all there is no validation. The
+best and the last checkpoint are kept in train/<fold>/checkpoints. Run again, it goes on from its
+last checkpoint.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from launch.device import PLATFORM_HELP, settings, start
+from launch.folds import parse_fold
+
+REQUIRED = ("workdir",)
+
+
+def define(values: flags.FlagValues) -> None:
+  """Defines the flags of this stage on `values`."""
+  rate = dict(lower_bound=0.0, flag_values=values)
+  count = dict(lower_bound=1, flag_values=values)
+  flags.DEFINE_string(
+    "workdir", None, "run directory with dataset/; train/<fold>/ is written", flag_values=values
+  )
+  flags.DEFINE_string("fold", "0", "the fold to validate on, or all", flag_values=values)
+  flags.DEFINE_string(
+    "genotype", None, "JSON file; not given: search/genotype.json of the run", flag_values=values
+  )
+  flags.DEFINE_string(
+    "init_from", None, "run or checkpoint whose parameters to start from", flag_values=values
+  )
+  flags.DEFINE_integer("patch_size", 128, "edge of a patch, in voxels", **count)
+  flags.DEFINE_integer("epochs", 200, "epochs", **count)
+  flags.DEFINE_integer("batch_size", 1, "patches a step", **count)
+  flags.DEFINE_integer("kernels", None, "kernels a node; not given: the modalities", **count)
+  flags.DEFINE_integer("nodes", 3, "nodes of a cell", **count)
+  flags.DEFINE_integer("depth", 4, "downward cells", **count)
+  flags.DEFINE_enum(
+    "variant", "paper", ["paper", "released"], "squeeze-and-excitation convolution as in the paper "
+    "or as in its released program", flag_values=values,
+  )
+  flags.DEFINE_float("learning_rate", 1e-3, "Adam", **rate)
+  flags.DEFINE_float("dropout", 0.5, "part of the channels dropped", upper_bound=1.0, **rate)
+  flags.DEFINE_integer("seed", 0, "seed of parameters, order, dropout", flag_values=values)
+  flags.DEFINE_bool("skip_empty", True, "leave out patches without tumour", flag_values=values)
+  flags.DEFINE_bool("augment", True, "scale, flip and rotate patches", flag_values=values)
+  flags.DEFINE_float("checkpoint_minutes", 10.0, "minutes between checkpoints", **rate)
+  flags.DEFINE_bool("overwrite", False, "start anew: train/<fold>/ is deleted", flag_values=values)
+  flags.DEFINE_string("platform", None, PLATFORM_HELP, flag_values=values)
+
+
+def main(values: flags.FlagValues) -> int:
+  """Runs the stage; returns the exit code."""
+  fold = parse_fold(values["fold"].value)
+  start(values)
+  from nas3d_jax.train import TrainConfig, train
+
+  train(TrainConfig(**{**settings(values), "fold": fold}))
+  return 0

@@ -1,0 +1,150 @@
+"""Reads one NIfTI volume, trusting nothing that its header says. No JAX here."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import math
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from nas3d_jax.errors import InputError
+
+_HEADER_BYTES = 348
+_CHUNK_BYTES = 1 << 22
+_GZIP_MAGIC = b"\x1f\x8b"
+_AGAIN = "copy or download the file again"
+
+
+class VolumeError(InputError):
+  """A file that is no usable volume.
+
+  Attributes:
+    reason: what is wrong, naming the file.
+    remedy: what to do about it.
+  """
+
+  def __init__(self, reason: str, remedy: str):
+    super().__init__(f"{reason}; {remedy}")
+    self.reason = reason
+    self.remedy = remedy
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+  """A volume in file order.
+
+  Attributes:
+    data: [D, H, W], real numbers with the header's slope and intercept applied; read-only.
+    affine: float64 [4, 4], voxel indices to millimetres.
+    spacing: edge lengths of a voxel along D, H, W, in mm.
+    header: the file's header, without extensions.
+    checksum: SHA-256 (hex) of the file as it lies on disk.
+  """
+
+  data: np.ndarray
+  affine: np.ndarray
+  spacing: tuple[float, float, float]
+  header: nib.Nifti1Header
+  checksum: str
+
+
+def read_volume(path: str | Path) -> Volume:
+  """Reads a .nii or .nii.gz file whole, up to the checksum at the end of a compressed one.
+
+  Memory grows with what the file holds, never with what its header claims.
+
+  Raises:
+    VolumeError: the file cannot be read, is truncated or damaged, or is no three-dimensional volume
+      of real numbers with an invertible affine.
+  """
+  path = Path(path)
+  try:
+    raw = path.read_bytes()
+  except OSError as error:
+    reason = f"{path.name} cannot be read ({error.strerror})"
+    raise VolumeError(reason, "check that it is there and its permissions") from error
+  compressed = raw[:2] == _GZIP_MAGIC
+  if raw and compressed != path.name.lower().endswith(".gz"):
+    is_, rest = ("", ".nii.gz") if compressed else ("not ", ".nii")
+    reason = f"{path.name} is {is_}compressed with gzip, against its name"
+    raise VolumeError(reason, f"let its name end in {rest}, if it is whole")
+  stream = gzip.GzipFile(fileobj=io.BytesIO(raw)) if compressed else io.BytesIO(raw)
+  try:
+    header = _header(_read(stream, _HEADER_BYTES), path)
+    shape, dtype, offset = _layout(header, path)
+    size = offset + math.prod(shape) * dtype.itemsize
+    content = _read(stream, size - _HEADER_BYTES)
+    while stream.read(_CHUNK_BYTES):  # only the end of a gzip stream tells whether it is sound
+      pass
+  except EOFError as error:
+    raise VolumeError(f"{path.name} is truncated ({error})", _AGAIN) from error
+  except (OSError, zlib.error) as error:
+    raise VolumeError(f"{path.name} is damaged ({error})", _AGAIN) from error
+  data = np.frombuffer(content, dtype, math.prod(shape), offset - _HEADER_BYTES)
+  affine, (slope, intercept) = _geometry(header, path)
+  if (slope, intercept) != (1.0, 0.0):
+    data = data * slope + intercept
+  data = data.astype(data.dtype.newbyteorder("="), copy=False).reshape(shape, order="F")
+  data.flags.writeable = False
+  spacing = tuple(float(s) for s in voxel_sizes(affine))
+  return Volume(data, affine, spacing, header, hashlib.sha256(raw).hexdigest())
+
+
+def _read(stream: BinaryIO, count: int) -> bytes:
+  """Exactly so many bytes, in pieces: a claim alone allocates nothing."""
+  pieces, left = [], count
+  while left:
+    piece = stream.read(min(left, _CHUNK_BYTES))
+    if not piece:
+      raise EOFError(f"{count - left} bytes where its header takes {count}")
+    pieces.append(piece)
+    left -= len(piece)
+  return b"".join(pieces)
+
+
+def _header(block: bytes, path: Path) -> nib.Nifti1Header:
+  try:
+    return nib.Nifti1Header(block, check=True)
+  except (HeaderDataError, WrapStructError) as error:
+    raise VolumeError(f"{path.name} has no NIfTI-1 header ({error})", _AGAIN) from error
+
+
+def _layout(header: nib.Nifti1Header, path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
+  """Shape, type and place of the voxels, as the header claims them."""
+  shape = tuple(int(n) for n in header.get_data_shape())
+  if len(shape) != 3 or min(shape) < 1:
+    raise VolumeError(
+      f"{path.name} must have three axes of at least one voxel, got shape {shape}",
+      "store one three-dimensional volume a file",
+    )
+  dtype = header.get_data_dtype()
+  if dtype.kind not in "iuf":
+    raise VolumeError(f"{path.name} holds {dtype} voxels", "store them as real numbers")
+  offset = float(header["vox_offset"])
+  if not offset.is_integer() or offset < _HEADER_BYTES:
+    raise VolumeError(f"the header of {path.name} puts its voxels at byte {offset}", _AGAIN)
+  return shape, dtype, int(offset)
+
+
+def _geometry(header: nib.Nifti1Header, path: Path) -> tuple[np.ndarray, tuple[float, float]]:
+  """Affine, and slope and intercept of the intensities."""
+  remedy = "write the file again with a valid header"
+  try:
+    affine = np.asarray(header.get_best_affine(), np.float64)
+    slope, intercept = header.get_slope_inter()
+  except (HeaderDataError, ValueError) as error:
+    raise VolumeError(f"the header of {path.name} is damaged ({error})", remedy) from error
+  if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    reason = f"the affine of {path.name} cannot be inverted: {affine[:3].tolist()}"
+    raise VolumeError(reason, remedy)
+  return affine, (1.0 if slope is None else slope, 0.0 if intercept is None else intercept)

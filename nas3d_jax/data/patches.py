@@ -1,0 +1,148 @@
+"""Auto-fitted patches of a volume, and their way back into it (section 2.3). NumPy only."""
+
+from __future__ import annotations
+
+import itertools
+import numbers
+from collections.abc import Sequence
+
+import numpy as np
+
+from nas3d_jax.errors import InputError
+
+Start = tuple[int, int, int]
+
+
+def patch_starts(brain: int, patch: int) -> tuple[int, ...]:
+  """Starts of the auto-fitted patches along one axis (section 2.3).
+
+  As few patches as cover the brain, evenly spaced. What they reach past it is the same at both
+  ends, or one voxel more at the far end.
+
+  Args:
+    brain: length of the brain cube in voxels, at least 1.
+    patch: length of a patch in voxels, at least 1.
+
+  Returns:
+    Start of each patch in voxels from the brain cube's edge, ascending; negative where a patch
+    reaches past it.
+
+  Raises:
+    InputError: a length is not a whole number of at least 1.
+  """
+  _check_length("brain", brain)
+  _check_length("patch", patch)
+  if brain <= patch:
+    return (-((patch - brain) // 2),)
+  count = -(-brain // patch)
+  overlap = (count * patch - brain) // (count - 1)
+  excess = count * patch - overlap * (count - 1) - brain
+  return tuple(k * (patch - overlap) - excess // 2 for k in range(count))
+
+
+def patch_grid(shape: Sequence[int], patch: int) -> list[Start]:
+  """Starts of all auto-fitted patches of a volume: `patch_starts` along each axis.
+
+  Args:
+    shape: the three spatial lengths of the volume in voxels.
+    patch: length of a patch along each axis in voxels.
+
+  Returns:
+    A (d, h, w) start for each patch, in voxels from the volume's first corner; w runs fastest.
+
+  Raises:
+    InputError: `shape` has not three lengths, or a length is not a whole number of at least 1.
+  """
+  if len(shape) != 3:
+    raise InputError(f"shape must be the three spatial lengths (D, H, W), got {tuple(shape)}")
+  return list(itertools.product(*(patch_starts(length, patch) for length in shape)))
+
+
+def extract_patch(volume: np.ndarray, start: Start, patch: int) -> np.ndarray:
+  """Copies one patch out of a volume; voxels outside the volume are zero.
+
+  Args:
+    volume: [D, H, W, ...] of any dtype. Of a memory map only the patch is read.
+    start: first voxel of the patch along D, H and W; negative where it reaches past the volume.
+    patch: length of the patch along each axis in voxels.
+
+  Returns:
+    [patch, patch, patch, ...] of the volume's dtype, a copy.
+  """
+  inside, place = _overlap(volume.shape[:3], start, patch)
+  values = np.zeros((patch,) * 3 + volume.shape[3:], volume.dtype)
+  values[place] = volume[inside]
+  return values
+
+
+class PatchAverage:
+  """Puts patches back into a volume; where they overlap, it takes their mean.
+
+  Args:
+    shape: the three spatial lengths of the volume in voxels.
+    channels: number of channels of a voxel.
+
+  Raises:
+    InputError: `shape` has not three lengths, or a number is not whole and at least 1.
+  """
+
+  def __init__(self, shape: Sequence[int], channels: int):
+    if len(shape) != 3:
+      raise InputError(f"shape must be the three spatial lengths (D, H, W), got {tuple(shape)}")
+    for name, number in zip(("D", "H", "W", "channels"), (*shape, channels), strict=True):
+      _check_length(name, number)
+    self._total = np.zeros((*shape, channels), np.float32)
+    self._count = np.zeros((*shape, 1), np.int32)
+
+  def add(self, start: Start, values: np.ndarray) -> None:
+    """Adds one patch.
+
+    Args:
+      start: first voxel of the patch along D, H and W, as `patch_grid` gives it.
+      values: [patch, patch, patch, channels]; what lies outside the volume is left out.
+
+    Raises:
+      InputError: `values` is no cube, or has another number of channels.
+    """
+    values = np.asarray(values)
+    channels = self._total.shape[3]
+    if values.ndim != 4 or len(set(values.shape[:3])) != 1 or values.shape[3] != channels:
+      raise InputError(f"values must be a patch [p, p, p, {channels}], got shape {values.shape}")
+    inside, place = _overlap(self._total.shape[:3], start, values.shape[0])
+    self._total[inside] += values[place]
+    self._count[inside] += 1
+
+  def result(self) -> np.ndarray:
+    """The mean over all patches added.
+
+    Returns:
+      float32 [D, H, W, channels].
+
+    Raises:
+      InputError: a voxel lies in none of the patches.
+    """
+    missing = int(np.count_nonzero(self._count == 0))
+    if missing:
+      raise InputError(
+        f"{missing} of {self._count.size} voxels lie in no patch; "
+        "add every patch of patch_grid before result()"
+      )
+    return self._total / self._count.astype(np.float32)
+
+
+def _overlap(
+  shape: Sequence[int], start: Start, patch: int
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+  """What a patch and the volume share: the slices of the volume, and those of the patch."""
+  inside, place = [], []
+  for length, begin in zip(shape, start, strict=True):
+    first = min(max(begin, 0), length)
+    stop = max(min(begin + patch, length), first)
+    inside.append(slice(first, stop))
+    place.append(slice(first - begin, stop - begin) if stop > first else slice(0, 0))
+  return tuple(inside), tuple(place)
+
+
+def _check_length(name: str, value: int) -> None:
+  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+    raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")

@@ -1,0 +1,86 @@
+"""A data set's folder is built beside its final place, and swapped in whole. No JAX here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas3d_jax.data.brats import CaseFiles
+from nas3d_jax.data.dataset import FORMAT, VERSION, read_json, write_json
+from nas3d_jax.errors import InputError
+from nas3d_jax.schema import Schema
+
+
+def mark(schema: Schema) -> dict[str, Any]:
+  """What says that a folder is ours, and for which schema its cases were stored."""
+  return {"format": FORMAT, "version": VERSION, "schema": schema.to_dict()}
+
+
+def _is_ours(folder: Path) -> bool:
+  """Whether preprocess made this folder."""
+  config = folder / "config.json"
+  return config.exists() and read_json(config).get("format") == FORMAT
+
+
+def settle(out: Path) -> bool:
+  """Whether there is a data set, after an overwrite cut short between its renames is mended.
+
+  Raises:
+    InputError: there is something else in its place.
+  """
+  former = out.with_name(f".{out.name}.former")
+  if former.exists() and _is_ours(former):
+    if out.exists():
+      shutil.rmtree(former)
+    else:
+      os.replace(former, out)
+  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    return False
+  if not out.is_dir() or not _is_ours(out):
+    raise InputError(f"out_dir must be new or hold a data set, got {str(out)!r}; move it away")
+  return True
+
+
+def prepare(out: Path, found: Sequence[CaseFiles], schema: Schema, *, fresh: bool) -> Path:
+  """Makes the temporary folder, or goes on with that of an interrupted run of the same schema.
+
+  Args:
+    out: the final folder.
+    found: the cases that it is going to hold; what was stored of others is removed.
+    schema: the schema of the data set.
+    fresh: whether to start anew in any case.
+
+  Returns:
+    The temporary folder, with `cases` and `records` in it.
+
+  Raises:
+    InputError: something else is in its place.
+  """
+  partial = out.with_name(f".{out.name}.partial")
+  if partial.exists() and any(partial.iterdir()):
+    if not _is_ours(partial):
+      raise InputError(f"{partial} is in the way and not from preprocess; move it away")
+    kept = read_json(partial / "config.json")
+    if fresh or any(kept.get(key) != value for key, value in mark(schema).items()):
+      shutil.rmtree(partial)
+  partial.mkdir(parents=True, exist_ok=True)
+  write_json(partial / "config.json", mark(schema))
+  for name in ("cases", "records"):
+    (partial / name).mkdir(exist_ok=True)
+  names = {files.name for files in found}
+  for folder in (partial / "cases").iterdir():
+    if folder.name not in names:
+      shutil.rmtree(folder)
+  return partial
+
+
+def swap(partial: Path, out: Path) -> None:
+  """Puts the new folder in its place; the old one goes only after that."""
+  former = out.with_name(f".{out.name}.former")
+  if out.exists():
+    os.replace(out, former)
+  os.replace(partial, out)
+  shutil.rmtree(former, ignore_errors=True)

@@ -1,0 +1,212 @@
+"""The device a run uses, and what is stored of it; the cache of compiled programs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import logging
+import os
+import platform as host
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from nas3d_jax.errors import InputError
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# The wheel's name carries the CUDA version; the first that is installed counts.
+_CUDNN = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceReport:
+  """Where a run computes, and with which versions.
+
+  Attributes:
+    platform: as JAX names it: "cpu", "gpu", "tpu".
+    kind: the device's own name.
+    count: number of such devices; a run uses the first.
+    memory: bytes that JAX may use on the device, of the whole machine for a CPU; None if unknown.
+    versions: package -> version, "python" and "nas3d_jax" among them.
+  """
+
+  platform: str
+  kind: str
+  count: int
+  memory: int | None
+  versions: dict[str, str]
+
+  def to_dict(self) -> dict[str, Any]:
+    """All fields as plain values, for JSON."""
+    return dataclasses.asdict(self)
+
+  def __str__(self) -> str:
+    memory = "memory unknown" if self.memory is None else f"{self.memory / 2**30:.1f} GiB"
+    versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+    return f"device: {self.count} x {self.kind} ({self.platform}, {memory}); {versions}"
+
+
+def has_nvidia_driver() -> bool:
+  """Whether an NVIDIA driver is present on this machine, whether or not JAX can use it."""
+  files = ("/proc/driver/nvidia/version", "/dev/nvidia0")
+  return any(Path(file).exists() for file in files) or shutil.which("nvidia-smi") is not None
+
+
+def select(
+  platform: str | None = None, *, driver_present: Callable[[], bool] = has_nvidia_driver
+) -> DeviceReport:
+  """Chooses the platform of this process; to be called before JAX computes anything.
+
+  Args:
+    platform: "cpu", "gpu" or another of JAX's names; None leaves the choice to JAX, which takes an
+      accelerator where it finds one.
+    driver_present: tells whether an NVIDIA driver is there.
+
+  Returns:
+    What was chosen.
+
+  Raises:
+    InputError: JAX does not offer the platform, or already runs on another; none was asked for,
+      an NVIDIA driver is present, and JAX has no GPU; or cuDNN computes 3D convolutions wrongly.
+  """
+  if platform is not None:
+    # "gpu" as JAX's own alias tries every maker's in turn and fails on the last.
+    jax.config.update("jax_platforms", {"gpu": "cuda"}.get(platform, platform))
+  with _jax_warnings() as warnings:
+    try:
+      device = jax.devices()[0]
+    except (RuntimeError, AssertionError) as error:
+      raise InputError(_missing(platform, warnings or str(error).splitlines()[:1])) from error
+  asked = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
+  if asked is not None and device.platform != asked:
+    raise InputError(
+      f"platform={platform} came too late, JAX already runs on {device.platform}; choose it first"
+    )
+  chosen = jax.config.jax_platforms
+  if device.platform == "cpu" and not chosen and driver_present():
+    raise InputError(_missing(platform, warnings))
+  report = DeviceReport(
+    platform=device.platform,
+    kind=device.device_kind,
+    count=jax.device_count(),
+    memory=_memory(device),
+    versions=_versions(),
+  )
+  if device.platform == "gpu":
+    check_cudnn(report.versions.get("cudnn"))
+  return report
+
+
+def check_cudnn(version: str | None) -> None:
+  """Raises InputError for the versions 9.8 to 9.15, whose 3D convolutions were wrong in TF32."""
+  if version is None:
+    return
+  if (9, 8) <= tuple(int(part) for part in version.split(".")[:2]) <= (9, 15):
+    raise InputError(
+      f"cuDNN {version} computes 3D convolutions wrongly in TF32 and bfloat16; install a version "
+      "above 9.15 (pip install -U nvidia-cudnn-cu13), or go on with --platform=cpu"
+    )
+
+
+def enable_compilation_cache(folder: str | Path | None = None) -> Path:
+  """Keeps compiled programs on disk, so that a second run starts at once.
+
+  To be called before JAX compiles anything.
+
+  Args:
+    folder: where; None means JAX_COMPILATION_CACHE_DIR where that is set, else a folder of this
+      jaxlib and this kind of processor in the user's cache directory.
+
+  Returns:
+    The folder; JAX makes it with the first program that took longer than a second to compile.
+  """
+  folder = Path(folder or jax.config.jax_compilation_cache_dir or _cache_folder())
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+  return folder
+
+
+def processor_kind(cpuinfo: str) -> str:
+  """A short name for the model and the instructions of a processor.
+
+  Args:
+    cpuinfo: the text of /proc/cpuinfo, or whatever else tells processors apart.
+
+  Returns:
+    Eight hexadecimal digits.
+  """
+  lines = cpuinfo.splitlines()
+  telling = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+  return hashlib.sha256("\n".join(sorted(telling or lines)).encode()).hexdigest()[:8]
+
+
+def _cache_folder() -> Path:
+  # JAX's key holds no features of the processor: one cache of two machines that share a home would
+  # hand one of them programs with instructions that it does not have.
+  info = Path("/proc/cpuinfo")
+  processor = processor_kind(info.read_text() if info.exists() else host.processor())
+  base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+  jaxlib = importlib.metadata.version("jaxlib")
+  return base / "nas3d_jax" / "xla" / f"jaxlib-{jaxlib}-{host.machine()}-{processor}"
+
+
+@contextlib.contextmanager
+def _jax_warnings() -> Iterator[list[str]]:
+  """Collects what JAX would print on the choice of a backend."""
+  lines: list[str] = []
+
+  def collect(record: logging.LogRecord) -> bool:
+    lines.append(record.getMessage())
+    return False
+
+  logger = logging.getLogger("jax._src.xla_bridge")
+  logger.addFilter(collect)
+  try:
+    yield lines
+  finally:
+    logger.removeFilter(collect)
+
+
+def _missing(platform: str | None, said: list[str]) -> str:
+  said = [line.strip() for line in said if line.strip()]
+  reason = f" (JAX says: {' '.join(said)})" if said else ""
+  remedy = "--platform=cpu goes on without it"
+  if platform is None:
+    return (
+      f"an NVIDIA driver is present, but JAX has no GPU{reason}; install JAX for it with "
+      f'pip install "jax[cuda13]", or {remedy}'
+    )
+  nvidia = platform in ("gpu", "cuda")
+  install = 'for an NVIDIA GPU pip install "jax[cuda13]", or ' if nvidia else ""
+  return f"platform={platform} is not offered by JAX here{reason}; {install}{remedy}"
+
+
+def _memory(device: jax.Device) -> int | None:
+  """Bytes; a CPU device has no figures of its own, its memory is the machine's."""
+  stats = device.memory_stats() or {}
+  if "bytes_limit" in stats:
+    return stats["bytes_limit"]
+  if device.platform == "cpu" and hasattr(os, "sysconf"):
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return None
+
+
+def _versions() -> dict[str, str]:
+  versions = {"python": host.python_version()}
+  versions |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+  cudnn = [version for name in _CUDNN if (version := _installed(name))]
+  if cudnn:
+    versions["cudnn"] = cudnn[0]
+  return versions | {"nas3d_jax": _installed("nas3d_jax") or "source"}
+
+
+def _installed(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None

@@ -1,0 +1,272 @@
+"""Scores a folder of predicted label volumes against the truth. No JAX here.
+
+Every case is scored, or the evaluation is refused with the list of what is wrong: a table never
+speaks of fewer cases than were given.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nas3d_jax import metrics
+from nas3d_jax.data.brats import AFFINE_TOLERANCE, CaseError, Fault
+from nas3d_jax.data.nifti import Volume, VolumeError, read_volume
+from nas3d_jax.errors import InputError
+from nas3d_jax.schema import BRATS2019, Schema
+from nas3d_jax.scores import CSV_FILE, JSON_FILE, RegionMetrics, Scores
+
+_DEPTH = 4  # folders between data_dir and a file, as when the cases are found for preprocessing
+_ENDINGS = (".nii.gz", ".nii")
+
+
+class _Pair(NamedTuple):
+  case: str
+  prediction: Path
+  truth: Path
+
+
+def evaluate(
+  predictions_dir: str | Path,
+  data_dir: str | Path,
+  out: str | Path,
+  *,
+  schema: Schema = BRATS2019,
+  cases: Iterable[str] | None = None,
+  overwrite: bool = False,
+  workers: int | None = None,
+) -> Scores:
+  """Scores predicted label volumes and writes `scores.csv` and `scores.json` (see `scores.py`).
+
+  A second call with the same files reuses what the first wrote. Progress goes to stderr.
+
+  Args:
+    predictions_dir: the folder of `<case>.nii.gz` (or .nii) label volumes, one a case.
+    data_dir: the folder of the cases, as `preprocess` takes it; only segmentations are read.
+    out: the folder to write into.
+    schema: what the labels and regions are, and what a segmentation's file is called.
+    cases: the cases to score; None means every prediction and every segmentation.
+    overwrite: whether to replace scores of other files that are there already.
+    workers: cases read and scored at once; None means one a core.
+
+  Returns:
+    The scores of every case.
+
+  Raises:
+    InputError: a prediction or a segmentation is missing, or cannot be read, or the two differ in
+      shape, affine or labels (all such cases are listed; nothing is written), or `out` holds scores
+      of other files and overwrite is not given.
+  """
+  if workers is None:
+    workers = os.cpu_count() or 1
+  if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+    raise InputError(f"workers must be a whole number of at least 1, got {workers!r}")
+  pairs = _pair(Path(predictions_dir), Path(data_dir), schema, cases)
+  out = Path(out)
+  if not overwrite and (out / JSON_FILE).exists():
+    return _reuse(out, pairs, schema, workers)
+  if not overwrite and (out / CSV_FILE).exists():
+    raise InputError(f"{out / CSV_FILE} would be lost; give --overwrite, or another --out")
+  results = _each("evaluate", functools.partial(_score_pair, schema=schema), pairs, workers)
+  _refuse([fault for result in results if isinstance(result, CaseError) for fault in result.faults])
+  named = dict(zip((pair.case for pair in pairs), results, strict=True))
+  scores = Scores(
+    schema,
+    {case: values for case, (values, _) in named.items()},
+    {case: checksums for case, (_, checksums) in named.items()},
+  )
+  scores.write(out)
+  return scores
+
+
+def find_segmentations(
+  data_dir: str | Path, schema: Schema = BRATS2019
+) -> tuple[dict[str, Path], list[Fault]]:
+  """Finds the segmentation of every case below a folder; the images may be absent.
+
+  Args:
+    data_dir: the folder of the cases, or of HGG and LGG folders of cases, or a single case.
+    schema: what a segmentation and a modality are called.
+
+  Returns:
+    Case -> file, sorted by name, and what is wrong: two segmentations of one case, or none that
+    bears the expected name beside a file that is no modality either. A case without any is left
+    out: it has no truth.
+
+  Raises:
+    InputError: there is no such folder.
+  """
+  folders: dict[Path, dict[str, list[Path]]] = {}
+  for path, stem in _nifti_files(data_dir, "data_dir", _DEPTH):
+    folders.setdefault(path.parent, {}).setdefault(stem, []).append(path)
+  truths: dict[str, list[Path]] = {}
+  faults = []
+  for folder, files in folders.items():
+    case = folder.name
+    for suffix in (suffix for modality in schema.modalities for suffix in modality.suffixes):
+      files.pop(case + suffix, None)
+    found = [path for suffix in schema.segmentation for path in files.pop(case + suffix, [])]
+    if found:
+      truths.setdefault(case, []).extend(found)
+    elif files:
+      others = ", ".join(path.name for paths in files.values() for path in paths)
+      reason = f"no segmentation {case}{schema.segmentation[0]}.nii or .nii.gz, but {others}"
+      faults.append(Fault(case, reason, "rename it if it is the segmentation, else move it away"))
+  for case, paths in truths.items():
+    if len(paths) > 1:
+      where = " and ".join(map(str, paths))
+      faults.append(Fault(case, f"it has {len(paths)} segmentations: {where}", "keep one of them"))
+  return {case: truths[case][0] for case in sorted(truths) if len(truths[case]) == 1}, faults
+
+
+def _nifti_files(folder: str | Path, name: str, depth: int) -> list[tuple[Path, str]]:
+  """NIfTI files at most `depth` folders below, and their names without ending; none is hidden."""
+  root = Path(os.path.abspath(folder))
+  if not root.is_dir():
+    raise InputError(f"{name} must be a folder, got {str(folder)!r}; is it mistyped?")
+  found = []
+  for level in range(depth + 1):
+    for path in sorted(root.glob("*/" * level + "*")):
+      ending = next((e for e in _ENDINGS if path.name.lower().endswith(e)), None)
+      hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+      if ending and not hidden and path.is_file():
+        found.append((path, path.name[: -len(ending)]))
+  return found
+
+
+def _pair(
+  predictions_dir: Path, data_dir: Path, schema: Schema, cases: Iterable[str] | None
+) -> list[_Pair]:
+  """Prediction and truth of each case, sorted by name; or one InputError with all the faults."""
+  truths, faults = find_segmentations(data_dir, schema)
+  predictions: dict[str, list[Path]] = {}
+  for path, stem in _nifti_files(predictions_dir, "predictions_dir", 0):
+    predictions.setdefault(stem, []).append(path)
+  at_fault = {fault.case for fault in faults}
+  wanted = set(predictions) | set(truths) | at_fault if cases is None else set(cases)
+  if not wanted:
+    where = f"{predictions_dir} and {data_dir}" if cases is None else "cases"
+    raise InputError(f"there is no case to score in {where}; give at least one")
+  faults = [fault for fault in faults if fault.case in wanted]
+  for case in wanted:
+    found = predictions.get(case, [])
+    if not found:
+      reason = f"no prediction {case}.nii.gz or .nii in {predictions_dir}"
+      faults.append(Fault(case, reason, "predict it, or name the cases to score"))
+    if len(found) > 1:
+      files = " and ".join(path.name for path in found)
+      faults.append(Fault(case, f"it has {len(found)} predictions: {files}", "keep one of them"))
+    if case not in truths and case not in at_fault:
+      reason = f"no segmentation {case}{schema.segmentation[0]}.nii.gz or .nii below {data_dir}"
+      faults.append(Fault(case, reason, "add it, or name the cases to score"))
+  _refuse(faults)
+  return [_Pair(case, predictions[case][0], truths[case]) for case in sorted(wanted)]
+
+
+def _score_pair(
+  pair: _Pair, *, schema: Schema
+) -> tuple[RegionMetrics, dict[str, str]] | CaseError:
+  """Metrics of each region and checksums of the files of a case, or all that is wrong with it."""
+  files = {"prediction": pair.prediction, "truth": pair.truth}
+  volumes: dict[str, Volume] = {}
+  found: list[tuple[str, str]] = []
+  for what, path in files.items():
+    try:
+      volumes[what] = read_volume(path)
+    except VolumeError as error:
+      found.append((f"{what} {error.reason}", error.remedy))
+    else:
+      found += _label_faults(f"{what} {path.name}", volumes[what].data, schema)
+  if len(volumes) == 2:
+    found += _geometry_faults(**volumes)
+  if found:
+    return CaseError(Fault(pair.case, *fault) for fault in found)
+  # The labels are all known, so they are whole and fit.
+  prediction, truth = (volumes[what].data.astype(np.uint8, copy=False) for what in files)
+  values = metrics.score(prediction, truth, schema, volumes["truth"].spacing)
+  return values, {what: volume.checksum for what, volume in volumes.items()}
+
+
+def _label_faults(name: str, data: np.ndarray, schema: Schema) -> list[tuple[str, str]]:
+  known = schema.label_values
+  unknown = data[~np.isin(data, known)]
+  if not unknown.size:
+    return []
+  some = ", ".join(f"{value:g}" for value in np.unique(unknown)[:8].tolist())
+  reason = (
+    f"{name} has {unknown.size} voxels with values ({some}) that are no labels of schema "
+    f"{schema.name!r} ({', '.join(map(str, known))})"
+  )
+  return [(reason, "give label volumes, or the schema that they follow")]
+
+
+def _geometry_faults(prediction: Volume, truth: Volume) -> list[tuple[str, str]]:
+  remedy = "write the prediction on the grid of the case's images"
+  if prediction.data.shape != truth.data.shape:
+    shapes = f"prediction has shape {prediction.data.shape}, truth {truth.data.shape}"
+    return [(shapes, remedy)]
+  if not np.allclose(prediction.affine, truth.affine, rtol=0, atol=AFFINE_TOLERANCE):
+    rows = f"{prediction.affine[:3].tolist()}, truth {truth.affine[:3].tolist()}"
+    return [(f"prediction has the affine {rows}", remedy)]
+  return []
+
+
+def _refuse(faults: Sequence[Fault]) -> None:
+  """Raises one InputError with all that is wrong, if anything is."""
+  if faults:
+    count = len({fault.case for fault in faults})
+    lines = "\n".join(f"  {fault}" for fault in sorted(faults, key=lambda fault: fault.case))
+    raise InputError(f"{count} of the cases cannot be scored, so nothing was written:\n{lines}")
+
+
+def _reuse(out: Path, pairs: Sequence[_Pair], schema: Schema, workers: int) -> Scores:
+  """The scores that are there, if they are of these files, read by this schema."""
+  scores = Scores.load(out)
+  now = dict(
+    zip((p.case for p in pairs), _each("compare", _checksums, pairs, workers), strict=True)
+  )
+  before = scores.checksums
+  changed = sorted(c for c in now.keys() | before.keys() if now.get(c) != before.get(c))
+  remedy = "give --overwrite to score anew, or another --out"
+  if scores.schema != schema:
+    raise InputError(f"{out / JSON_FILE} is of another schema ({scores.schema.name!r}); {remedy}")
+  if changed:
+    raise InputError(f"{out / JSON_FILE} is of other files of {', '.join(changed)}; {remedy}")
+  if not (out / CSV_FILE).exists():
+    scores.write_csv(out)
+  Console(stderr=True).print(f"{out / JSON_FILE} is there, from the same files: reused")
+  return scores
+
+
+def _checksums(pair: _Pair) -> dict[str, str] | None:
+  """SHA-256 of both files; None where one cannot be read."""
+  files = {"prediction": pair.prediction, "truth": pair.truth}
+  try:
+    return {what: hashlib.sha256(path.read_bytes()).hexdigest() for what, path in files.items()}
+  except OSError:
+    return None
+
+
+def _each(
+  what: str, work: Callable[[_Pair], Any], pairs: Sequence[_Pair], workers: int
+) -> list[Any]:
+  """`work` of each pair, in order, several at once, with a bar on stderr."""
+  columns = (
+    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+  )
+  results = []
+  with Progress(*columns, console=Console(stderr=True)) as bar, ThreadPoolExecutor(workers) as pool:
+    task = bar.add_task(what, total=len(pairs))
+    for result in pool.map(work, pairs):
+      results.append(result)
+      bar.advance(task)
+  return results

@@ -1,0 +1,192 @@
+"""What an evaluation found: the scores of every case, their files and their table. No JAX here.
+
+    <out>/scores.csv     one row per case and region: case, region, and one column per metric
+    <out>/scores.json    the same in full precision, with the summary, the conventions, the schema,
+                         the versions and the checksum of every file that was read
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from nas3d_jax import metrics
+from nas3d_jax.errors import InputError
+from nas3d_jax.schema import Schema
+
+FORMAT = "nas3d_jax.scores"
+VERSION = 1
+"""Another form of the file, or another meaning of a metric, takes another version."""
+CSV_FILE = "scores.csv"
+JSON_FILE = "scores.json"
+INPUTS = ("prediction", "truth")
+
+RegionMetrics = Mapping[str, Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """Scores of a set of cases.
+
+  Attributes:
+    schema: names the regions.
+    cases: case -> region -> metric -> value, cases sorted by name; units as `metrics.score` gives.
+    checksums: case -> "prediction" and "truth" -> SHA-256 (hex) of the file.
+  """
+
+  schema: Schema
+  cases: Mapping[str, RegionMetrics]
+  checksums: Mapping[str, Mapping[str, str]]
+
+  @functools.cached_property
+  def summary(self) -> dict[str, dict[str, dict[str, float]]]:
+    """Region -> metric -> statistic -> value over all cases; see `metrics.summarize`."""
+    return {
+      region: {
+        metric: metrics.summarize(case[region][metric] for case in self.cases.values())
+        for metric in metrics.METRICS
+      }
+      for region in self.schema.region_names
+    }
+
+  def to_csv(self) -> str:
+    """One row per case and region, six decimals, for spreadsheets and data frames."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["case", "region", *metrics.METRICS])
+    for case, regions in self.cases.items():
+      for region, values in regions.items():
+        rows.writerow([case, region, *(f"{values[metric]:.6f}" for metric in metrics.METRICS)])
+    return text.getvalue()
+
+  def to_dict(self) -> dict[str, Any]:
+    """All of it as plain values, for JSON."""
+    return {
+      "format": FORMAT,
+      "version": VERSION,
+      "conventions": metrics.CONVENTIONS,
+      "schema": self.schema.to_dict(),
+      "summary": self.summary,
+      "cases": {
+        case: {"scores": regions, "checksums": self.checksums[case]}
+        for case, regions in self.cases.items()
+      },
+      "versions": {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("numpy", "scipy")},
+      },
+    }
+
+  def write(self, out: str | Path) -> None:
+    """Writes both files into a folder, each whole or not at all; replaces those of before."""
+    Path(out).mkdir(parents=True, exist_ok=True)
+    text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+    _replace(Path(out) / JSON_FILE, text)
+    self.write_csv(out)
+
+  def write_csv(self, out: str | Path) -> None:
+    """Writes `scores.csv` alone, whole or not at all."""
+    _replace(Path(out) / CSV_FILE, self.to_csv())
+
+  @classmethod
+  def load(cls, out: str | Path) -> Scores:
+    """Reads `scores.json` of a folder and checks every field; the summary is worked out again.
+
+    Raises:
+      InputError: there is no such file, or it is none of these, of another version or damaged.
+    """
+    path = Path(out) / JSON_FILE
+    try:
+      content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+      raise InputError(f"{path} is missing; evaluate first, or give another folder") from error
+    except (ValueError, RecursionError) as error:
+      raise InputError(f"{path} is no JSON ({error}); evaluate with overwrite") from error
+    found = tuple(content.get(key) for key in ("format", "version")) if _is_map(content) else None
+    if found != (FORMAT, VERSION):
+      raise InputError(
+        f"{path} must be of format {FORMAT} version {VERSION}, got {found}; evaluate with overwrite"
+      )
+    try:
+      return cls._from_dict(content)
+    except InputError as error:
+      raise InputError(f"{path} is damaged: {error}; evaluate with overwrite") from error
+
+  @classmethod
+  def _from_dict(cls, content: Mapping[str, Any]) -> Scores:
+    schema = Schema.from_dict(content.get("schema"))
+    records = content.get("cases")
+    if not _is_map(records) or not records:
+      raise InputError("it has no cases")
+    for case, record in records.items():
+      if not (_is_map(record) and set(record) == {"scores", "checksums"}):
+        raise InputError(f"case {case!r} must have the fields checksums and scores only")
+      scores, checksums = record["scores"], record["checksums"]
+      if not (_is_map(checksums) and set(checksums) == set(INPUTS)):
+        raise InputError(f"checksums of case {case!r} must be of {' and '.join(INPUTS)}")
+      if not all(isinstance(value, str) and len(value) == 64 for value in checksums.values()):
+        raise InputError(f"checksums of case {case!r} are no SHA-256")
+      if not (_is_map(scores) and tuple(scores) == schema.region_names):
+        raise InputError(f"scores of case {case!r} must be of {', '.join(schema.region_names)}")
+      if not all(_is_row(values) for values in scores.values()):
+        raise InputError(f"scores of case {case!r} must be numbers: {', '.join(metrics.METRICS)}")
+    return cls(
+      schema,
+      {case: record["scores"] for case, record in records.items()},
+      {case: record["checksums"] for case, record in records.items()},
+    )
+
+
+def summary_table(scores: Scores) -> Table:
+  """The summary as a table to print: a row per region and metric, a column per statistic."""
+  count = len(scores.cases)
+  table = Table(
+    title=f"Scores of {count} case{'s' if count > 1 else ''}",
+    caption=metrics.CONVENTIONS,
+    caption_justify="left",
+  )
+  columns = [name for name in metrics.STATISTICS if name != "count"]
+  table.add_column("region")
+  table.add_column("metric")
+  for name in columns:
+    table.add_column(name, justify="right")
+  for region, by_metric in scores.summary.items():
+    for metric, values in by_metric.items():
+      last = metric == metrics.METRICS[-1]
+      digits = 2 if metric == "hausdorff95" else 4
+      label = f"{metric} (mm)" if metric == "hausdorff95" else metric
+      cells = [f"{values[name]:.{digits}f}" for name in columns]
+      table.add_row(region, label, *cells, end_section=last)
+  return table
+
+
+def _is_map(value: Any) -> bool:
+  return isinstance(value, Mapping)
+
+
+def _is_row(values: Any) -> bool:
+  """Whether it is a finite number for each metric."""
+  return (
+    _is_map(values)
+    and tuple(values) == metrics.METRICS
+    and all(type(v) in (int, float) and math.isfinite(v) for v in values.values())
+  )
+
+
+def _replace(path: Path, text: str) -> None:
+  """Writes a file whole or not at all."""
+  beside = path.with_name(f".{path.name}.partial")
+  beside.write_text(text, "utf-8", newline="")
+  os.replace(beside, path)

@@ -1,0 +1,129 @@
+"""The house: imports point down only, few files know the big libraries, files stay small."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# From the foundation up; a module imports from its own level and those before it, without circles.
+LEVELS = (
+  "errors",
+  "config genotype schema",
+  "initial rearrange norm wide ops hybrid cells networks unet3d",
+  "losses metrics scores",
+  "data",
+  "plain checkpoints devices",
+  "search train inference",
+  "evaluate convert report",
+  "__init__",
+  "launch",
+)
+WITHOUT_JAX = ("errors", "config", "genotype", "schema")
+ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
+
+
+def module_name(path):
+  """nas3d_jax/data/brats.py -> data.brats; launch/train.py -> launch.train."""
+  parts = path.relative_to(ROOT).with_suffix("").parts
+  parts = parts[:-1] if parts[-1] == "__init__" and len(parts) > 2 else parts
+  return ".".join(parts[1:] if parts[0] == "nas3d_jax" else parts)
+
+
+FILES = sorted([*ROOT.glob("nas3d_jax/**/*.py"), *ROOT.glob("launch/*.py")])
+TREES = {module_name(path): ast.parse(path.read_text("utf-8")) for path in FILES}
+
+
+def imports(tree):
+  """Absolute names of all that a file imports, wherever the import stands."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, "imports are absolute here"
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def inside(name):
+  """The module of ours that an imported name belongs to, None if it is another's."""
+  top, *parts = name.split(".")
+  if top == "launch":
+    parts = [top, *parts]
+  elif top != "nas3d_jax":
+    return None
+  while parts and ".".join(parts) not in TREES:
+    parts.pop()
+  return ".".join(parts) or "__init__"
+
+
+OURS = {name: {inside(i) for i in imports(tree)} - {None} for name, tree in TREES.items()}
+THEIRS = {
+  name: {i.split(".")[0] for i in imports(tree) if inside(i) is None}
+  for name, tree in TREES.items()
+}
+
+
+def level(name):
+  top = name.split(".")[0]
+  found = [place for place, names in enumerate(LEVELS) if top in names.split()]
+  assert found, f"{name} has no place in LEVELS yet"
+  return found[0]
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_imports_point_down(name):
+  up = {other for other in OURS[name] if level(other) > level(name)}
+  assert not up, f"{name} imports from above"
+
+
+def test_imports_make_no_circle():
+  left = {name: set(others) - {name} for name, others in OURS.items()}
+  while ready := {name for name, others in left.items() if not others & left.keys()}:
+    left = {name: others for name, others in left.items() if name not in ready}
+  assert not {name: others & left.keys() for name, others in left.items()}
+
+
+@pytest.mark.parametrize("name", WITHOUT_JAX)
+def test_the_foundation_needs_no_jax(name):
+  reached, new = set(), {name}
+  while new:
+    reached |= new
+    new = set().union(*(OURS[other] for other in new)) - reached
+  assert not {other: THEIRS[other] & ACCELERATED for other in reached if THEIRS[other] & ACCELERATED}
+
+
+@pytest.mark.parametrize(("library", "module"), [("orbax", "checkpoints"), ("grain", "data.pipeline")])
+def test_one_file_knows(library, module):
+  assert {name for name, names in THEIRS.items() if library in names} == {module}
+
+
+@pytest.mark.parametrize("library", ["pickle", "torch", "tensorflow"])
+def test_nothing_imports(library):
+  assert not {name for name, names in THEIRS.items() if library in names}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_a_file_is_short_and_does_not_assert_or_evaluate(path):
+  assert len(path.read_text("utf-8").splitlines()) < 300
+  for node in ast.walk(TREES[module_name(path)]):
+    assert not isinstance(node, ast.Assert), f"line {node.lineno} asserts: raise InputError"
+    assert not (isinstance(node, ast.Name) and node.id in ("eval", "exec")), node.lineno
+
+
+def test_no_file_names_a_folder_of_some_machine():
+  folder = re.compile(r"(?<![\w.:/>}])/(?:home|root|work|Users|mnt|scratch|private)/")
+  text = {".py", ".md", ".toml", ".txt", ".cfg", ".yml", ".yaml", ".json", ".sh", ""}
+  places = [ROOT / name for name in ("nas3d_jax", "launch", "tests", "benchmarks", ".ci")]
+  files = [path for place in places for path in place.rglob("*")] + list(ROOT.iterdir())
+  files = [path for path in files if path.is_file() and path.suffix in text]
+  assert len(files) > len(FILES)
+  assert not [path for path in files if folder.search(path.read_text("utf-8", errors="replace"))]
+
+
+def test_pip_installs_the_library_and_nothing_else():
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+  packages = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("nas3d_jax/**/__init__.py")}
+  assert set(project["tool"]["setuptools"]["packages"]) == {p.replace("/", ".") for p in packages}
