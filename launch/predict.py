@@ -43,8 +43,8 @@ def main(values: flags.FlagValues) -> int:
   """Runs the stage; returns the exit code."""
   folds = tuple(parse_fold(fold) for fold in values["fold"].value)
   start(values)
-  from nas3d_jax.inference import PredictConfig, predict_cases
+  from nas3d_jax.predict import PredictConfig, predict_cases
 
   lists = {"fold": folds, "checkpoint": tuple(values["checkpoint"].value)}
-  predict_cases(PredictConfig(**{**settings(values), **lists}))
+  print(predict_cases(PredictConfig(**{**settings(values), **lists})))
   return 0

@@ -94,6 +94,7 @@ class SearchCell(nn.Module):
       for index, node in enumerate(readers):
         nodes[node] = nodes[node] + mixed[..., index, :]
       if state:
+        nodes[state - 1] = rearrange.settle(nodes[state - 1])
         states.append(nodes[state - 1])
     return jnp.concatenate(nodes, axis=-1)
 
@@ -123,6 +124,7 @@ class DerivedCell(nn.Module):
       for row, y in self._read(state, states[state]):
         nodes[row // 2] = nodes[row // 2] + y
       if state:
+        nodes[state - 1] = rearrange.settle(nodes[state - 1])
         states.append(nodes[state - 1])
     return jnp.concatenate(nodes, axis=-1)
 

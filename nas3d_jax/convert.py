@@ -92,6 +92,26 @@ def convert_derived(state_dict: Mapping[str, np.ndarray], config: NetworkConfig,
   return {"params": _collect(state_dict, [*_backbone(config, ""), *_derived_cells(config, genotype)], {})}
 
 
+def convert_operation(
+  state_dict: Mapping[str, np.ndarray], operation: str, channels: int, variant: Variant = "paper"
+) -> dict[str, Any]:
+  """Parameters of `ops.Operation(operation, channels, variant)` from those of a single operation.
+
+  Args:
+    state_dict: names within the operation ("conv.weight") -> arrays in PyTorch's layout.
+    operation: its name.
+    channels: C.
+    variant: which squeeze-and-excitation operation is meant.
+
+  Returns:
+    Nested dict of float32 arrays, which stands under "params"; empty for a pool.
+
+  Raises:
+    InputError: no such operation, or lists every missing, surplus and misshapen entry.
+  """
+  return _collect(state_dict, list(_operation("", (), operation, channels, variant, stacked=False)), {})
+
+
 def _collect(
   state_dict: Mapping[str, np.ndarray], entries: list[_Entry], others: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
@@ -168,7 +188,7 @@ def _operation(
     shape, values = _theirs(layer, array, leaf.shape, up)
     theirs = "bias" if array == "bias" else "weight"
     axis = leaf.edge_axis if stacked else None
-    yield _Entry(f"{prefix}.{_NAMES[layer]}.{theirs}", shape, values, (*target, layer, array), axis)
+    yield _Entry(f"{prefix}{_NAMES[layer]}.{theirs}", shape, values, (*target, layer, array), axis)
 
 
 def _cells(config: NetworkConfig) -> Iterator[tuple[CellKind, int, int, int, int]]:
@@ -204,7 +224,7 @@ def _search_cells(config: NetworkConfig) -> Iterator[_Entry]:
     for state in range(config.nodes + 1):
       for column, name in enumerate(CANDIDATES[direction(cell, state)]):
         for node in reading_nodes(state, config.nodes):
-          prefix = f"kernel.{cell}_cells.{level}._ops.{numbers[node, state]}._ops.{column}"
+          prefix = f"kernel.{cell}_cells.{level}._ops.{numbers[node, state]}._ops.{column}."
           target = (f"{cell}_{level}", f"state_{state}", name)
           yield from _operation(prefix, target, name, channels, config.variant, stacked=True)
 
@@ -212,5 +232,5 @@ def _search_cells(config: NetworkConfig) -> Iterator[_Entry]:
 def _derived_cells(config: NetworkConfig, genotype: Genotype) -> Iterator[_Entry]:
   for cell, level, channels, _, _ in _cells(config):
     for row, (name, _) in enumerate(getattr(genotype, cell)):
-      prefix, target = f"{cell}_cells.{level}._ops.{row}", (f"{cell}_{level}", f"op_{row}")
+      prefix, target = f"{cell}_cells.{level}._ops.{row}.", (f"{cell}_{level}", f"op_{row}")
       yield from _operation(prefix, target, name, channels, config.variant, stacked=False)

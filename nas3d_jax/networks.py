@@ -139,6 +139,8 @@ def _zeros_of(key: jax.Array, shapes: Mapping[str, tuple[int, int]]) -> dict[str
 def _u_shape(config: NetworkConfig, x: jax.Array, make_cell: MakeCell, dropout_rate: float, train: bool) -> jax.Array:
   """Stem, downward cells, upward cells with skips, dropout, confidence; called inside a compact module."""
   _check_input(config, x)
+  if not 0 <= dropout_rate < 1:
+    raise InputError(f"dropout_rate must be at least 0 and below 1, got {dropout_rate!r}")
   width = config.nodes * config.kernels
   p0 = Projection(width, name="stem0")(x)
   p1 = Projection(width, size=3, stride=2, name="stem1")(x)

@@ -6,8 +6,12 @@ bias, normalisation, activation and mixture are one pass over the voxels, after 
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
+
+from nas3d_jax import rearrange
 
 EPSILON = 1e-5
 _GROUP = 16
@@ -18,19 +22,16 @@ def group_size(channels: int) -> int:
   return _GROUP if channels % _GROUP == 0 else channels
 
 
-def moments(y: jax.Array, voxels: tuple[int, ...], count: int | None = None) -> tuple[jax.Array, jax.Array]:
+def moments(y: jax.Array, voxels: tuple[int, ...], share: int = 1) -> tuple[jax.Array, jax.Array]:
   """Mean and mean square over the axes `voxels`, in float32.
 
   Args:
     y: any array.
-    voxels: the axes to reduce, ascending.
-    count: voxels to divide by, where y holds only those that are not zero; None means all reduced ones.
+    voxels: the axes to reduce.
+    share: y holds one of so many voxels; the others are zero and count.
   """
   y = y.astype(jnp.float32)
-  total = 1
-  for axis in voxels:
-    total *= y.shape[axis]
-  count = count or total
+  count = share * math.prod(y.shape[axis] for axis in voxels)
   return jnp.sum(y, voxels) / count, jnp.sum(jnp.square(y), voxels) / count
 
 
@@ -60,7 +61,8 @@ def group_affine(
 
   center = over_group(mean + bias)
   square = over_group(mean_square + 2 * bias * mean + jnp.square(bias))
-  variance = jnp.maximum(square - jnp.square(center), 0)
+  # Not `jnp.maximum`: its gradient is lost where XLA computes the difference a second time, rounded otherwise.
+  variance = jax.nn.relu(square - jnp.square(center))
   a = scale * jax.lax.rsqrt(variance + EPSILON)
   return a, shift + (bias - center) * a
 
@@ -73,4 +75,4 @@ def over_voxels(values: jax.Array, like: jax.Array) -> jax.Array:
 def group_norm(y: jax.Array, before: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
   """Group norm of (y + before): [N, D, H, W, C] -> the same; the other arguments are [C]."""
   a, b = group_affine(*moments(y, (1, 2, 3)), before, scale, bias)
-  return (y * over_voxels(a, y) + over_voxels(b, y)).astype(y.dtype)
+  return rearrange.settle(y * over_voxels(a, y) + over_voxels(b, y)).astype(y.dtype)

@@ -75,16 +75,6 @@ def parameter_shapes(operation: str, channels: int, variant: Variant) -> dict[Pa
   return conv | norm
 
 
-def uniform_init(fan_in: int):
-  """Uniform within 1 / sqrt(fan_in), as PyTorch initialises convolutions and linear layers, weights and biases alike."""
-  bound = 1 / math.sqrt(fan_in)
-
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return init
-
-
 def layer_shapes(
   operation: str, channels: int, variant: Variant = "paper", edges: int | None = None
 ) -> dict[str, dict[str, tuple[int, ...]]]:

@@ -99,6 +99,19 @@ def depth_to_space(x: jax.Array) -> jax.Array:
   return x.reshape(n, 2 * d, 2 * h, 2 * w, *rest)
 
 
+def settle(x: jax.Array) -> jax.Array:
+  """x, computed once and kept.
+
+  XLA's CPU compiler computes cheap producers anew in each of their consumers: a state of a cell in each of the taps that are
+  gathered from it, and again in the gradients, down to the convolutions it came from. It does not do so with a division. The
+  divisor is one, but known only at run time.
+  """
+  if jax.default_backend() != "cpu":
+    return x
+  first = jax.lax.stop_gradient(x[(0,) * x.ndim])
+  return x / jnp.where(first == first, 1, first)
+
+
 def _dense(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
   if _gathers(x):
     return _gathered(x, kernel, padding)

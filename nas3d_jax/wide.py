@@ -10,8 +10,8 @@ operation as are given. Arrays of voxels are [N, D, H, W, ...].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,35 +44,85 @@ def evaluate(
     [N, D, H, W, 8, E, C]; `rearrange.depth_to_space` of it, or of a sum, is the output.
   """
   outputs: dict[str, jax.Array] = {}
-  gates = {
-    name: _gate(x, params) for name, params in operations.items() if kind(name) == "se_conv"
-  }
-  # For one sample a gate is a factor of the kernel; for more, every sample would need a kernel of its own.
-  apart = x.shape[0] > 1
+  raws: list[_Raw] = []
   dense: dict[str, jax.Array] = {}
   for name, params in operations.items():
-    weight = weights[name]
     match kind(name):
-      case "identity":
-        outputs[name] = _identity(x, params, weight)
       case "avg_pool" | "max_pool":
-        outputs[name] = _pool(x, name, weight)
+        outputs[name] = _pool(x, name, weights[name])
+      case "identity":
+        raws.append(_Raw((name,), (params["norm"]["scale"].shape[0],), x[..., None, :]))
       case "dil_conv":
-        outputs[name] = _dilated(x, params, direction, weight)
+        raws.append(_dilated(x, name, params, direction))
       case "dep_conv":
         dense[name] = params["depthwise"]["kernel"][..., None] * params["pointwise"]["kernel"]
       case "conv":
         dense[name] = params["conv"]["kernel"]
-      case "se_conv" if "conv" not in params:
-        gate = gates[name] * weight[:, None]
-        outputs[name] = x[..., None, :] * norm.over_voxels(gate, x[..., None])
-      case "se_conv" if apart:
-        y = _gated_apart(x, gates[name], params["conv"]["kernel"], direction)
-        outputs[name] = _normalised(y, params["conv"]["bias"], params["norm"], weight, _activated(name, variant))
       case "se_conv":
-        dense[name] = gates[name][0].T[..., None] * params["conv"]["kernel"]
+        gate = _gate(x, params)
+        if "conv" not in params:
+          outputs[name] = x[..., None, :] * norm.over_voxels(gate * weights[name][:, None], x[..., None, :])
+        elif x.shape[0] > 1:
+          # For one sample a gate is a factor of the kernel; for more, every sample would need a kernel of its own.
+          raws.append(_gated_apart(x, name, gate, params["conv"]["kernel"], direction))
+        else:
+          dense[name] = gate[0].T[..., None] * params["conv"]["kernel"]
   if dense:
-    outputs |= _dense(x, dense, operations, direction, variant, weights)
+    raws.append(_dense(x, dense, direction))
+  return outputs | _activate(raws, operations, variant, weights)
+
+
+class _Raw(NamedTuple):
+  """What operations yield before bias, norm, activation and weight.
+
+  Attributes:
+    names: of the operations.
+    edges: of each operation.
+    y: [N, ..., sum of edges, C]; or of length 1 where all edges share it.
+    phases: voxels of the output for each of y; the others are zero before the bias.
+  """
+
+  names: tuple[str, ...]
+  edges: tuple[int, ...]
+  y: jax.Array
+  phases: int = 1
+
+
+def _activate(
+  raws: list[_Raw], operations: Mapping[str, Params], variant: Variant, weights: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+  """weight * relu(group_norm(y + bias)) of every operation, by name.
+
+  It is relu(y a + b) for one a and b a channel, which are found for all operations at once; a positive weight is part of them.
+  """
+  if not raws:
+    return {}
+  names = [name for raw in raws for name in raw.names]
+  statistics = []
+  for raw in raws:
+    voxels = tuple(range(1, raw.y.ndim - 2))
+    shape = (raw.y.shape[0], sum(raw.edges), raw.y.shape[-1])
+    statistics.append([jnp.broadcast_to(m, shape) for m in norm.moments(raw.y, voxels, raw.phases)])
+  mean, mean_square = (jnp.concatenate(parts, axis=1) for parts in zip(*statistics, strict=True))
+  rows = {key: jnp.concatenate([operations[name]["norm"][key] for name in names]) for key in ("scale", "bias")}
+  bias = jnp.concatenate([_bias(operations[name]) for name in names])
+  a, b = norm.group_affine(mean, mean_square, bias, rows["scale"], rows["bias"])
+  weight = jnp.concatenate([weights[name] for name in names])[:, None]
+  edges = [count for raw in raws for count in raw.edges]
+  affine = iter(zip(_split(a * weight, edges, 1), _split(b * weight, edges, 1), strict=True))
+  outputs = {}
+  for raw in raws:
+    parts = _split(raw.y, raw.edges, raw.y.ndim - 2) if len(raw.names) > 1 else [raw.y]
+    for name, y in zip(raw.names, parts, strict=True):
+      own_a, own_b = next(affine)
+      relu = not (kind(name) == "se_conv" and variant == "released")
+      z = y * norm.over_voxels(own_a, y) + norm.over_voxels(own_b, y)
+      z = jax.nn.relu(z) if relu else z
+      if raw.phases > 1:
+        rest = norm.over_voxels(jax.nn.relu(own_b) if relu else own_b, z)
+        shape = (*z.shape[:4], raw.phases - 1, *z.shape[4:])
+        z = jnp.concatenate([z[..., None, :, :], jnp.broadcast_to(rest[..., None, :, :], shape)], axis=4)
+      outputs[name] = z.astype(y.dtype)
   return outputs
 
 
@@ -81,8 +131,9 @@ def kind(name: str) -> str:
   return name.removeprefix("down_").removeprefix("up_")
 
 
-def _activated(name: str, variant: Variant) -> bool:
-  return not (kind(name) == "se_conv" and variant == "released")
+def _split(array: jax.Array, edges: Sequence[int], axis: int) -> list[jax.Array]:
+  """Cuts an axis into operations; the gradient is one concatenation."""
+  return jnp.split(array, [sum(edges[: index + 1]) for index in range(len(edges) - 1)], axis=axis)
 
 
 def _gate(x: jax.Array, params: Params) -> jax.Array:
@@ -98,88 +149,57 @@ def _convolve(x: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Arra
   return form(x, kernel)
 
 
-def _gated_apart(x: jax.Array, gate: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Array:
-  """Gates x for each edge and convolves: [N, ..., E, C]."""
-  parts = [
-    _convolve(x * gate[:, None, None, None, edge], kernel[..., edge, :], direction) for edge in range(kernel.shape[-2])
-  ]
-  return jnp.stack(parts, axis=-2)
+def _gated_apart(x: jax.Array, name: str, gate: jax.Array, kernel: jax.Array, direction: Direction) -> _Raw:
+  """Gates x for each edge and convolves."""
+  edges = range(kernel.shape[-2])
+  parts = [_convolve(x * gate[:, None, None, None, edge], kernel[..., edge, :], direction) for edge in edges]
+  return _Raw((name,), (len(edges),), jnp.stack(parts, axis=-2))
 
 
-def _dense(x, kernels, operations, direction, variant, weights):
-  """All dense operations as one convolution; its output is cut into operations only in the pass that normalises."""
-  channels = x.shape[-1]
-  flat = [kernel.reshape(*kernel.shape[:4], -1) for kernel in kernels.values()]
-  y = _convolve(x, jnp.concatenate(flat, axis=-1), direction)
-  y = y.reshape(*y.shape[:-1], -1, channels)
-  biases = [_dense_bias(operations[name]) for name in kernels]
-  norms = [operations[name]["norm"] for name in kernels]
-  voxels = tuple(range(1, y.ndim - 2))
-  mean, mean_square = norm.moments(y, voxels)
-  a, b = norm.group_affine(
-    mean,
-    mean_square,
-    jnp.concatenate(biases),
-    jnp.concatenate([params["scale"] for params in norms]),
-    jnp.concatenate([params["bias"] for params in norms]),
-  )
-  outputs, start = {}, 0
-  for name, bias in zip(kernels, biases, strict=True):
-    part = slice(start, start := start + bias.shape[0])
-    outputs[name] = _affine(y[..., part, :], a[:, part], b[:, part], weights[name], _activated(name, variant))
-  return outputs
+def _dense(x: jax.Array, kernels: Mapping[str, jax.Array], direction: Direction) -> _Raw:
+  """All dense operations as one convolution."""
+  stacked = jnp.concatenate(list(kernels.values()), axis=-2)
+  y = _convolve(x, stacked.reshape(*stacked.shape[:4], -1), direction)
+  edges = tuple(kernel.shape[-2] for kernel in kernels.values())
+  return _Raw(tuple(kernels), edges, y.reshape(*y.shape[:-1], *stacked.shape[-2:]))
 
 
-def _dense_bias(params: Params) -> jax.Array:
+def _dilated(x: jax.Array, name: str, params: Params, direction: Direction) -> _Raw:
+  forms = {
+    "normal": rearrange.conv_dilated,
+    "down": rearrange.conv_dilated_down,
+    "up": rearrange.conv_dilated_up,
+  }
+  kernel = params["conv"]["kernel"]
+  y = forms[direction](x, kernel.reshape(*kernel.shape[:4], -1))
+  # Doubling reaches one voxel of each block; the other seven hold the bias alone, and count in the norm.
+  phases = rearrange.PHASES if direction == "up" else 1
+  return _Raw((name,), kernel.shape[-2:-1], y.reshape(*y.shape[:-1], *kernel.shape[-2:]), phases)
+
+
+def _bias(params: Params) -> jax.Array:
+  """What is added before the norm, [E, C]."""
   if "conv" in params:
     return params["conv"]["bias"]
-  return (
-    jnp.einsum("ei,ieo->eo", params["depthwise"]["bias"], params["pointwise"]["kernel"]) + params["pointwise"]["bias"]
-  )
-
-
-def _dilated(x: jax.Array, params: Params, direction: Direction, weight: jax.Array) -> jax.Array:
-  kernel, channels = params["conv"]["kernel"], x.shape[-1]
-  form = {"normal": rearrange.conv_dilated, "down": rearrange.conv_dilated_down, "up": rearrange.conv_dilated_up}[direction]
-  y = form(x, kernel.reshape(*kernel.shape[:4], -1))
-  y = y.reshape(*y.shape[:-1], -1, channels)
-  if direction != "up":
-    return _normalised(y, params["conv"]["bias"], params["norm"], weight, True)
-  # Only one voxel of a block is reached; the other seven are zero, and count in the moments.
-  voxels = y.shape[1] * y.shape[2] * y.shape[3] * rearrange.PHASES
-  a, b = norm.group_affine(
-    *norm.moments(y, (1, 2, 3), voxels), params["conv"]["bias"], params["norm"]["scale"], params["norm"]["bias"]
-  )
-  reached = _affine(y, a, b, weight, True)[..., None, :, :]
-  rest = jax.nn.relu(b * weight[:, None])
-  shape = (*reached.shape[:4], rearrange.PHASES - 1, *reached.shape[5:])
-  return jnp.concatenate([reached, jnp.broadcast_to(norm.over_voxels(rest, reached), shape).astype(x.dtype)], axis=4)
-
-
-def _identity(x: jax.Array, params: Params, weight: jax.Array) -> jax.Array:
-  """Group norm and ReLU; the moments are shared by all edges, scale, shift and weight differ."""
-  mean, mean_square = norm.moments(x, (1, 2, 3))
-  scale, shift = params["norm"]["scale"], params["norm"]["bias"]
-  shape = (x.shape[0], *scale.shape)
-  a, b = norm.group_affine(
-    jnp.broadcast_to(mean[:, None], shape), jnp.broadcast_to(mean_square[:, None], shape), jnp.zeros(()), scale, shift
-  )
-  return _affine(x[..., None, :], a, b, weight, True)
+  if "depthwise" not in params:
+    return jnp.zeros_like(params["norm"]["bias"])
+  through = jnp.einsum("ei,ieo->eo", params["depthwise"]["bias"], params["pointwise"]["kernel"])
+  return through + params["pointwise"]["bias"]
 
 
 def _pool(x: jax.Array, name: str, weight: jax.Array) -> jax.Array:
   blocks = rearrange.space_to_depth(x)
-  pooled = blocks.mean(4) if name == "avg_pool" else blocks.max(4)
+  pooled = blocks.mean(4) if name == "avg_pool" else _largest(blocks)
   return pooled[..., None, :] * weight[:, None].astype(x.dtype)
 
 
-def _normalised(y: jax.Array, bias: jax.Array, params: Params, weight: jax.Array, activated: bool) -> jax.Array:
-  mean, mean_square = norm.moments(y, tuple(range(1, y.ndim - 2)))
-  a, b = norm.group_affine(mean, mean_square, bias, params["scale"], params["bias"])
-  return _affine(y, a, b, weight, activated)
+def _largest(blocks: jax.Array) -> jax.Array:
+  """Maximum over the phases; the gradient goes to the first of equals, as PyTorch's.
 
-
-def _affine(y: jax.Array, a: jax.Array, b: jax.Array, weight: jax.Array, activated: bool) -> jax.Array:
-  """weight * relu(y a + b) as relu(y (weight a) + weight b): a positive weight costs nothing, forward or backward."""
-  z = y * norm.over_voxels(a * weight[:, None], y) + norm.over_voxels(b * weight[:, None], y)
-  return (jax.nn.relu(z) if activated else z).astype(y.dtype)
+  The gradient of `jnp.max` divides by the number of voxels that equal the maximum. Where XLA computes the voxels a second time in
+  the backward pass, rounded otherwise, that number is 0 and the gradient NaN.
+  """
+  for _ in range(3):
+    first, second = jnp.moveaxis(blocks.reshape(*blocks.shape[:4], -1, 2, blocks.shape[-1]), -2, 0)
+    blocks = jnp.where(first >= second, first, second)
+  return blocks[..., 0, :]

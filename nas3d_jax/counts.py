@@ -1,0 +1,46 @@
+"""How often each genotype was read in a search. No JAX here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas3d_jax.genotype import CELLS, Genotype
+
+
+class GenotypeCounts:
+  """Counts of genotypes, the latest last; equal structures are one, whatever the order of their rows."""
+
+  def __init__(self):
+    # Python's dictionaries keep the order of insertion: a genotype that is counted again moves to the end.
+    self._counts: dict[Genotype, int] = {}
+
+  def __getitem__(self, genotype: Genotype) -> int:
+    return self._counts.get(genotype, 0)
+
+  @property
+  def total(self) -> int:
+    """How many were counted, which is the number of epochs begun."""
+    return sum(self._counts.values())
+
+  def add(self, genotype: Genotype) -> None:
+    """Counts a genotype once more."""
+    self._counts[genotype] = self._counts.pop(genotype, 0) + 1
+
+  def most_common(self) -> Genotype:
+    """The genotype with the highest count, of equals the one that was counted last."""
+    return max(reversed(self._counts), key=self._counts.__getitem__)
+
+  def to_list(self) -> list[dict[str, Any]]:
+    """Plain values, for JSON, in order."""
+    return [
+      {"count": count, **{cell: [list(row) for row in getattr(genotype, cell)] for cell in CELLS}}
+      for genotype, count in self._counts.items()
+    ]
+
+  @classmethod
+  def from_list(cls, entries: list[dict[str, Any]]) -> GenotypeCounts:
+    """The inverse of `to_list`."""
+    counts = cls()
+    for entry in entries:
+      counts._counts[Genotype(**{cell: entry[cell] for cell in CELLS})] = entry["count"]
+    return counts

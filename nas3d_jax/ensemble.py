@@ -1,0 +1,107 @@
+"""Several checkpoints as one predictor: their probabilities are averaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from nas3d_jax import checkpoints
+from nas3d_jax.errors import InputError
+from nas3d_jax.inference import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
+from nas3d_jax.metadata import RunMetadata
+from nas3d_jax.restore import restore
+from nas3d_jax.schema import Schema
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ensemble:
+  """Networks of one schema, which may differ in everything else.
+
+  Attributes:
+    members: step and variables of each; networks that are alike share a step, and so its compilation.
+    schema: what their channels are.
+    patch_size: length of a patch in voxels.
+    sources: fingerprint of each network and its parameters -> the checkpoint it is from.
+  """
+
+  members: tuple[tuple[PredictStep, Variables], ...]
+  schema: Schema
+  patch_size: int
+  sources: Mapping[str, str]
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """What decides the probabilities, as plain JSON values."""
+    return {"schema": self.schema.to_dict(), "patch_size": self.patch_size, "checkpoints": dict(self.sources)}
+
+  def predict(self, image: np.ndarray, *, on_patch: OnPatch | None = None) -> np.ndarray:
+    """Mean probability of each region, see `predict_mean`: [D, H, W, M] -> float32 [D, H, W, R]."""
+    regions = len(self.schema.regions)
+    return predict_mean(self.members, image, patch_size=self.patch_size, regions=regions, on_patch=on_patch)
+
+
+def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) -> Ensemble:
+  """Restores the best checkpoint of each run.
+
+  Args:
+    runs: run directories, or folders of one step; at least one.
+    patch_size: length of a patch in voxels; None means that of the training.
+
+  Raises:
+    InputError: one cannot be restored or is given twice, they differ in schema or, without `patch_size`, in patch size,
+      or `patch_size` does not fit a network.
+  """
+  steps: dict[str, PredictStep] = {}
+  members: list[tuple[PredictStep, Variables]] = []
+  sources: dict[str, str] = {}
+  first: RunMetadata | None = None
+  for run in runs:
+    folder = checkpoints.open_run(run)
+    net, variables, metadata = restore(folder)
+    first = first or metadata
+    _check_alike(runs[0], first, run, metadata, patch_size)
+    if patch_size is not None:
+      metadata.network.check_patch_size(patch_size)
+    plain = metadata.to_dict()
+    # Rows in their order: genotypes that are equal but for it hold their parameters in another.
+    kind = json.dumps([plain[name] for name in ("network", "genotype", "xi", "lam")], sort_keys=True)
+    fingerprint = _fingerprint(kind, variables)
+    if fingerprint in sources:
+      raise InputError(f"checkpoint {folder} is the same as {sources[fingerprint]}; give each once")
+    sources[fingerprint] = str(folder)
+    if kind not in steps:
+      steps[kind] = make_predict_step(net, xi=metadata.xi, lam=metadata.lam)
+    members.append((steps[kind], variables))
+  return Ensemble(tuple(members), first.schema, patch_size or first.patch_size, sources)
+
+
+def _check_alike(
+  first_run: str | Path, first: RunMetadata, run: str | Path, metadata: RunMetadata, patch_size: int | None
+) -> None:
+  """Raises InputError unless both have one schema and, where none is asked for, one patch size."""
+  if metadata.schema != first.schema:
+    raise InputError(
+      f"checkpoints must have one schema, but {first_run} has {first.schema.name!r} and {run} another, "
+      f"{metadata.schema.name!r}; predict with each alone"
+    )
+  if patch_size is None and metadata.patch_size != first.patch_size:
+    raise InputError(
+      f"checkpoints must have one patch size, but {first_run} was trained with patch_size={first.patch_size} and {run} "
+      f"with {metadata.patch_size}; give --patch_size"
+    )
+
+
+def _fingerprint(kind: str, variables: Variables) -> str:
+  """SHA-256 (hex) of a network and its parameters, wherever they are stored."""
+  digest = hashlib.sha256(kind.encode())
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    array = np.asarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
+  return digest.hexdigest()

@@ -1,0 +1,175 @@
+"""A folder of predicted volumes, and the record of what made them. No JAX here.
+
+    <out>/<case>.nii.gz                  uint8 labels in the geometry of the case's first modality
+    <out>/probabilities/<case>.nii.gz    float32 [D, H, W, R], where asked for; in a folder of its own, because every
+                                         volume directly in <out> counts as a label volume
+    <out>/predictions.json               "format", "version", "settings" (schema, checkpoints, patch size, what is
+                                         written), "cases": {case: {file: SHA-256 of the images}, null until done}
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from nas3d_jax.data.brats import CaseError, CaseFiles, Fault, RawCase
+from nas3d_jax.data.dataset import write_json
+from nas3d_jax.errors import InputError
+
+FORMAT = "nas3d_jax.predictions"
+VERSION = 1
+RECORD = "predictions.json"
+PROBABILITIES = "probabilities"
+_REMEDY = "give --overwrite to predict anew, or another --out"
+
+
+class PredictionFolder:
+  """Predicted volumes, all made with the same settings; one writer at a time.
+
+  Args:
+    folder: where; made where it is missing.
+    settings: plain JSON values that decide what is written: "schema", "patch_size", "probabilities" (whether they are
+      written) and "checkpoints" (fingerprint -> where it lay, for the reader alone).
+    cases: names of the cases that are going to be predicted.
+    overwrite: whether to remove what earlier runs predicted, by their record, and start anew.
+
+  Raises:
+    InputError: the folder holds volumes that are not in its record, or predictions with other settings.
+  """
+
+  def __init__(self, folder: str | Path, *, settings: Mapping[str, Any], cases: Iterable[str], overwrite: bool = False):
+    self.folder = Path(folder)
+    record = _read_record(self.folder / RECORD)
+    former = record["cases"]
+    strays = _volumes(self.folder) - {f"{case}.nii.gz" for case in former}
+    if strays:
+      names = ", ".join(sorted(strays)[:5])
+      raise InputError(f"{self.folder} holds {names}, predicted by no run; move it away, or give another --out")
+    if overwrite:
+      self._remove(former)
+      former = {}
+    elif former:
+      _compare(self.folder, record["settings"], settings)
+    self._settings = dict(settings)
+    # A case is listed before it is predicted, so that what a killed run leaves is known to be ours.
+    self._cases: dict[str, Mapping[str, str] | None] = {**dict.fromkeys(cases), **former}
+    self.folder.mkdir(parents=True, exist_ok=True)
+    if settings["probabilities"]:
+      (self.folder / PROBABILITIES).mkdir(exist_ok=True)
+    self._save()
+
+  def is_done(self, files: CaseFiles) -> bool:
+    """Whether a case was predicted, from the same images, and is still there.
+
+    Raises:
+      CaseError: it was predicted from other images.
+    """
+    made_of = self._cases[files.name]
+    if made_of is None or not all(path.exists() for path in self._paths(files.name, self._settings["probabilities"])):
+      return False
+    try:
+      same = made_of == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.images}
+    except OSError:
+      return False  # whoever reads the case says what is wrong with it
+    if not same:
+      raise CaseError([Fault(files.name, f"it was predicted in {self.folder} from other images", _REMEDY)])
+    return True
+
+  def write(self, raw: RawCase, labels: np.ndarray, probabilities: np.ndarray | None) -> None:
+    """Writes the volumes of a case, then records it.
+
+    Args:
+      raw: the case, without segmentation.
+      labels: uint8 [D, H, W].
+      probabilities: float32 [D, H, W, R], or None where the settings do not ask for them.
+
+    Raises:
+      InputError: a file cannot be written.
+    """
+    case = raw.files.name
+    arrays = [labels] if probabilities is None else [labels, probabilities]
+    try:
+      for path, array in zip(self._paths(case, probabilities is not None), arrays, strict=True):
+        write_volume(path, array, raw.header)
+      self._cases[case] = raw.checksums
+      self._save()
+    except OSError as error:
+      reason = f"the prediction of {case} cannot be written to {self.folder} ({error.strerror})"
+      raise InputError(f"{reason}; make room or correct the permissions, and run again") from error
+
+  def _paths(self, case: str, probabilities: bool) -> list[Path]:
+    name = f"{case}.nii.gz"
+    return [self.folder / name] + [self.folder / PROBABILITIES / name] * probabilities
+
+  def _remove(self, cases: Iterable[str]) -> None:
+    for case in cases:
+      for path in self._paths(case, probabilities=True):
+        path.unlink(missing_ok=True)
+
+  def _save(self) -> None:
+    record = {"format": FORMAT, "version": VERSION, "settings": self._settings, "cases": self._cases}
+    write_json(self.folder / RECORD, record)
+
+
+def write_volume(path: Path, array: np.ndarray, like: nib.Nifti1Header) -> None:
+  """Writes an array as .nii.gz on the grid of another volume, whole or not at all.
+
+  Shape, affine, voxel size, units and the codes of qform and sform are those of `like`, to the bit; slope 1, intercept
+  0. Equal arrays give equal files.
+
+  Args:
+    path: the file, which is replaced.
+    array: [D, H, W] or [D, H, W, R], of a type that NIfTI knows.
+    like: header of a volume of shape [D, H, W].
+  """
+  header = like.copy()
+  header.set_data_dtype(array.dtype)
+  header["cal_min"] = header["cal_max"] = 0
+  image = nib.Nifti1Image(array, like.get_best_affine(), header)
+  beside = path.with_name(f".{path.name}.partial")
+  with open(beside, "wb") as file:
+    with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream:
+      image.to_stream(stream)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(beside, path)
+
+
+def _volumes(folder: Path) -> set[str]:
+  """Names of the volumes directly in a folder, which may be missing."""
+  names = (path.name for path in folder.glob("[!.]*"))
+  return {name for name in names if name.lower().endswith((".nii", ".nii.gz"))}
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+  """The record of a folder, empty where there is none."""
+  try:
+    record = json.loads(path.read_text("utf-8"))
+  except FileNotFoundError:
+    return {"settings": {}, "cases": {}}
+  except (OSError, ValueError, RecursionError) as error:
+    raise InputError(f"{path} cannot be read ({error}); move it away with the predictions beside it") from error
+  names = {"format", "version", "settings", "cases"}
+  good = isinstance(record, dict) and set(record) == names and record["format"] == FORMAT
+  if not good or not isinstance(record["cases"], dict) or not isinstance(record["settings"], dict):
+    raise InputError(f"{path} is no record of predictions; give another --out")
+  if record["version"] != VERSION:
+    raise InputError(f"{path} has version {record['version']!r}, this nas3d_jax reads {VERSION}; give another --out")
+  return record
+
+
+def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+  """Raises InputError unless both settings give the same predictions; where a checkpoint lies does not matter."""
+  for name, value in now.items():
+    was = before.get(name)
+    same = set(was or ()) == set(value) if name == "checkpoints" else was == value
+    if not same:
+      raise InputError(f"{folder} was predicted with {name}={was!r:.300}, got {value!r:.300}; {_REMEDY}")

@@ -1,0 +1,121 @@
+"""A run directory: the configuration that produced it, its history, its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from nas3d_jax import checkpoints
+from nas3d_jax.checkpoints import Checkpoints
+from nas3d_jax.data.dataset import read_json, write_json
+from nas3d_jax.errors import InputError
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+
+
+class Run:
+  """An open run directory.
+
+  It holds `config.json` (settings, data set, and the device and versions of every session), `metrics.jsonl` (one JSON object an
+  epoch) and `checkpoints/`.
+
+  Attributes:
+    folder: the directory.
+    checkpoints: its checkpoints, open for writing.
+  """
+
+  def __init__(
+    self,
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    device: Mapping[str, Any],
+    overwrite: bool,
+    changeable: Collection[str] = (),
+  ):
+    """Makes the directory, or goes on with it.
+
+    Args:
+      folder: the directory.
+      settings: plain JSON values that the result depends on.
+      device: what this session runs on, `DeviceReport.to_dict()`.
+      overwrite: start anew; what an earlier run wrote is deleted.
+      changeable: settings that may differ from those of the earlier run.
+
+    Raises:
+      InputError: there is a run with other settings, or something that is no run.
+    """
+    self.folder = folder
+    if overwrite:
+      self._clear()
+    earlier = self._earlier()
+    sessions = earlier["sessions"] if earlier else []
+    if earlier:
+      _require_same(folder, earlier["settings"], settings, changeable)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / CONFIG, {"settings": dict(settings), "sessions": [*sessions, dict(device)]})
+    self.checkpoints = Checkpoints(folder / checkpoints.FOLDER)
+
+  def __enter__(self) -> Run:
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.checkpoints.close()
+
+  def history(self) -> list[dict[str, Any]]:
+    """The records written so far, one an epoch."""
+    path = self.folder / METRICS
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+  def record(self, values: Mapping[str, Any]) -> None:
+    """Appends a record; plain JSON values, numbers finite."""
+    with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+      file.write(json.dumps(values, allow_nan=False) + "\n")
+
+  def rewind(self, epochs: int) -> None:
+    """Keeps the records of the first `epochs` epochs; later ones were written after the checkpoint that is gone on from."""
+    path = self.folder / METRICS
+    if path.exists():
+      lines = path.read_text("utf-8").splitlines(keepends=True)
+      beside = path.with_name(f".{METRICS}.partial")
+      beside.write_text("".join(lines[:epochs]), "utf-8")
+      os.replace(beside, path)
+
+  def _earlier(self) -> dict[str, Any] | None:
+    if (self.folder / CONFIG).exists():
+      stored = read_json(self.folder / CONFIG)
+      if isinstance(stored.get("settings"), dict) and isinstance(stored.get("sessions"), list):
+        return stored
+    elif not self.folder.exists() or not any(self.folder.iterdir()):
+      return None
+    raise InputError(f"{self.folder} must be new or hold a run with {CONFIG}; move away what is there, or name another folder")
+
+  def _clear(self) -> None:
+    """Deletes an earlier run: its own files and nothing else."""
+    if self._earlier() is None:
+      return
+    for name in (METRICS, "genotype.json"):
+      (self.folder / name).unlink(missing_ok=True)
+    shutil.rmtree(self.folder / checkpoints.FOLDER, ignore_errors=True)
+    (self.folder / CONFIG).unlink()
+
+
+def _require_same(
+  folder: Path, earlier: Mapping[str, Any], settings: Mapping[str, Any], changeable: Collection[str]
+) -> None:
+  names = [name for name in {**earlier, **settings} if name not in changeable]
+  changed = [
+    f"{name} was {earlier.get(name)!r}, is {settings.get(name)!r}"
+    for name in names
+    if earlier.get(name) != settings.get(name)
+  ]
+  if changed:
+    raise InputError(
+      f"{folder} holds a run with other settings: {'; '.join(changed)}. Run with the same ones to go on, or with "
+      "--overwrite to start anew"
+    )

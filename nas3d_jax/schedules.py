@@ -1,0 +1,51 @@
+"""Halving a learning rate when a loss no longer falls."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+FACTOR = 0.5
+PATIENCE = 10
+THRESHOLD = 1e-4
+
+
+class Plateau(NamedTuple):
+  """PyTorch's rule: an epoch is bad unless its loss is below best * (1 - 1e-4); the 11th bad one in a row halves the rate.
+
+  Attributes:
+    rate: the learning rate.
+    best: lowest loss that counted as an improvement.
+    bad: bad epochs since then, or since the rate was halved.
+  """
+
+  rate: float
+  best: float = math.inf
+  bad: int = 0
+
+  def after(self, loss: float) -> Plateau:
+    """The schedule after an epoch with that loss; a loss that is not a number is bad."""
+    if loss < self.best * (1 - THRESHOLD):
+      return Plateau(self.rate, loss, 0)
+    if self.bad < PATIENCE:
+      return Plateau(self.rate, self.best, self.bad + 1)
+    return Plateau(self.rate * FACTOR, self.best, 0)
+
+
+def adam(rate: float) -> optax.GradientTransformationExtraArgs:
+  """Adam over all parameters as one vector, with its learning rate in its state, so that `with_rate` can set it.
+
+  As a vector because a network has hundreds of arrays: a kernel for each would take longer to compile than the network. The
+  moments in the state, too, are vectors: all leaves in the order of the tree, one behind the other.
+  """
+  return optax.flatten(optax.inject_hyperparams(optax.adam)(learning_rate=rate))
+
+
+def with_rate(optimizer_state: Any, rate: float) -> Any:
+  """The state of an `adam` with another learning rate."""
+  old = optimizer_state.hyperparams["learning_rate"]
+  hyperparams = {**optimizer_state.hyperparams, "learning_rate": jnp.full_like(old, rate)}
+  return optimizer_state._replace(hyperparams=hyperparams)

@@ -1,0 +1,164 @@
+"""One step of the search, of the training and of the validation, as pure jitted functions of explicit state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from nas3d_jax.losses import dice_loss
+from nas3d_jax.networks import merge, partition
+
+Batch = tuple[jax.Array, jax.Array]
+Metrics = dict[str, jax.Array]
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class SearchState(flax.struct.PyTreeNode):
+  """Everything that a search step depends on.
+
+  Attributes:
+    hybrid: hybrid partition of the supernet's variables.
+    kernel: kernel partition.
+    hybrid_optimizer: optimiser state of the hybrid partition.
+    kernel_optimizer: optimiser state of the kernel partition.
+    key: random key of the run; the keys of a step follow from it and `step`.
+    step: int32, steps done.
+  """
+
+  hybrid: Any
+  kernel: Any
+  hybrid_optimizer: optax.OptState
+  kernel_optimizer: optax.OptState
+  key: jax.Array
+  step: jax.Array
+
+  @classmethod
+  def create(
+    cls,
+    variables: Mapping[str, Any],
+    hybrid_optimizer: optax.GradientTransformation,
+    kernel_optimizer: optax.GradientTransformation,
+    key: jax.Array,
+  ) -> SearchState:
+    """The state before the first step, from `Supernet.init`'s variables."""
+    hybrid, kernel = partition(variables)
+    return cls(hybrid, kernel, hybrid_optimizer.init(hybrid), kernel_optimizer.init(kernel), key, jnp.int32(0))
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """Both partitions, as `Supernet.apply` takes them."""
+    return merge(self.hybrid, self.kernel)
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """Everything that a training step depends on.
+
+  Attributes:
+    variables: of the network.
+    optimizer: optimiser state.
+    key: random key of the run; the key of a step follows from it and `step`.
+    step: int32, steps done.
+  """
+
+  variables: Any
+  optimizer: optax.OptState
+  key: jax.Array
+  step: jax.Array
+
+  @classmethod
+  def create(
+    cls, variables: Mapping[str, Any], optimizer: optax.GradientTransformation, key: jax.Array
+  ) -> TrainState:
+    """The state before the first step."""
+    return cls(variables, optimizer.init(variables), key, jnp.int32(0))
+
+
+def make_search_step(
+  net: nn.Module,
+  hybrid_optimizer: optax.GradientTransformation,
+  kernel_optimizer: optax.GradientTransformation,
+  *,
+  loss: Loss = dice_loss,
+) -> Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]:
+  """A step of Table 2: the hybrid parameters on one batch, then the kernel parameters on another.
+
+  Each update differentiates with respect to its own partition alone.
+
+  Args:
+    net: a `Supernet`, or any module that takes `train` and whose parameters hold "hybrid".
+    hybrid_optimizer: of the hybrid partition.
+    kernel_optimizer: of the kernel partition.
+    loss: (probabilities, target) -> scalar.
+
+  Returns:
+    A jitted function (state, hybrid batch, kernel batch) -> (state, {"hybrid_loss", "kernel_loss"}); a batch is an image
+    [N, D, H, W, M] and a target [N, D, H, W, R], float32. The state given is donated: its buffers are gone after the call.
+  """
+
+  def step(state: SearchState, hybrid_batch: Batch, kernel_batch: Batch) -> tuple[SearchState, Metrics]:
+    hybrid_key, kernel_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+
+    def value(hybrid, kernel, batch, key):
+      image, target = batch
+      return loss(net.apply(merge(hybrid, kernel), image, train=True, rngs={"dropout": key}), target)
+
+    hybrid_loss, gradients = jax.value_and_grad(value, argnums=0)(
+      state.hybrid, state.kernel, hybrid_batch, hybrid_key
+    )
+    hybrid, hybrid_state = _update(hybrid_optimizer, gradients, state.hybrid_optimizer, state.hybrid)
+    kernel_loss, gradients = jax.value_and_grad(value, argnums=1)(hybrid, state.kernel, kernel_batch, kernel_key)
+    kernel, kernel_state = _update(kernel_optimizer, gradients, state.kernel_optimizer, state.kernel)
+    state = SearchState(hybrid, kernel, hybrid_state, kernel_state, state.key, state.step + 1)
+    return state, {"hybrid_loss": hybrid_loss, "kernel_loss": kernel_loss}
+
+  return jax.jit(step, donate_argnums=0)
+
+
+def make_train_step(
+  net: nn.Module, optimizer: optax.GradientTransformation, *, loss: Loss = dice_loss
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """A step of section 3.5 on one batch.
+
+  Args:
+    net: a `DerivedNet`, or any module that takes `train`.
+    optimizer: of all its parameters.
+    loss: (probabilities, target) -> scalar.
+
+  Returns:
+    A jitted function (state, batch) -> (state, {"loss"}); batch and donation as of `make_search_step`.
+  """
+
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    image, target = batch
+    key = jax.random.fold_in(state.key, state.step)
+
+    def value(variables):
+      return loss(net.apply(variables, image, train=True, rngs={"dropout": key}), target)
+
+    current, gradients = jax.value_and_grad(value)(state.variables)
+    variables, optimizer_state = _update(optimizer, gradients, state.optimizer, state.variables)
+    return TrainState(variables, optimizer_state, state.key, state.step + 1), {"loss": current}
+
+  return jax.jit(step, donate_argnums=0)
+
+
+def make_validation_step(net: nn.Module, *, loss: Loss = dice_loss) -> Callable[[Any, Batch], jax.Array]:
+  """A jitted function (variables, batch) -> the loss with dropout off."""
+
+  @jax.jit
+  def step(variables: Any, batch: Batch) -> jax.Array:
+    image, target = batch
+    return loss(net.apply(variables, image), target)
+
+  return step
+
+
+def _update(optimizer, gradients, state, params):
+  updates, state = optimizer.update(gradients, state, params)
+  return optax.apply_updates(params, updates), state

@@ -1,0 +1,73 @@
+"""What the tests share: one tiny network, one cache of compiled programs, the golden and the real data."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nas3d_jax.config import NetworkConfig
+
+
+def pytest_configure(config):
+  """Settings of JAX, made before it is imported; they are inherited by the processes that tests start."""
+  settings = {
+    "JAX_COMPILATION_CACHE_DIR": str(config.cache.mkdir("xla")),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    # Compiling is what makes these tests slow, and most of that is spent on loops that run for milliseconds.
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    # A program that was read from the cache is reported as an error, which it is not.
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+  }
+  for name, value in settings.items():
+    os.environ.setdefault(name, value)
+
+
+@pytest.fixture(scope="session")
+def shared():
+  """The folder of golden and real data; not part of the repository."""
+  folder = os.environ.get("NAS3D_SHARED")
+  if not folder:
+    pytest.skip("NAS3D_SHARED is not set: it names the folder of the golden arrays and the real patients")
+  return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def golden(shared):
+  """name -> path of a file of golden arrays."""
+  return (shared / "golden").joinpath
+
+
+@pytest.fixture(scope="session")
+def real_cases(shared):
+  """The folder of two real patients."""
+  return shared / "real" / "cases"
+
+
+@dataclass(frozen=True)
+class Tiny:
+  """A supernet of 1 node and depth 2, its variables, an image [1, 16, 16, 16, 4] and a target [1, 16, 16, 16, 3]."""
+
+  config: NetworkConfig
+  net: Any
+  variables: dict[str, Any]
+  image: np.ndarray
+  target: np.ndarray
+
+
+@pytest.fixture(scope="session")
+def tiny():
+  """The one network that tests share, so that it is drawn and compiled once."""
+  import jax
+
+  from nas3d_jax.networks import Supernet
+
+  random = np.random.default_rng(0)
+  config = NetworkConfig(kernels=2, nodes=1, depth=2)
+  net = Supernet(config)
+  image = random.uniform(10, 110, (1, 16, 16, 16, 4)).astype(np.float32)
+  target = (random.random((1, 16, 16, 16, 3)) < 0.3).astype(np.float32)
+  return Tiny(config, net, net.init(jax.random.key(0), image), image, target)

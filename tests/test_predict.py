@@ -1,0 +1,212 @@
+"""Predicting a folder of cases: from NIfTI files to label volumes, again and again, with one bad case among them."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import nibabel as nib
+import numpy as np
+import pytest
+
+from launch.__main__ import main
+from nas3d_jax.checkpoints import Checkpoints
+from nas3d_jax.config import NetworkConfig
+from nas3d_jax.ensemble import restore_ensemble
+from nas3d_jax.errors import InputError
+from nas3d_jax.genotype import Genotype
+from nas3d_jax.metadata import RunMetadata
+from nas3d_jax.networks import DerivedNet
+from nas3d_jax.predict import PredictConfig, predict_cases
+from nas3d_jax.schema import BRATS2019
+
+CONFIG = NetworkConfig(kernels=2, nodes=1, depth=2)
+GENOTYPE = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=(("identity", 0), ("up_conv", 1)))
+SHAPE = (11, 9, 8)
+AFFINE = np.array([[-0.8, 0.3, 0.1, 90.5], [0.2, 1.1, -0.4, -126.25], [0.1, 0.5, 2.5, -72], [0, 0, 0, 1]])
+# What the regions WT, TC, ET give when painted 2, 1, 4 where the confidence is at least one half.
+CONFIDENCES = {"0": (0.9, 0.7, 0.1), "1": (0.3, 0.1, 0.05)}
+
+
+@functools.cache
+def drawn_params(down, up):
+  net = DerivedNet(CONFIG, Genotype(down, up))
+  return net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 8, 4), jnp.float32))["params"]
+
+
+def save_run(folder, confidences, *, patch_size=8, schema=BRATS2019, genotype=GENOTYPE):
+  """A run whose network answers with the same confidences everywhere."""
+  params = drawn_params(genotype.down, genotype.up)
+  confidences = np.asarray(confidences, np.float32)
+  head = {"project": {"kernel": jnp.zeros((2, 3)), "bias": jnp.log(confidences / (1 - confidences))}}
+  said = RunMetadata(
+    kind="train", network=CONFIG, genotype=genotype, dropout_rate=0.5, schema=schema, patch_size=patch_size, epoch=1,
+    step=1, versions={}, device={}, dataset={"fingerprint": "ab"},
+  )
+  with Checkpoints(folder / "checkpoints") as store:
+    items = dict(variables={"params": {**params, "head": head}}, training={"step": np.int32(1)}, iterators={})
+    store.save(1, metadata=said.to_dict(), best_metric=0.5, **items)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("workdir")
+  for fold, confidences in CONFIDENCES.items():
+    save_run(folder / "train" / fold, confidences)
+  return folder
+
+
+def write_case(data, name, seed=0):
+  """A brain of 8 x 7 x 6 voxels with a hole, on an oblique grid; returns the brain."""
+  rng = np.random.default_rng(seed)
+  brain = np.zeros(SHAPE, bool)
+  brain[2:10, 1:8, 0:6] = True
+  brain[5, 4, 3] = False
+  for suffix in ("flair", "t1", "t1ce", "t2"):
+    image = nib.Nifti1Image(np.where(brain, rng.integers(1, 900, SHAPE), 0).astype(np.int16), None)
+    image.header.set_qform(AFFINE, 1, strip_shears=True)
+    image.header.set_sform(AFFINE, 2)
+    image.header.set_xyzt_units("mm", "sec")
+    path = data / name / f"{name}_{suffix}.nii.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+  return brain
+
+
+@pytest.fixture
+def data(tmp_path):
+  return tmp_path / "data"
+
+
+def config(data, workdir, **changes):
+  return PredictConfig(**dict(data_dir=data, out=data.parent / "out", workdir=workdir, fold=(0,)) | changes)
+
+
+def modified(folder):
+  return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def labels_of(path):
+  return np.asarray(nib.load(path).dataobj)
+
+
+def test_labels_in_the_brain_in_the_inputs_own_geometry(data, workdir):
+  brain = write_case(data, "a")
+  summary = predict_cases(config(data, workdir))
+  assert (summary.predicted, summary.reused) == (("a",), ())
+  got, given = nib.load(summary.out / "a.nii.gz"), nib.load(data / "a" / "a_flair.nii.gz")
+  # WT and TC hold with 0.9 and 0.7, and TC is painted last.
+  np.testing.assert_array_equal(labels_of(summary.out / "a.nii.gz"), np.where(brain, 1, 0))
+  assert got.get_data_dtype() == np.uint8
+  np.testing.assert_array_equal(got.affine, given.affine)
+  assert got.header.get_zooms() == given.header.get_zooms()
+  assert [int(got.header[code]) for code in ("qform_code", "sform_code")] == [1, 2]
+  assert sorted(path.name for path in summary.out.iterdir()) == ["a.nii.gz", "predictions.json"]
+
+
+def test_checkpoints_are_averaged_and_probabilities_written(data, workdir):
+  brain = write_case(data, "a")
+  summary = predict_cases(config(data, workdir, fold=(0, 1), probabilities=True))
+  got = nib.load(summary.out / "probabilities" / "a.nii.gz")
+  assert (got.shape, got.get_data_dtype()) == ((*SHAPE, 3), np.float32)
+  np.testing.assert_allclose(got.get_fdata()[brain], np.broadcast_to([0.6, 0.4, 0.075], (brain.sum(), 3)), rtol=1e-5)
+  np.testing.assert_array_equal(got.get_fdata()[~brain], 0)
+  # The mean of the two is at least one half for WT alone.
+  np.testing.assert_array_equal(labels_of(summary.out / "a.nii.gz"), np.where(brain, 2, 0))
+
+
+def test_a_second_run_predicts_what_is_new_and_no_more(data, workdir):
+  write_case(data, "a")
+  first = predict_cases(config(data, workdir))
+  before = modified(first.out)
+  write_case(data, "b")
+  second = predict_cases(config(data, workdir))
+  assert (second.predicted, second.reused) == (("b",), ("a",))
+  assert modified(second.out)["a.nii.gz"] == before["a.nii.gz"]
+  with pytest.raises(InputError, match=r"was predicted with checkpoints=.*give --overwrite"):
+    predict_cases(config(data, workdir, fold=(1,)))
+  third = predict_cases(config(data, workdir, fold=(1,), overwrite=True))
+  assert (third.predicted, third.reused) == (("a", "b"), ())
+  assert not labels_of(third.out / "a.nii.gz").any()  # no region reaches one half
+
+
+def test_a_bad_case_is_named_after_the_others_are_done(capsys, data, workdir):
+  for name in "abcd":
+    write_case(data, name)
+  (data / "a" / "a_t1.nii.gz").unlink()
+  broken = data / "b" / "b_t2.nii.gz"
+  broken.write_bytes(broken.read_bytes()[:-20])
+  out = data.parent / "out"
+  arguments = [f"--workdir={workdir}", "--fold=0", f"--data_dir={data}", f"--out={out}", "--platform=cpu"]
+  assert main(["predict", *arguments]) == 2
+  said = capsys.readouterr().err
+  assert "error: 2 of the cases cannot be predicted; 2 cases predicted, in" in said
+  assert "  a: no t1 image a_t1.nii.gz or .nii in data/a" in said
+  assert "  b: b_t2.nii.gz is truncated" in said
+  assert sorted(path.name for path in out.glob("*.nii.gz")) == ["c.nii.gz", "d.nii.gz"]
+
+
+def test_a_damaged_segmentation_does_not_matter(data, workdir):
+  write_case(data, "a")
+  (data / "a" / "a_seg.nii.gz").write_bytes(b"no volume")
+  assert predict_cases(config(data, workdir)).predicted == ("a",)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"checkpoint": ("x",)}, "give either fold .* or checkpoint, .* got both"),
+    ({"fold": (), "workdir": None}, "give either fold .* or checkpoint, .* got neither"),
+    ({"fold": ()}, "got neither"),
+    ({"workdir": None}, "workdir and fold go together, got workdir=None"),
+    ({"fold": (), "checkpoint": ("x",)}, "workdir and fold go together"),
+    ({"fold": (-1,)}, "fold must be the number of a fold, from 0, or \"all\", got -1"),
+    ({"fold": ("some",)}, "fold must be the number of a fold"),
+    ({"fold": (), "checkpoint": "x"}, "checkpoint must be a tuple, got 'x'"),
+    ({"patch_size": 0}, "patch_size must be a whole number of at least 1, or None, got 0"),
+    ({"out": ""}, "must be paths, got ''"),
+  ],
+)
+def test_a_config_that_cannot_be_is_refused_when_made(changes, message):
+  with pytest.raises(InputError, match=message):
+    PredictConfig(**dict(data_dir="data", out="out", workdir="w", fold=(0,)) | changes)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"fold": ("all",)}, "no checkpoint in .*train/all: no such folder"),
+    ({"fold": (0, 0)}, "train/0/checkpoints/1 is the same as .*train/0/checkpoints/1; give each once"),
+    ({"patch_size": 12}, "patch_size must be a multiple of 8 .* got 12; use 8 or 16"),
+    ({"data_dir": "missing"}, "data_dir must be a folder of cases, got 'missing'"),
+  ],
+)
+def test_nothing_is_written_where_it_cannot_begin(data, workdir, changes, message):
+  write_case(data, "a")
+  with pytest.raises(InputError, match=message):
+    predict_cases(config(data, workdir, **changes))
+  assert not (data.parent / "out").exists()
+
+
+def test_networks_that_are_alike_are_compiled_once(tmp_path, workdir):
+  swapped = Genotype(down=GENOTYPE.down[::-1], up=GENOTYPE.up[::-1])
+  assert swapped == GENOTYPE
+  other = save_run(tmp_path / "swapped", (0.5, 0.5, 0.5), genotype=swapped)
+  ensemble = restore_ensemble([workdir / "train" / "0", workdir / "train" / "1", other])
+  one, two, three = (step for step, _ in ensemble.members)
+  # Equal but for the order of their rows, genotypes hold their parameters in another order.
+  assert one is two
+  assert three is not one
+  assert len(ensemble.sources) == 3
+
+
+def test_checkpoints_that_do_not_go_together(tmp_path, workdir):
+  large = save_run(tmp_path / "large", (0.5, 0.5, 0.5), patch_size=16)
+  fields = BRATS2019.to_dict() | {"name": "other"}
+  other = save_run(tmp_path / "other", (0.5, 0.5, 0.5), schema=type(BRATS2019).from_dict(fields))
+  own = workdir / "train" / "0"
+  with pytest.raises(InputError, match=r"one patch size, but .*train/0 .*=8 and .*large with 16; give --patch_size"):
+    restore_ensemble([own, large])
+  assert restore_ensemble([own, large], patch_size=24).patch_size == 24
+  with pytest.raises(InputError, match=r"one schema, but .*train/0 has 'brats2019' and .*other another, 'other'"):
+    restore_ensemble([own, other])

@@ -1,0 +1,102 @@
+"""Every form against XLA's own strided, transposed or dilated convolution, in values and in gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from nas3d_jax import rearrange
+
+DIMENSIONS = ("NDHWC", "DHWIO", "NDHWC")
+EVEN, ODD, THIN = (4, 8, 6), (5, 3, 7), (1, 2, 1)
+
+
+def strided(x, kernel, stride=1, dilation=1):
+  return lax.conv_general_dilated(
+    x, kernel, (stride,) * 3, [(dilation, dilation)] * 3, rhs_dilation=(dilation,) * 3, dimension_numbers=DIMENSIONS
+  )
+
+
+def transposed(x, kernel, dilation=1):
+  """PyTorch's ConvTranspose3d(kernel 3, stride 2, padding = dilation, output_padding 1): twice the lengths."""
+  return lax.conv_general_dilated(
+    x, kernel[::-1, ::-1, ::-1], (1, 1, 1), [(dilation, dilation + 1)] * 3, (2, 2, 2), (dilation,) * 3, DIMENSIONS
+  )
+
+
+def up(x, kernel):
+  return rearrange.depth_to_space(rearrange.conv_up(x, kernel))
+
+
+def dilated_up(x, kernel):
+  """With the zeros that the form leaves out."""
+  y = rearrange.conv_dilated_up(x, kernel)
+  return rearrange.depth_to_space(jnp.pad(y[..., None, :], ((0, 0),) * 4 + ((0, 7), (0, 0))))
+
+
+FORMS = {
+  "conv": (rearrange.conv, strided, (EVEN, ODD, THIN)),
+  "conv_down": (rearrange.conv_down, lambda x, k: strided(x, k, stride=2), (EVEN, (2, 2, 2))),
+  "conv_up": (up, transposed, (EVEN, ODD, THIN)),
+  "conv_dilated": (rearrange.conv_dilated, lambda x, k: strided(x, k, dilation=2), (EVEN, ODD, THIN)),
+  "conv_dilated_down": (
+    rearrange.conv_dilated_down, lambda x, k: strided(x, k, stride=2, dilation=2), (EVEN, (2, 2, 2))
+  ),
+  "conv_dilated_up": (dilated_up, lambda x, k: transposed(x, k, dilation=2), (EVEN, ODD, THIN)),
+}
+CASES = [(name, lengths) for name, (_, _, shapes) in FORMS.items() for lengths in shapes]
+
+
+@pytest.mark.parametrize("gathered", [False, True])
+@pytest.mark.parametrize(("name", "lengths"), CASES)
+def test_form_equals_the_direct_convolution(monkeypatch, name, lengths, gathered):
+  if gathered and jax.default_backend() != "cpu":
+    pytest.skip("taps are gathered on CPU alone")
+  monkeypatch.setattr(rearrange, "_GATHER_VOXELS", 1 if gathered else 10**9)
+  form, direct, _ = FORMS[name]
+  random = np.random.default_rng(0)
+  x = random.standard_normal((2, *lengths, 3), np.float32)
+  kernel = random.standard_normal((3, 3, 3, 3, 5), np.float32)
+
+  def value_and_gradients(form, x, kernel):
+    y, backward = jax.vjp(form, x, kernel)
+    return y, *backward(jnp.cos(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
+
+  with jax.default_matmul_precision("float32"):
+    expected = jax.jit(value_and_gradients, static_argnums=0)(direct, x, kernel)
+    got = jax.jit(value_and_gradients, static_argnums=0)(form, x, kernel)
+  for ours, theirs in zip(got, expected, strict=True):
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize(("voxels", "stride", "gathers"), [(2047, 1, False), (2048, 1, True), (2048, 2, False)])
+def test_large_results_gather_on_the_cpu(monkeypatch, voxels, stride, gathers):
+  monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+  monkeypatch.setattr(rearrange, "_GATHER_VOXELS", 2048)
+  assert rearrange._gathers(jax.ShapeDtypeStruct((1, 1, 1, voxels, 4), jnp.float32), stride) == gathers
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert not rearrange._gathers(jax.ShapeDtypeStruct((1, 1, 1, voxels, 4), jnp.float32), stride)
+
+
+def test_blocks_are_row_major():
+  x = np.arange(2 * 4 * 6).reshape(1, 2, 4, 6, 1)
+  blocks = rearrange.space_to_depth(x)
+  assert blocks.shape == (1, 1, 2, 3, 8, 1)
+  # The block of voxels 0 to 1 along D, 2 to 3 along H, 4 to 5 along W.
+  np.testing.assert_array_equal(blocks[0, 0, 1, 2, :, 0], [16, 17, 22, 23, 40, 41, 46, 47])
+  np.testing.assert_array_equal(rearrange.depth_to_space(blocks), x)
+
+
+def test_depth_to_space_keeps_the_axes_behind():
+  x = np.random.default_rng(0).standard_normal((2, 1, 3, 2, 8, 4, 5))
+  y = rearrange.depth_to_space(x)
+  assert y.shape == (2, 2, 6, 4, 4, 5)
+  for edge in range(4):
+    np.testing.assert_array_equal(y[..., edge, :], rearrange.depth_to_space(x[..., edge, :]))
+
+
+def test_project_mixes_channels():
+  x, kernel = np.array([[1.0, 2.0], [0.0, -1.0]]), np.array([[1.0, 0.0, 3.0], [2.0, 1.0, 0.0]])
+  np.testing.assert_array_equal(rearrange.project(x, kernel), [[5, 2, 3], [-2, -1, 0]])
