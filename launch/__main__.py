@@ -1,8 +1,9 @@
 """Lists the stages, or runs one: `python -m launch STAGE --flags`.
 
 A stage is a module of this package with `REQUIRED`, the names of the flags that must be given,
-`define(values)`, which defines its flags, and `main(values)`, which returns the exit code. Only
-`main` imports what takes long, so that help comes at once.
+`define(values)`, which defines its flags, and `main(values)`, which returns the exit code; where it
+has `notes()`, their text ends its help. Only `main` and `notes` import what takes long, so that
+help comes at once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import difflib
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -85,7 +87,8 @@ def _overview() -> str:
 def _help(name: str, stage: ModuleType, values: flags.FlagValues, *, full: bool) -> str:
   usage = " ".join(["python -m launch", name, *(f"--{flag}=..." for flag in stage.REQUIRED)])
   listed = values.get_help() if full else values.module_help(stage.__name__)
-  return f"{(stage.__doc__ or '').strip()}\n\n  {usage}\n{listed}"
+  notes = f"\n\n{textwrap.fill(stage.notes(), 100)}" if hasattr(stage, "notes") else ""
+  return f"{(stage.__doc__ or '').strip()}\n\n  {usage}\n{listed}{notes}"
 
 
 def _complain(message: str) -> int:

@@ -17,6 +17,8 @@ def start(values: flags.FlagValues) -> None:
 
   report = devices.select(values["platform"].value)
   devices.enable_compilation_cache()
+  if report.platform == "cpu":
+    devices.keep_freed_memory()
   print(report, flush=True)
 
 

@@ -13,16 +13,19 @@ REQUIRED = ("predictions", "data_dir", "out")
 
 def define(values: flags.FlagValues) -> None:
   """Defines the flags of this stage on `values`."""
-  from nas3d_jax.metrics import CONVENTIONS
-
   flags.DEFINE_string("predictions", None, "folder of <case>.nii.gz", flag_values=values)
   flags.DEFINE_string(
     "data_dir", None, "folder of the cases with their segmentations", flag_values=values
   )
-  flags.DEFINE_string(
-    "out", None, f"folder to write the scores to. Conventions: {CONVENTIONS}", flag_values=values
-  )
+  flags.DEFINE_string("out", None, "folder to write the scores to", flag_values=values)
   flags.DEFINE_bool("overwrite", False, "replace scores of other files", flag_values=values)
+
+
+def notes() -> str:
+  """How the metrics are defined and empty regions counted, for `--help`."""
+  from nas3d_jax.metrics import CONVENTIONS
+
+  return CONVENTIONS
 
 
 def main(values: flags.FlagValues) -> int:

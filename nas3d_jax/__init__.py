@@ -25,23 +25,32 @@ if TYPE_CHECKING:
   from nas3d_jax.data.patches import patch_starts
   from nas3d_jax.errors import InputError
   from nas3d_jax.genotype import Genotype
+  from nas3d_jax.inference import predict_volume
   from nas3d_jax.losses import dice_loss
   from nas3d_jax.metrics import score
   from nas3d_jax.networks import DerivedNet, Supernet, merge, partition
+  from nas3d_jax.restoring import restore
+  from nas3d_jax.steps import SearchState, TrainState, make_search_step, make_train_step
 
 __all__ = [
   "DerivedNet",
   "Genotype",
   "InputError",
   "NetworkConfig",
+  "SearchState",
   "Supernet",
+  "TrainState",
   "convert_derived",
   "convert_supernet",
   "dice_loss",
+  "make_search_step",
+  "make_train_step",
   "merge",
   "normalize",
   "partition",
   "patch_starts",
+  "predict_volume",
+  "restore",
   "score",
 ]
 
@@ -52,9 +61,12 @@ _HOMES = {
   "data.patches": ("patch_starts",),
   "errors": ("InputError",),
   "genotype": ("Genotype",),
+  "inference": ("predict_volume",),
   "losses": ("dice_loss",),
   "metrics": ("score",),
   "networks": ("DerivedNet", "Supernet", "merge", "partition"),
+  "restoring": ("restore",),
+  "steps": ("SearchState", "TrainState", "make_search_step", "make_train_step"),
 }
 
 

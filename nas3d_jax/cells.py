@@ -76,9 +76,11 @@ class SearchCell(nn.Module):
     """Applies the cell.
 
     Args:
-      x0: [N, D, H, W, C0]; downward: output of the stage before the last, at twice x1's lengths; upward: the skip, likewise.
+      x0: [N, D, H, W, C0]; downward: output of the stage before the last, at twice x1's lengths; upward: the skip,
+        likewise.
       x1: [N, D / 2, H / 2, W / 2, C1]: output of the last stage.
-      weights: softmax of the hybrid parameters by direction, [edges, candidates], rows in the order of `genotype.edge_list`.
+      weights: softmax of the hybrid parameters by direction, [edges, candidates], rows in the order of
+        `genotype.edge_list`.
 
     Returns:
       [N, D', H', W', nodes * channels]: downward at half of x1's lengths, upward at twice.

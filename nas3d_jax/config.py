@@ -23,8 +23,8 @@ class NetworkConfig:
     nodes: nodes of a cell, n in the paper.
     depth: number of downward cells; there is one upward cell more.
     zoom: factor between two levels; only 2 is defined.
-    variant: the squeeze-and-excitation operation "paper" (gate, convolution, group norm, ReLU at every stride) or "released"
-      (stride 1 is the gate alone, strided has no ReLU), as the authors' program computes it.
+    variant: the squeeze-and-excitation operation "paper" (gate, convolution, group norm, ReLU at every stride) or
+      "released" (stride 1 is the gate alone, strided has no ReLU), as the authors' program computes it.
 
   Raises:
     InputError: a field is out of range.
@@ -45,7 +45,7 @@ class NetworkConfig:
       value = getattr(self, name)
       if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
-    if self.zoom != 2:
+    if not isinstance(self.zoom, int) or self.zoom != 2:
       raise InputError(f"zoom must be 2 (the operations change resolution by 2), got {self.zoom!r}")
     if self.variant not in VARIANTS:
       raise InputError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")

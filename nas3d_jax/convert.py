@@ -1,8 +1,9 @@
 """Parameters of the authors' released program as ours.
 
-Its names: `stem0`, `stem1`, `down_cells.i`, `up_cells.i`, `last_conv.0` (with `kernel.` in front in a supernet); in a cell
-`preprocess0/1` and `_ops.e._ops.o`, operation o of hybrid module e; in a derived network `_ops.k`, row k of its genotype.
-`alpha1_*` and `alpha2_*` are the hybrid parameters of stride 1 and of stride 2, a row for every hybrid module of a cell.
+Its names: `stem0`, `stem1`, `down_cells.i`, `up_cells.i`, `last_conv.0` (with `kernel.` in front in a supernet); in a
+cell `preprocess0/1` and `_ops.e._ops.o`, operation o of hybrid module e; in a derived network `_ops.k`, row k of its
+genotype. `alpha1_*` and `alpha2_*` are the hybrid parameters of stride 1 and of stride 2, a row for every hybrid module
+of a cell.
 """
 
 from __future__ import annotations
@@ -140,8 +141,8 @@ def _check(state_dict: Mapping[str, np.ndarray], expected: Mapping[str, tuple[in
   ]
   if faults:
     raise InputError(
-      f"state_dict does not fit the configuration, {len(faults)} faults; check depth, nodes, kernels, variant and genotype:\n  "
-      + "\n  ".join(faults)
+      f"state_dict does not fit the configuration, {len(faults)} faults; check depth, nodes, kernels, variant and "
+      "genotype:\n  " + "\n  ".join(faults)
     )
 
 

@@ -32,10 +32,7 @@ class GenotypeCounts:
 
   def to_list(self) -> list[dict[str, Any]]:
     """Plain values, for JSON, in order."""
-    return [
-      {"count": count, **{cell: [list(row) for row in getattr(genotype, cell)] for cell in CELLS}}
-      for genotype, count in self._counts.items()
-    ]
+    return [{"count": count, **rows_of(genotype)} for genotype, count in self._counts.items()]
 
   @classmethod
   def from_list(cls, entries: list[dict[str, Any]]) -> GenotypeCounts:
@@ -44,3 +41,8 @@ class GenotypeCounts:
     for entry in entries:
       counts._counts[Genotype(**{cell: entry[cell] for cell in CELLS})] = entry["count"]
     return counts
+
+
+def rows_of(genotype: Genotype) -> dict[str, list[list[Any]]]:
+  """The rows of both cells as plain values, for JSON; `Genotype(**rows)` is the inverse."""
+  return {cell: [list(row) for row in getattr(genotype, cell)] for cell in CELLS}

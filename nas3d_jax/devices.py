@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -21,6 +22,9 @@ from nas3d_jax.errors import InputError
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # The wheel's name carries the CUDA version; the first that is installed counts.
 _CUDNN = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
+
+# Names of glibc's mallopt (malloc.h).
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +133,18 @@ def enable_compilation_cache(folder: str | Path | None = None) -> Path:
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
   return folder
+
+
+def keep_freed_memory() -> None:
+  """Lets the C library keep memory that XLA frees on a CPU, for the next step; glibc alone has this, elsewhere nothing happens.
+
+  A step asks for its gigabytes anew each time. By default they go back to the system and are mapped in page by page again, which
+  takes several times as long as the arithmetic of a group norm: 60 ms against 5 for a copy of 38 MB on two virtual cores.
+  """
+  set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+  if set_option is not None:
+    for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+      set_option(option, 2**31 - 1)
 
 
 def processor_kind(cpuinfo: str) -> str:

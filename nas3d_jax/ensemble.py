@@ -16,7 +16,7 @@ from nas3d_jax import checkpoints
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
 from nas3d_jax.metadata import RunMetadata
-from nas3d_jax.restore import restore
+from nas3d_jax.restoring import restore
 from nas3d_jax.schema import Schema
 
 

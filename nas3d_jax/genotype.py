@@ -1,4 +1,4 @@
-"""Candidate operations, the edges of a cell, and the genotype that a search yields (sections 2.2 and 2.4). No JAX here."""
+"""Candidate operations, the edges of a cell, and the genotype of a search (sections 2.2 and 2.4). No JAX here."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def reading_nodes(state: int, nodes: int) -> tuple[int, ...]:
 
 
 def direction(cell: CellKind, state: int) -> Direction:
-  """What the hybrid modules on `state` do to the resolution: inputs of a downward cell are halved, X1 of an upward doubled."""
+  """What hybrid modules on `state` do to the resolution: downward X0 and X1 are halved, upward X1 is doubled."""
   if cell == "down":
     return "down" if state <= 1 else "normal"
   return "up" if state == 1 else "normal"
@@ -67,16 +67,16 @@ def operation_direction(operation: str) -> Direction:
 class Genotype:
   """The operations and the wiring of the downward and the upward cell.
 
-  Two rows a node, node by node; a row is (operation, input state). Rows keep the order in which they were given; equality
-  and hash ignore the order within a node, which carries no meaning.
+  Two rows a node, node by node; a row is (operation, input state). Rows keep the order in which they were given;
+  equality and hash ignore the order within a node, which carries no meaning.
 
   Attributes:
     down: rows of the downward cell.
     up: rows of the upward cell.
 
   Raises:
-    InputError: an unknown operation, an edge out of range, an operation that changes the resolution on an edge that does not
-      (or the other way round), a state read twice by one node, or a number of rows that is not two a node.
+    InputError: an unknown operation, an edge out of range, an operation that changes the resolution on an edge that
+      does not (or the other way round), a state read twice by one node, or a number of rows that is not two a node.
   """
 
   down: tuple[Row, ...]
@@ -151,8 +151,9 @@ class Genotype:
       raise InputError(f"genotype is not valid JSON ({error}); give a file written by the search") from error
     if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
       raise InputError(f'genotype JSON must be an object with "format": "{_FORMAT}"; give a file written by the search')
-    if fields.get("version") != _VERSION:
-      raise InputError(f"genotype has version {fields.get('version')!r}, this library reads version {_VERSION}; update it")
+    version = fields.get("version")
+    if type(version) is not int or version != _VERSION:
+      raise InputError(f"genotype has version {version!r}, this library reads version {_VERSION}; install the other's")
     missing = [name for name in ("nodes", *CELLS) if name not in fields]
     if missing:
       raise InputError(f"genotype JSON lacks the fields {missing}")
@@ -160,7 +161,7 @@ class Genotype:
     if surplus:
       raise InputError(f"genotype JSON has unknown fields {surplus}; remove them")
     genotype = cls(down=fields["down"], up=fields["up"])
-    if fields["nodes"] is True or fields["nodes"] != genotype.nodes:
+    if type(fields["nodes"]) is not int or fields["nodes"] != genotype.nodes:
       raise InputError(f"genotype says nodes={fields['nodes']!r} but has rows for {genotype.nodes} nodes")
     return genotype
 
@@ -168,8 +169,8 @@ class Genotype:
   def from_hybrid(cls, hybrid: Mapping[str, Any], config: NetworkConfig) -> Genotype:
     """Reads the genotype from hybrid parameters (section 2.4; Table 2, line 8).
 
-    A hybrid module keeps the operation of its largest softmax weight; a node keeps the two hybrid modules whose largest weight
-    times the number of candidates is largest. Ties go to the lower index.
+    A hybrid module keeps the operation of its largest softmax weight; a node keeps the two hybrid modules whose largest
+    weight times the number of candidates is largest. Ties go to the lower index.
 
     Args:
       hybrid: the hybrid partition of a supernet's variables, or all its variables.

@@ -1,8 +1,8 @@
 """Initial values of all parameters of a network from one draw.
 
-Every convolution and linear layer starts uniform within 1 / sqrt(fan-in), weights and biases alike, as PyTorch draws them; the
-fan-in is that of a single operation and does not see how many of them are stacked. One draw for a whole tree, because each draw
-of its own would cost a third of a second of compile time, a thousand times.
+Every convolution and linear layer starts uniform within 1 / sqrt(fan-in), weights and biases alike, as PyTorch draws
+them; the fan-in is that of a single operation and does not see how many of them are stacked. One draw for a whole tree,
+because each draw of its own would cost a third of a second of compile time, a thousand times.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def initial_values(key: jax.Array, shapes: Mapping[str, Any]) -> dict[str, Any]:
 
   Args:
     key: a random key.
-    shapes: nested dicts; a leaf has `shape`. The dict that holds "kernel" and "bias" has one of the names in `FAN_IN`; one that
-      holds "scale" and "bias" is a norm and starts at 1 and 0; what stands under "hybrid" starts at 0.
+    shapes: nested dicts; a leaf has `shape`. The dict that holds "kernel" and "bias" has one of the names in `FAN_IN`;
+      one that holds "scale" and "bias" is a norm and starts at 1 and 0; what stands under "hybrid" starts at 0.
 
   Returns:
     The tree with float32 arrays in place of the leaves.

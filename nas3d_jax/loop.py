@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -26,7 +25,7 @@ class EpochSums:
   Attributes:
     losses: sum of each loss, by name.
     steps: steps in the sums.
-    seconds: spent in these steps.
+    seconds: spent in these steps, with compiling and saving in between.
   """
 
   losses: dict[str, float]
@@ -41,6 +40,11 @@ class EpochSums:
   def means(self) -> dict[str, float]:
     """Mean of each loss."""
     return {name: total / self.steps for name, total in self.losses.items()}
+
+  def speed(self, patches: int) -> dict[str, float]:
+    """Seconds and patches a second, as they are recorded; `patches` is their number in a step."""
+    rate = patches * self.steps / max(self.seconds, 1e-9)
+    return {"seconds": round(self.seconds, 3), "patches_per_second": round(rate, 3)}
 
 
 def run_epoch(
@@ -66,6 +70,7 @@ def run_epoch(
     InputError: a loss is not finite.
   """
   pending: list[Mapping[str, jax.Array]] = []
+  lag = 0 if jax.default_backend() == "cpu" else _LAG
   started = saved = time.monotonic()
 
   def settle(keep: int) -> None:
@@ -77,10 +82,10 @@ def run_epoch(
     started = now
 
   with _progress() as progress:
-    task = progress.add_task(f"{what} (compiling)", total=steps, completed=sums.steps)
+    task = progress.add_task(f"{what}, first step", total=steps, completed=sums.steps)
     while sums.steps + len(pending) < steps:
       pending.append(advance())
-      settle(_LAG if jax.default_backend() != "cpu" else 0)
+      settle(lag)
       progress.update(task, completed=sums.steps, description=what)
       if time.monotonic() - saved > 60 * save_minutes and sums.steps + len(pending) < steps:
         settle(0)
@@ -98,26 +103,16 @@ def mean_loss(what: str, batches: Iterator[Any], total: int, loss: Callable[[Any
     batches: (image, target) pairs, of which the image's first axis is the batch's size.
     total: number of batches.
     loss: of a batch, a scalar.
+
+  Raises:
+    InputError: a loss is not finite.
   """
   weighted, count = 0.0, 0
   with _progress() as progress:
     for image, target in progress.track(batches, total=total, description=what):
-      weighted += float(loss((image, target))) * image.shape[0]
+      weighted += _finite("loss", loss((image, target)), what) * image.shape[0]
       count += image.shape[0]
   return weighted / count
-
-
-def key_of(seed: int) -> jax.Array:
-  """The typed random key of a seed.
-
-  Threefry whatever JAX's default is, so that a run depends on its seed alone.
-  """
-  return jax.random.key(seed, impl="threefry2x32")
-
-
-def batch_spec(batch_size: int, patch_size: int, channels: int) -> jax.ShapeDtypeStruct:
-  """Shape of a batch of patches, to draw a network's variables for."""
-  return jax.ShapeDtypeStruct((batch_size, *(patch_size,) * 3, channels), jnp.float32)
 
 
 def say(text: str) -> None:
@@ -127,16 +122,22 @@ def say(text: str) -> None:
 
 def _add(sums: EpochSums, losses: Mapping[str, jax.Array]) -> None:
   for name, value in losses.items():
-    number = float(value)
-    if not math.isfinite(number):
-      raise InputError(
-        f"{name} is {number} in step {sums.steps + 1} of the epoch; lower the learning rate or check the data. The last "
-        "checkpoint is kept: run again to go on from it"
-      )
-    sums.losses[name] += number
+    sums.losses[name] += _finite(name, value, f"step {sums.steps + 1} of the epoch")
   sums.steps += 1
 
 
+def _finite(name: str, value: jax.Array, where: str) -> float:
+  number = float(value)
+  if not math.isfinite(number):
+    raise InputError(
+      f"{name} is {number} in {where}: the parameters have diverged; start anew with a lower learning rate and "
+      "--overwrite"
+    )
+  return number
+
+
 def _progress() -> Progress:
-  columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-  return Progress(*columns, console=Console(stderr=True))
+  times = TimeElapsedColumn(), TimeRemainingColumn()
+  return Progress(
+    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times, console=Console(stderr=True)
+  )

@@ -49,8 +49,8 @@ class Network(nn.Module):
 class Supernet(Network):
   """The network that is searched: every cell holds all candidate operations, mixed by the hybrid parameters.
 
-  All downward cells share one set of hybrid parameters, all upward cells another; they stand under `params/hybrid` and start at
-  zero. `partition` separates them from the kernel parameters.
+  All downward cells share one set of hybrid parameters, all upward cells another; they stand under `params/hybrid` and
+  start at zero. `partition` separates them from the kernel parameters.
 
   Attributes:
     config: size and variant.
@@ -180,4 +180,4 @@ def _check_input(config: NetworkConfig, x: jax.Array) -> None:
       f"x must be a floating-point array [N, D, H, W, {config.in_channels}], got {x.dtype} of shape {x.shape}"
     )
   if any(length < unit or length % unit for length in x.shape[1:4]):
-    raise InputError(f"x must have lengths that are multiples of {unit} (2 ** (depth + 1)), got shape {x.shape}; pad it")
+    raise InputError(f"x must have lengths that are multiples of {unit} (2 ** (depth + 1)), got {x.shape}; pad it")

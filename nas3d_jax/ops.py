@@ -41,8 +41,8 @@ class Leaf:
 def parameter_shapes(operation: str, channels: int, variant: Variant) -> dict[Path, Leaf]:
   """The arrays of an operation by (module, name).
 
-  Kernels are [3, 3, 3, C_in, (E,) C_out]. Those of operations that double the resolution are written as they scatter: input
-  voxel i adds kernel[k] to output voxel 2 i - 1 + k (2 i - 2 + 2 k where dilated).
+  Kernels are [3, 3, 3, C_in, (E,) C_out]. Those of operations that double the resolution are written as they scatter:
+  input voxel i adds kernel[k] to output voxel 2 i - 1 + k (2 i - 2 + 2 k where dilated).
 
   Raises:
     InputError: no such operation.
@@ -106,7 +106,9 @@ class Parameters(nn.Module):
     return declare(self, layer_shapes(self.operation, self.channels, self.variant, self.edges))
 
 
-def stack(trees: list[Mapping[str, Any]], operation: str, channels: int, variant: Variant) -> dict[str, dict[str, jax.Array]]:
+def stack(
+  trees: list[Mapping[str, Any]], operation: str, channels: int, variant: Variant
+) -> dict[str, dict[str, jax.Array]]:
   """Parameters of single operations of the same name, stacked along the axis of edges."""
   stacked: dict[str, dict[str, jax.Array]] = {}
   for (module, name), leaf in parameter_shapes(operation, channels, variant).items():

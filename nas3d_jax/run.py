@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nas3d_jax import checkpoints
 from nas3d_jax.checkpoints import Checkpoints
@@ -16,13 +16,30 @@ from nas3d_jax.errors import InputError
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+GENOTYPE = "genotype.json"
+
+
+class LastCheckpoint(NamedTuple):
+  """What a run goes on from.
+
+  Attributes:
+    variables: what `net.apply` takes.
+    training: what else the next step depends on.
+    positions: of the input iterators, by name.
+    metadata: what the run said of itself.
+  """
+
+  variables: Any
+  training: dict[str, Any]
+  positions: dict[str, Any]
+  metadata: dict[str, Any]
 
 
 class Run:
   """An open run directory.
 
-  It holds `config.json` (settings, data set, and the device and versions of every session), `metrics.jsonl` (one JSON object an
-  epoch) and `checkpoints/`.
+  It holds `config.json` (settings, data set, and the device and versions of every session), `metrics.jsonl` (one JSON
+  object an epoch), `checkpoints/` and, when a search is done, `genotype.json`.
 
   Attributes:
     folder: the directory.
@@ -67,24 +84,42 @@ class Run:
   def __exit__(self, *error: object) -> None:
     self.checkpoints.close()
 
-  def history(self) -> list[dict[str, Any]]:
-    """The records written so far, one an epoch."""
-    path = self.folder / METRICS
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
-
   def record(self, values: Mapping[str, Any]) -> None:
-    """Appends a record; plain JSON values, numbers finite."""
+    """Appends a record of an epoch; plain JSON values, numbers finite."""
     with (self.folder / METRICS).open("a", encoding="utf-8") as file:
       file.write(json.dumps(values, allow_nan=False) + "\n")
 
-  def rewind(self, epochs: int) -> None:
-    """Keeps the records of the first `epochs` epochs; later ones were written after the checkpoint that is gone on from."""
+  def write(self, name: str, text: str) -> None:
+    """Writes a file of the directory, whole or not at all."""
+    beside = self.folder / f".{name}.partial"
+    beside.write_text(text, "utf-8")
+    os.replace(beside, self.folder / name)
+
+  def resume(self, *, variables: Any, training: Mapping[str, Any]) -> LastCheckpoint | None:
+    """Reads the last checkpoint, and drops the records of epochs that were not over when it was saved.
+
+    Args:
+      variables: a tree of the form of those saved.
+      training: likewise; its "epoch" is the number of epochs that are over.
+
+    Returns:
+      What was saved, None where there is no checkpoint yet.
+
+    Raises:
+      InputError: the checkpoint is damaged, or of another form.
+    """
+    step = self.checkpoints.latest_step()
+    if step is None:
+      self._keep_records(0)
+      return None
+    variables, training = self.checkpoints.restore(step, variables=variables, training=training)
+    self._keep_records(training["epoch"])
+    return LastCheckpoint(variables, training, self.checkpoints.iterators(step), self.checkpoints.metadata(step))
+
+  def _keep_records(self, count: int) -> None:
     path = self.folder / METRICS
     if path.exists():
-      lines = path.read_text("utf-8").splitlines(keepends=True)
-      beside = path.with_name(f".{METRICS}.partial")
-      beside.write_text("".join(lines[:epochs]), "utf-8")
-      os.replace(beside, path)
+      self.write(METRICS, "".join(path.read_text("utf-8").splitlines(keepends=True)[:count]))
 
   def _earlier(self) -> dict[str, Any] | None:
     if (self.folder / CONFIG).exists():
@@ -93,13 +128,15 @@ class Run:
         return stored
     elif not self.folder.exists() or not any(self.folder.iterdir()):
       return None
-    raise InputError(f"{self.folder} must be new or hold a run with {CONFIG}; move away what is there, or name another folder")
+    raise InputError(
+      f"{self.folder} must be new or hold a run with {CONFIG}; move away what is there, or name another folder"
+    )
 
   def _clear(self) -> None:
     """Deletes an earlier run: its own files and nothing else."""
     if self._earlier() is None:
       return
-    for name in (METRICS, "genotype.json"):
+    for name in (METRICS, GENOTYPE):
       (self.folder / name).unlink(missing_ok=True)
     shutil.rmtree(self.folder / checkpoints.FOLDER, ignore_errors=True)
     (self.folder / CONFIG).unlink()
@@ -119,3 +156,8 @@ def _require_same(
       f"{folder} holds a run with other settings: {'; '.join(changed)}. Run with the same ones to go on, or with "
       "--overwrite to start anew"
     )
+
+
+def has_checkpoint(folder: Path) -> bool:
+  """Whether the run in this folder, if there is one, has a finished checkpoint to go on from."""
+  return any(path.name.isdecimal() for path in (folder / checkpoints.FOLDER).glob("*"))

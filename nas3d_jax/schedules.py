@@ -14,7 +14,7 @@ THRESHOLD = 1e-4
 
 
 class Plateau(NamedTuple):
-  """PyTorch's rule: an epoch is bad unless its loss is below best * (1 - 1e-4); the 11th bad one in a row halves the rate.
+  """PyTorch's rule: the 11th bad epoch in a row halves the rate; bad is one whose loss is not below best * (1 - 1e-4).
 
   Attributes:
     rate: the learning rate.
@@ -38,8 +38,8 @@ class Plateau(NamedTuple):
 def adam(rate: float) -> optax.GradientTransformationExtraArgs:
   """Adam over all parameters as one vector, with its learning rate in its state, so that `with_rate` can set it.
 
-  As a vector because a network has hundreds of arrays: a kernel for each would take longer to compile than the network. The
-  moments in the state, too, are vectors: all leaves in the order of the tree, one behind the other.
+  As a vector because a network has hundreds of arrays: a kernel for each would take longer to compile than the network.
+  The moments in the state, too, are vectors: all leaves in the order of the tree, one behind the other.
   """
   return optax.flatten(optax.inject_hyperparams(optax.adam)(learning_rate=rate))
 

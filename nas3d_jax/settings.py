@@ -27,7 +27,8 @@ def check_numbers(config: Any, *, counts: Collection[str], positive: Collection[
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
     _require(config, name, good, "a number above 0")
   _require(config, "seed", _is_whole(config.seed, 0), "a whole number of at least 0")
-  _require(config, "dropout", isinstance(config.dropout, (int, float)) and 0 <= config.dropout < 1, "at least 0, below 1")
+  dropout = isinstance(config.dropout, (int, float)) and 0 <= config.dropout < 1
+  _require(config, "dropout", dropout, "a number of at least 0 and below 1")
 
 
 def _is_whole(value: Any, low: int) -> bool:

@@ -46,7 +46,10 @@ class SearchState(flax.struct.PyTreeNode):
     kernel_optimizer: optax.GradientTransformation,
     key: jax.Array,
   ) -> SearchState:
-    """The state before the first step, from `Supernet.init`'s variables."""
+    """The state before the first step, from `Supernet.init`'s variables.
+
+    It holds the arrays given, which are gone after the first step.
+    """
     hybrid, kernel = partition(variables)
     return cls(hybrid, kernel, hybrid_optimizer.init(hybrid), kernel_optimizer.init(kernel), key, jnp.int32(0))
 
@@ -75,7 +78,7 @@ class TrainState(flax.struct.PyTreeNode):
   def create(
     cls, variables: Mapping[str, Any], optimizer: optax.GradientTransformation, key: jax.Array
   ) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step; it holds the arrays given, which are gone after the first step."""
     return cls(variables, optimizer.init(variables), key, jnp.int32(0))
 
 
@@ -97,8 +100,9 @@ def make_search_step(
     loss: (probabilities, target) -> scalar.
 
   Returns:
-    A jitted function (state, hybrid batch, kernel batch) -> (state, {"hybrid_loss", "kernel_loss"}); a batch is an image
-    [N, D, H, W, M] and a target [N, D, H, W, R], float32. The state given is donated: its buffers are gone after the call.
+    A jitted function (state, hybrid batch, kernel batch) -> (state, {"hybrid_loss", "kernel_loss"}); a batch is an
+    image [N, D, H, W, M] and a target [N, D, H, W, R], float32. The state given is donated: its buffers are gone after
+    the call.
   """
 
   def step(state: SearchState, hybrid_batch: Batch, kernel_batch: Batch) -> tuple[SearchState, Metrics]:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
-from nas3d_jax import checkpoints, devices
-from nas3d_jax.config import NetworkConfig, Variant
-from nas3d_jax.data import pipeline
-from nas3d_jax.data.dataset import Dataset
+from nas3d_jax.basis import Basis, key_of
+from nas3d_jax.config import Variant
+from nas3d_jax.counts import rows_of
 from nas3d_jax.errors import InputError
-from nas3d_jax.genotype import CELLS, Genotype
-from nas3d_jax.loop import EpochSums, batch_spec, key_of, mean_loss, run_epoch, say
-from nas3d_jax.metadata import RunMetadata
+from nas3d_jax.genotype import Genotype
+from nas3d_jax.loop import EpochSums, mean_loss, run_epoch, say
 from nas3d_jax.networks import TRAIN_DROPOUT, DerivedNet
-from nas3d_jax.run import Run
+from nas3d_jax.restoring import restore
+from nas3d_jax.run import GENOTYPE, Run, has_checkpoint
 from nas3d_jax.schedules import Plateau, adam, with_rate
 from nas3d_jax.settings import check_numbers
 from nas3d_jax.steps import TrainState, make_train_step, make_validation_step
 
 FOLDER = "train"
-_CHANGEABLE = ("workdir", "epochs", "checkpoint_minutes", "overwrite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +33,7 @@ class TrainConfig:
     workdir: run directory with `dataset/`; `train/<fold>/` is written.
     fold: the fold to validate on; "all" trains on all cases, without validation.
     genotype: JSON file of the genotype; None means that of the search in `workdir`.
-    init_from: run or checkpoint whose parameters to start from; None draws them.
+    init_from: run or checkpoint of the same network whose parameters to start from, of a run the best; None draws them.
     patch_size: length of a patch along each axis in voxels.
     epochs: number of epochs.
     batch_size: patches in a batch.
@@ -57,10 +53,10 @@ class TrainConfig:
     InputError: a field is out of range.
   """
 
-  workdir: str
-  fold: int | str = 0
-  genotype: str | None = None
-  init_from: str | None = None
+  workdir: str | Path
+  fold: int | Literal["all"] = 0
+  genotype: str | Path | None = None
+  init_from: str | Path | None = None
   patch_size: int = 128
   epochs: int = 200
   batch_size: int = 1
@@ -89,28 +85,21 @@ def train(config: TrainConfig) -> Path:
     The run directory, `train/<fold>`; `restore` takes it.
 
   Raises:
-    InputError: no data set or genotype, a fold or patch size that does not fit, other settings than those of the run that is
-      there.
+    InputError: no data set or genotype, a fold, patch size or `init_from` that does not fit, other settings than those
+      of the run that is there, or a loss that is not finite.
   """
-  dataset = Dataset.open(Path(config.workdir) / "dataset")
-  device = devices.select()
-  network = NetworkConfig(
-    in_channels=len(dataset.schema.modalities),
-    out_channels=len(dataset.schema.regions),
-    **{name: getattr(config, name) for name in ("kernels", "nodes", "depth", "variant")},
-  )
-  network.check_patch_size(config.patch_size)
+  basis = Basis.of(config)
   genotype = _read_genotype(config)
-  genotype.check(network)
-  parts = _refs(dataset, config)
-  rows = {cell: [list(row) for row in getattr(genotype, cell)] for cell in CELLS}
-  settings = {**dataclasses.asdict(config), "genotype": rows, "dataset": dataset.fingerprint}
+  genotype.check(basis.network)
   folder = Path(config.workdir) / FOLDER / str(config.fold)
+  # Before the run is opened, which deletes what is to be overwritten; a run that goes on has its own parameters.
+  goes_on = has_checkpoint(folder) and not config.overwrite
+  start = None if goes_on or config.init_from is None else _read_start(basis, genotype)
   with (
-    Run(folder, settings, device=device.to_dict(), overwrite=config.overwrite, changeable=_CHANGEABLE) as run,
-    contextlib.closing(_Training(config, dataset, network, genotype, parts, device)) as state,
+    contextlib.closing(_Training(basis, genotype, start)) as state,
+    basis.open_run(folder, genotype=rows_of(genotype)) as run,
   ):
-    state.restore(run)
+    state.resume(run)
     while state.epoch < config.epochs:
       _train_epoch(config, state, run)
   return folder
@@ -118,20 +107,19 @@ def train(config: TrainConfig) -> Path:
 
 def _train_epoch(config: TrainConfig, state: _Training, run: Run) -> None:
   what = f"epoch {state.epoch + 1}/{config.epochs}"
-  run_epoch(what, state.steps, state.sums, state.advance, lambda: state.save(run), save_minutes=config.checkpoint_minutes)
-  loss = state.sums.means()["loss"]
-  validation = None
-  if state.validation_steps:
-    batches = state.validation_batches()
-    validation = mean_loss(f"{what} validation", batches, state.validation_steps, state.validation_loss)
+  save_minutes = config.checkpoint_minutes
+  run_epoch(what, state.training.steps, state.sums, state.advance, lambda: state.save(run), save_minutes=save_minutes)
+  loss, validation = state.sums.means()["loss"], None
+  if state.validation:
+    batches, count = state.validation.once(), state.validation.steps
+    validation = mean_loss(f"{what} validation", batches, count, state.validation_loss)
   record = {
     "epoch": state.epoch + 1,
     "step": int(state.train.step),
     "loss": loss,
     "validation_loss": validation,
-    "learning_rate": state.plateau.rate,
-    "seconds": round(state.sums.seconds, 3),
-    "patches_per_second": round(config.batch_size * state.sums.steps / max(state.sums.seconds, 1e-9), 3),
+    "learning_rate": state.schedule.rate,
+    **state.sums.speed(config.batch_size),
   }
   watched = loss if validation is None else validation
   state.finish_epoch(watched)
@@ -144,100 +132,77 @@ def _train_epoch(config: TrainConfig, state: _Training, run: Run) -> None:
 class _Training:
   """The state of a training between two steps, and what one step needs."""
 
-  def __init__(self, config: TrainConfig, dataset: Dataset, network: NetworkConfig, genotype: Genotype, parts, device):
-    self.config, self.dataset, self.network, self.genotype = config, dataset, network, genotype
-    self._device = device
-    self._train_refs, self._validation_refs = parts
-    self.steps = pipeline.steps_per_epoch(self._train_refs, config.batch_size)
-    self.validation_steps = pipeline.steps_per_epoch(self._validation_refs, config.batch_size)
-    net, optimizer = DerivedNet(network, genotype, config.dropout), adam(config.learning_rate)
+  def __init__(self, basis: Basis, genotype: Genotype, start: dict[str, Any] | None):
+    self._basis, self._genotype = basis, genotype
+    config, dataset = basis.config, basis.dataset
+    if config.fold == "all":
+      cases, self.validation = [case for case in dataset.cases if case.fold is not None], None
+    else:
+      cases = dataset.other_cases(config.fold)
+      self.validation = basis.part("validation", dataset.fold_cases(config.fold), seed=0)
+    self.training = basis.part("training", cases, seed=config.seed)
+    net, optimizer = DerivedNet(basis.network, genotype, config.dropout), adam(config.learning_rate)
     init_key, step_key, self._augment_key = jax.random.split(key_of(config.seed), 3)
-    variables = net.init(init_key, batch_spec(config.batch_size, config.patch_size, network.in_channels))
-    if config.init_from is not None:
-      variables = checkpoints.read_variables(checkpoints.open_run(config.init_from), like=variables)
+    variables = basis.draw_variables(net, init_key) if start is None else start
     self.train = TrainState.create(variables, optimizer, step_key)
     self._step = make_train_step(net, optimizer)
     self._validate = make_validation_step(net)
-    self._prepare = jax.jit(functools.partial(pipeline.prepare_batch, schema=dataset.schema))
+    self.schedule = Plateau(config.learning_rate)
     self.epoch = 0
     self.sums = EpochSums.zero(("loss",))
-    self.plateau = Plateau(config.learning_rate)
-    self._batches = self._stream(self._train_refs, config.seed)
-
-  def _stream(self, refs, seed, **options):
-    size = dict(patch_size=self.config.patch_size, batch_size=self.config.batch_size)
-    return pipeline.patch_batches(self.dataset, refs, seed=seed, **size, **options)
 
   def close(self) -> None:
-    self._batches.close()
+    self.training.close()
+    if self.validation:
+      self.validation.close()
 
   def advance(self) -> dict[str, jax.Array]:
     """One step on the next patch."""
-    key = jax.random.fold_in(self._augment_key, self.train.step) if self.config.augment else None
-    self.train, losses = self._step(self.train, self._prepare(next(self._batches), key=key))
+    key = jax.random.fold_in(self._augment_key, self.train.step) if self._basis.config.augment else None
+    self.train, losses = self._step(self.train, self.training.draw(key))
     return losses
 
-  def validation_batches(self) -> Iterator[tuple[jax.Array, jax.Array]]:
-    """Every patch of the fold once."""
-    with contextlib.closing(self._stream(self._validation_refs, 0, epochs=1, shuffle=False)) as batches:
-      for batch in batches:
-        yield self._prepare(batch)
-
-  def validation_loss(self, batch) -> jax.Array:
+  def validation_loss(self, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
     return self._validate(self.train.variables, batch)
 
   def finish_epoch(self, watched: float) -> None:
     """The schedule follows the validation loss, or the training loss where there is no validation."""
     self.epoch += 1
     self.sums = EpochSums.zero(("loss",))
-    self.plateau = self.plateau.after(watched)
-    self.train = self.train.replace(optimizer=with_rate(self.train.optimizer, self.plateau.rate))
+    self.schedule = self.schedule.after(watched)
+    self.train = self.train.replace(optimizer=with_rate(self.train.optimizer, self.schedule.rate))
 
-  def _rest(self) -> dict[str, Any]:
+  def _training(self) -> dict[str, Any]:
     """What a checkpoint holds beside the variables, as arrays and numbers."""
     state = {name: getattr(self.train, name) for name in ("optimizer", "key", "step")}
-    return {**state, "schedule": self.plateau, "epoch": self.epoch, "sums": dataclasses.asdict(self.sums)}
+    return {**state, "schedule": self.schedule, "epoch": self.epoch, "sums": dataclasses.asdict(self.sums)}
 
   def save(self, run: Run, best_metric: float | None = None) -> None:
     """Writes a checkpoint, in the background."""
-    metadata = RunMetadata(
-      kind="train",
-      network=self.network,
-      genotype=self.genotype,
-      dropout_rate=self.config.dropout,
-      schema=self.dataset.schema,
-      patch_size=self.config.patch_size,
-      epoch=self.epoch,
-      step=int(self.train.step),
-      versions=self._device.versions,
-      device=self._device.to_dict(),
-      dataset={"fingerprint": self.dataset.fingerprint},
-    )
+    step = int(self.train.step)
     run.checkpoints.save(
-      int(self.train.step),
+      step,
       variables=self.train.variables,
-      training=self._rest(),
-      metadata=metadata.to_dict(),
-      iterators={"train": self._batches.get_state()},
+      training=self._training(),
+      metadata=self._basis.metadata(kind="train", genotype=self._genotype, epoch=self.epoch, step=step),
+      iterators={"train": self.training.position},
       best_metric=best_metric,
     )
 
-  def restore(self, run: Run) -> None:
+  def resume(self, run: Run) -> None:
     """Goes on from the last checkpoint, if there is one."""
-    step = run.checkpoints.latest_step()
-    if step is None:
-      run.rewind(0)
+    last = run.resume(variables=self.train.variables, training=self._training())
+    if last is None:
       return
-    variables, training = run.checkpoints.restore(step, variables=self.train.variables, training=self._rest())
-    self.plateau, self.epoch = training.pop("schedule"), training.pop("epoch")
+    training = dict(last.training)
+    self.schedule, self.epoch = training.pop("schedule"), training.pop("epoch")
     self.sums = EpochSums(**training.pop("sums"))
-    self.train = TrainState(variables=variables, **training)
-    self._batches.set_state(run.checkpoints.iterators(step)["train"])
-    run.rewind(self.epoch)
+    self.train = TrainState(variables=last.variables, **training)
+    self.training.go_to(last.positions["train"])
 
 
 def _read_genotype(config: TrainConfig) -> Genotype:
-  path = Path(config.genotype or Path(config.workdir) / "search" / "genotype.json")
+  path = Path(config.genotype or Path(config.workdir) / "search" / GENOTYPE)
   try:
     return Genotype.from_json(path.read_text("utf-8"))
   except (OSError, UnicodeDecodeError) as error:
@@ -246,13 +211,19 @@ def _read_genotype(config: TrainConfig) -> Genotype:
     raise InputError(f"{path}: {error}") from error
 
 
-def _refs(dataset: Dataset, config: TrainConfig):
-  """Patches to train on and to validate on; none of the latter with fold "all"."""
-  if config.fold == "all":
-    parts = tuple(case for case in dataset.cases if case.fold is not None), ()
-  else:
-    parts = dataset.other_cases(config.fold), dataset.fold_cases(config.fold)
-  if not parts[0] or (config.fold != "all" and not parts[1]):
-    raise InputError(f"fold {config.fold} leaves no case to train or validate on; preprocess more cases, or --fold=all")
-  options = dict(skip_empty=config.skip_empty)
-  return [pipeline.patch_index(dataset, cases, config.patch_size, **options) if cases else [] for cases in parts]
+def _read_start(basis: Basis, genotype: Genotype) -> dict[str, Any]:
+  """The variables of `init_from`, if they are of this very network."""
+  net, variables, metadata = restore(basis.config.init_from)
+  # Rows in another order, or another operation with parameters of the same shape, would be taken for something else.
+  other = metadata.genotype and rows_of(metadata.genotype)
+  for name, there, here in (
+    ("genotype", other, rows_of(genotype)),
+    ("network", net.config, basis.network),
+    ("schema", metadata.schema, basis.dataset.schema),
+  ):
+    if there != here:
+      raise InputError(
+        f"init_from {basis.config.init_from} has another {name} than this training: {there} there, {here} here; give a "
+        "training of the same network"
+      )
+  return variables

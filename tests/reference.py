@@ -1,7 +1,7 @@
 """The networks once more, slow and obvious: NumPy in float64, one operation at a time, read from our parameters.
 
-Nothing here is rearranged, merged, gated into a kernel or folded: a convolution is the sum of its 27 taps, a transposed one
-scatters them, a norm subtracts the mean and divides by the deviation. Arrays are [N, D, H, W, C].
+Nothing here is rearranged, merged, gated into a kernel or folded: a convolution is the sum of its 27 taps, a transposed
+one scatters them, a norm subtracts the mean and divides by the deviation. Arrays are [N, D, H, W, C].
 """
 
 import itertools
@@ -102,7 +102,7 @@ def edge_parameters(stacked, name, channels, edge, variant):
   """Parameters of one operation out of those of a fan."""
   single = {}
   for (layer, array), leaf in parameter_shapes(name, channels, variant).items():
-    single.setdefault(layer, {})[array] = np.take(stacked[layer][array], edge, axis=leaf.edge_axis)
+    single.setdefault(layer, {})[array] = np.take(np.asarray(stacked[layer][array]), edge, axis=leaf.edge_axis)
   return single
 
 
@@ -110,7 +110,7 @@ def softmax(x):
   return np.exp(x) / np.exp(x).sum()
 
 
-def search_node(node, states, p, alphas, kind, config):
+def search_node(node, states, p, alphas, *, kind, config):
   """Sum of one hybrid module over each state before the node."""
   total = 0
   for state in range(node + 2):
@@ -125,7 +125,7 @@ def search_node(node, states, p, alphas, kind, config):
   return total
 
 
-def derived_node(node, states, p, genotype, kind, config):
+def derived_node(node, states, p, genotype, *, kind, config):
   """Sum of the node's two rows."""
   rows = list(enumerate(getattr(genotype, kind)))[2 * node : 2 * node + 2]
   return sum(operation(name, states[state], p.get(f"op_{row}", {}), config.variant) for row, (name, state) in rows)
@@ -152,9 +152,9 @@ def network(config, variables, x, genotype=None):
     nodes = []
     for node in range(config.nodes):
       if genotype is None:
-        nodes.append(search_node(node, states + nodes, p, params["hybrid"], kind, config))
+        nodes.append(search_node(node, states + nodes, p, params["hybrid"], kind=kind, config=config))
       else:
-        nodes.append(derived_node(node, states + nodes, p, genotype, kind, config))
+        nodes.append(derived_node(node, states + nodes, p, genotype, kind=kind, config=config))
     return np.concatenate(nodes, axis=-1)
 
   stages = [projection(x, params["stem0"]), projection(x, params["stem1"], stride=2)]

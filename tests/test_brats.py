@@ -2,8 +2,6 @@
 
 import gzip
 import hashlib
-import os
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -259,9 +257,8 @@ def test_no_cases(tmp_path, kind):
     find_cases(data_dir)
 
 
-@pytest.mark.skipif("NAS3D_SHARED" not in os.environ, reason="needs the real cases")
-def test_real_cases_read_as_nibabel_reads_them():
-  cases, faults = find_cases(Path(os.environ["NAS3D_SHARED"]) / "real" / "cases")
+def test_real_cases_read_as_nibabel_reads_them(real_cases):
+  cases, faults = find_cases(real_cases)
   assert not faults
   assert [(files.name, files.grade) for files in cases] == [
     ("BraTS19_TCGA_DU7294_1", "LGG"), ("BraTS19_TCGA_FG6692_1", "HGG")

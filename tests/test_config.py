@@ -73,7 +73,7 @@ def test_wrong_patch_size(size, message):
 
 
 def test_another_argument_is_named():
-  with pytest.raises(InputError, match="size must be a multiple of 8 .*, got 12; use 8 or 16"):
+  with pytest.raises(InputError, match=r"size must be a multiple of 8 .*, got 12; use 8 or 16"):
     NetworkConfig(depth=2).check_patch_size(12, "size")
 
 

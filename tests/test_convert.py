@@ -67,7 +67,7 @@ class TestOperation:
 
 
 def names_that(convert, *arguments):
-  """Names and shapes that a conversion expects, as its own error tells them; the test below holds them against Linen."""
+  """Names and shapes of theirs, as the error of an empty conversion lists them; test_golden has the true ones."""
   with pytest.raises(InputError) as error:
     convert({}, *arguments)
   lines = str(error.value).splitlines()[1:]

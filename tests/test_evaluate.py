@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import pathlib
 import re
 import shutil
 
@@ -16,7 +14,6 @@ from nas3d_jax.evaluate import evaluate, find_segmentations
 from nas3d_jax.schema import BRATS2019
 from nas3d_jax.scores import CSV_FILE, JSON_FILE
 
-SHARED = os.environ.get("NAS3D_SHARED")
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
 PERFECT = {"dice": 1, "sensitivity": 1, "specificity": 1, "hausdorff95": 0}
 
@@ -224,9 +221,8 @@ def test_workers_are_checked(folders, workers):
     evaluate(*folders, workers=workers)
 
 
-@pytest.mark.skipif(not SHARED, reason="NAS3D_SHARED is not set: no real patients")
-def test_real_patients(tmp_path):
-  real = pathlib.Path(SHARED) / "real"
+def test_real_patients(shared, tmp_path):
+  real = shared / "real"
   predictions = tmp_path / "predictions"
   predictions.mkdir()
   low, high = "BraTS19_TCGA_DU7294_1", "BraTS19_TCGA_FG6692_1"

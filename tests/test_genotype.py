@@ -85,8 +85,8 @@ class TestFromHybrid:
   def test_weights_times_candidates_rank_the_edges(self):
     """Node 1 downward: X0 has weight 0.30 of 6 candidates (1.80), X1 0.35 of 6 (2.10), node 0 0.40 of 5 (2.00).
 
-    By the bare weight node 0 would come first and X1 second; X0 is out in either case. Node 1 upward: X0 0.46 of 5 (2.30), X1
-    0.50 of 4 (2.00), node 0 0.42 of 5 (2.10): by the bare weight X1 would be kept.
+    By the bare weight node 0 would come first and X1 second; X0 is out in either case. Node 1 upward: X0 0.46 of 5
+    (2.30), X1 0.50 of 4 (2.00), node 0 0.42 of 5 (2.10): by the bare weight X1 would be kept.
     """
     config = NetworkConfig(nodes=2)
     hybrid = zeros(config)
@@ -141,9 +141,8 @@ class TestStructure:
     one, two = (("max_pool", 0), ("max_pool", 1)), (("down_conv", 0), ("down_conv", 1))
     assert Genotype(one + two, UP) != Genotype(two + one, UP)
 
-  @pytest.mark.parametrize("down", [(("down_conv", 1), *DOWN[1:])[:1] + (("max_pool", 0), *DOWN[2:])])
-  def test_another_wiring_is_another_structure(self, down):
-    assert Genotype(down, UP) != TWO
+  def test_another_wiring_is_another_structure(self):
+    assert Genotype((("down_conv", 1), ("max_pool", 0), *DOWN[2:]), UP) != TWO
 
   def test_rows_keep_their_order_and_become_tuples(self):
     genotype = Genotype(down=[list(row) for row in DOWN], up=[list(row) for row in UP])
@@ -220,7 +219,7 @@ class TestJson:
       ({"up": ...}, r"genotype JSON lacks the fields \['up'\]"),
       ({"cell": 1}, r"genotype JSON has unknown fields \['cell'\]; remove them"),
       ({"down": {}}, r"genotype\.down must be a list of rows"),
-      ({"down": [["max_pool", 0], ["max_pool", 1], ["conv", 3], ["conv", 2]]}, r"down\[2\]: node 1 reads states 0 to 2"),
+      ({"down": [["max_pool", 0], ["max_pool", 1], ["conv", 3], ["conv", 2]]}, r"\[2\]: node 1 reads states 0 to 2"),
     ],
   )
   def test_every_field_is_checked(self, change, message):
@@ -235,8 +234,9 @@ class TestJson:
       Genotype.from_json(text)
 
 
+NAMES = st.sampled_from([*CANDIDATES["down"], *CANDIDATES["up"], "x"])
 ANY = st.recursive(
-  st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from([*CANDIDATES["down"], *CANDIDATES["up"], "x"]),
+  st.none() | st.booleans() | st.integers() | st.floats() | NAMES,
   lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
   max_leaves=8,
 )

@@ -16,13 +16,15 @@ LEVELS = (
   "initial rearrange norm wide ops hybrid cells networks unet3d",
   "losses metrics scores",
   "data",
-  "plain checkpoints devices",
-  "search train inference",
+  "plain checkpoints devices metadata",
+  "counts settings schedules steps inference",
+  "loop run restoring basis ensemble predictions",
+  "search train predict",
   "evaluate convert report",
   "__init__",
   "launch",
 )
-WITHOUT_JAX = ("errors", "config", "genotype", "schema")
+WITHOUT_JAX = ("errors", "config", "genotype", "schema", "metadata", "counts", "settings")
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 
 
@@ -127,3 +129,10 @@ def test_pip_installs_the_library_and_nothing_else():
   project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
   packages = {str(path.parent.relative_to(ROOT)) for path in ROOT.glob("nas3d_jax/**/__init__.py")}
   assert set(project["tool"]["setuptools"]["packages"]) == {p.replace("/", ".") for p in packages}
+
+
+def test_no_public_name_is_that_of_a_module():
+  """Importing a module sets its name on the package, which would hide the function of the same name."""
+  import nas3d_jax
+
+  assert not set(nas3d_jax.__all__) & {name.split(".")[0] for name in TREES}

@@ -37,7 +37,7 @@ def test_one_region(probabilities, target, loss):
 
 
 def test_mean_over_regions_and_batch_of_each_ones_own_coefficient():
-  """Coefficients 1, 2/3 and 0, 1: by hand 1 - (1 + 2/3 + 0 + 1) / 4 = 1/3; one sum over all voxels would give another."""
+  """By hand 1 - (1 + 2/3 + 0 + 1) / 4 = 1/3."""
   first = volumes([1, 1, 0, 0], [1, 0, 0, 0]), volumes([1, 1, 0, 0], [1, 1, 0, 0])
   second = volumes([1, 1, 1, 0], [0, 0, 0, 1]), volumes([0, 0, 0, 1], [0, 0, 0, 1])
   probabilities, target = (np.concatenate(pair) for pair in zip(first, second, strict=True))

@@ -1,8 +1,6 @@
 """Metrics against hand-worked cases, brute force over all pairs of voxels, and a real patient."""
 
 import json
-import os
-import pathlib
 import statistics
 
 import hypothesis
@@ -16,8 +14,6 @@ from nas3d_jax import metrics
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import BRATS2019
 
-SHARED = os.environ.get("NAS3D_SHARED")
-needs_patient = pytest.mark.skipif(not SHARED, reason="NAS3D_SHARED is not set: no real patients")
 METHODS = ("hnfnetv1-20", "isen-20", "sanet0-20", "scan-20", "yixinmpl-20")
 
 
@@ -213,34 +209,28 @@ class TestSummarize:
 
 
 @pytest.fixture(scope="module")
-def real():
-  return pathlib.Path(SHARED) / "real"
+def expected_scores(shared):
+  return json.loads((shared / "real" / "segmentations" / "metrics_TCGA-DU-7294.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def golden(real):
-  return json.loads((real / "segmentations" / "metrics_TCGA-DU-7294.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def truth(real):
+def truth(real_cases):
   name = "BraTS19_TCGA_DU7294_1"
-  volume = nib.load(real / "cases" / "LGG" / name / f"{name}_seg.nii.gz")
+  volume = nib.load(real_cases / "LGG" / name / f"{name}_seg.nii.gz")
   return np.asanyarray(volume.dataobj)
 
 
-@needs_patient
 class TestRealPatient:
   """Counts of NumPy and distances of MONAI 1.6.1 on what five algorithms said of a patient."""
 
   @pytest.mark.parametrize("method", METHODS)
-  def test_golden(self, real, golden, truth, method):
-    file = real / "segmentations" / "TCGA-DU-7294" / f"{method}.nii.gz"
+  def test_golden(self, shared, expected_scores, truth, method):
+    file = shared / "real" / "segmentations" / "TCGA-DU-7294" / f"{method}.nii.gz"
     prediction = np.asanyarray(nib.load(file).dataobj)
     result = metrics.score(prediction, truth, BRATS2019, (1, 1, 1))
     masks = [np.moveaxis(BRATS2019.region_masks(v), -1, 0) for v in (prediction, truth)]
     for region, predicted, true in zip(BRATS2019.region_names, *masks, strict=True):
-      expected = golden[file.name][region]
+      expected = expected_scores[file.name][region]
       overlap = metrics.Overlap.of(predicted, true)
       counts = (overlap.both, overlap.prediction, overlap.truth)
       assert counts == (expected["tp"], expected["p"], expected["t"])

@@ -34,7 +34,7 @@ def test_groups_of_16_where_16_divides(channels, size):
 
 def test_epsilon_is_pytorchs():
   """Of voxels +d and -d the deviation is d: the result is d / sqrt(d^2 + 1e-5), by hand 1/sqrt(2) for d^2 = 1e-5."""
-  y = np.sqrt(1e-5) * np.array([1.0, -1.0], np.float32).reshape(1, 2, 1, 1, 1)
+  y = np.array([1e-5**0.5, -(1e-5**0.5)], np.float32).reshape(1, 2, 1, 1, 1)
   got = norm.group_norm(y, np.zeros(1), np.ones(1), np.zeros(1))
   np.testing.assert_allclose(got.ravel(), [0.5**0.5, -(0.5**0.5)], rtol=1e-5)
 

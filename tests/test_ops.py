@@ -36,7 +36,8 @@ def check_start(path, values, channels):
   bound = 1 / math.sqrt(FAN_IN[layer](channels))
   assert np.abs(values).max() <= bound, path
   if values.size >= 100:
-    # The mean square of n draws scatters by 0.9 / sqrt(n) of itself; its mean by 0.58 / sqrt(n) of the bound. Five of these.
+    # The mean square of n draws scatters by 0.9 / sqrt(n) of itself; its mean by 0.58 / sqrt(n) of the bound. Five of
+    # these.
     assert abs(3 * np.square(values).mean() / bound**2 - 1) < 5 * 0.9 / math.sqrt(values.size), path
     assert abs(values.mean() / bound) < 5 * 0.58 / math.sqrt(values.size), path
     assert np.abs(values).max() > (1 - 20 / values.size) * bound, path
@@ -54,7 +55,8 @@ def test_a_single_operation_starts_from_its_fan_in(name, channels):
     check_start(path, values, channels)
 
 
-# Channels of the inputs of a layer in a network of 4 kernels, 3 nodes and depth 2, by stage: the cell's own, X0's and X1's.
+# Channels of the inputs of a layer in a network of 4 kernels, 3 nodes and depth 2, by stage: the cell's own, X0's and
+# X1's.
 WIDTHS = {
   "down_0": (8, 12, 12), "down_1": (16, 12, 24),
   "up_0": (16, 24, 48), "up_1": (8, 12, 48), "up_2": (4, 12, 24),
@@ -79,7 +81,8 @@ def test_stacking_does_not_change_the_start(genotype):
 
 
 def test_no_two_layers_start_alike():
-  variables = Supernet(NetworkConfig(depth=2)).init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 8, 4), jnp.float32))
+  x = jax.ShapeDtypeStruct((1, 8, 8, 8, 4), jnp.float32)
+  variables = jax.jit(Supernet(NetworkConfig(depth=2)).init)(jax.random.key(0), x)
   drawn = [np.asarray(v).ravel() for p, v in leaves(variables) if "norm" not in p and "hybrid" not in p]
   firsts = [tuple(values[:4]) for values in drawn if values.size >= 4]
   assert len(set(firsts)) == len(firsts) > 100
@@ -127,7 +130,7 @@ def test_lengths(name):
 
 @pytest.mark.parametrize("name", ["max_pool", "avg_pool"])
 def test_pools_by_hand(name):
-  """Of the blocks 0..7 and 7..0; the gradient of equal voxels goes to the first, as in PyTorch, or is shared by the mean."""
+  """Of the blocks 0..7, 7..0 and 1..1: the gradient of equal voxels goes to the first, as in PyTorch."""
   block = np.arange(8.0, dtype=np.float32).reshape(2, 2, 2)
   x = np.concatenate([block, block[::-1, ::-1, ::-1], np.ones((2, 2, 2), np.float32)], axis=2)[None, ..., None]
   y, backward = jax.vjp(lambda x: Operation(name, 1).apply({}, x), x)

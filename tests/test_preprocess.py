@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -230,17 +229,15 @@ def test_empty_data_dir(tmp_path, out):
   assert not out.parent.exists()
 
 
-@pytest.mark.skipif("NAS3D_SHARED" not in os.environ, reason="NAS3D_SHARED names no real cases")
-def test_real_cases(out):
+def test_real_cases(out, real_cases):
   """Against nibabel and NumPy on the files themselves."""
-  root = Path(os.environ["NAS3D_SHARED"]) / "real" / "cases"
-  dataset = preprocess(root, out, folds=2)
+  dataset = preprocess(real_cases, out, folds=2)
   assert [(case.name, case.grade) for case in dataset.cases] == [
     ("BraTS19_TCGA_DU7294_1", "LGG"), ("BraTS19_TCGA_FG6692_1", "HGG")
   ]
   assert sorted(case.fold for case in dataset.cases) == [0, 1]
   for case in dataset.cases:
-    stem = root / case.grade / case.name / case.name
+    stem = real_cases / case.grade / case.name / case.name
     paths = [Path(f"{stem}_{kind}.nii.gz") for kind in ("flair", "t1", "t1ce", "t2", "seg")]
     *images, labels = (np.asarray(nib.load(path).dataobj) for path in paths)
     where = np.nonzero(sum(image != 0 for image in images))

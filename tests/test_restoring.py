@@ -13,7 +13,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.metadata import RunMetadata
 from nas3d_jax.networks import DerivedNet, Supernet
-from nas3d_jax.restore import build_network, restore, variable_shapes
+from nas3d_jax.restoring import build_network, restore, variable_shapes
 from nas3d_jax.schema import BRATS2019
 
 CONFIG = NetworkConfig(kernels=2, nodes=1, depth=2)

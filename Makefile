@@ -1,0 +1,38 @@
+# make demo    set up, then run all stages on made-up cases; minutes on two cores
+# make test    set up, then lint and test
+# make clean   remove the environment and the demo's files
+#
+# PYTHON=python3.12 takes another interpreter (3.11 or newer), VENV=folder another place for the
+# environment, PLATFORM=cpu keeps to the CPU where there is an NVIDIA GPU.
+
+PYTHON ?= python3
+VENV ?= .venv
+PLATFORM ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install
+DRIVER := $(wildcard /proc/driver/nvidia/version /dev/nvidia0)$(shell command -v nvidia-smi 2>/dev/null)
+CUDA := $(if $(filter cpu,$(PLATFORM)),,$(if $(strip $(DRIVER)),"jax[cuda13]"))
+
+.PHONY: demo test clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/python -m launch demo --workdir=demo $(if $(PLATFORM),--platform=$(PLATFORM))
+
+test: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+# An empty file says that the step before was finished, and from which requirements.
+$(VENV)/.runtime: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; give another with PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements.txt $(CUDA)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.runtime requirements-test.txt
+	$(PIP) -r requirements-test.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) demo

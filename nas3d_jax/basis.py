@@ -1,0 +1,116 @@
+"""What a search and a training stand on alike: data set, network, device and settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nas3d_jax import devices
+from nas3d_jax.config import NetworkConfig
+from nas3d_jax.data.case import Case
+from nas3d_jax.data.dataset import Dataset
+from nas3d_jax.data.part import Part
+from nas3d_jax.errors import InputError
+from nas3d_jax.metadata import RunMetadata
+from nas3d_jax.networks import DerivedNet, Supernet
+from nas3d_jax.run import Run
+
+# What may differ when a run is gone on with; `epochs` because a run may be made longer.
+_CHANGEABLE = ("workdir", "epochs", "checkpoint_minutes", "overwrite")
+
+
+@dataclasses.dataclass(frozen=True)
+class Basis:
+  """What a run is made from.
+
+  Attributes:
+    config: a `SearchConfig` or a `TrainConfig`.
+    dataset: `dataset/` of its work directory.
+    network: size and variant, with the channels of the data set.
+    device: where it computes.
+  """
+
+  config: Any
+  dataset: Dataset
+  network: NetworkConfig
+  device: devices.DeviceReport
+
+  @classmethod
+  def of(cls, config: Any) -> Basis:
+    """Opens the data set and chooses the device.
+
+    Raises:
+      InputError: there is no data set or no device, or the patch size does not fit the network.
+    """
+    dataset = Dataset.open(Path(config.workdir) / "dataset")
+    network = NetworkConfig(
+      in_channels=len(dataset.schema.modalities),
+      out_channels=len(dataset.schema.regions),
+      **{name: getattr(config, name) for name in ("kernels", "nodes", "depth", "variant")},
+    )
+    network.check_patch_size(config.patch_size)
+    return cls(config, dataset, network, devices.select())
+
+  def part(self, name: str, cases: Sequence[Case], *, seed: int) -> Part:
+    """The patches of some cases; `name` stands in the message where there are none."""
+    config = self.config
+    if not cases:
+      raise InputError(
+        f"fold {config.fold} leaves no case for the {name} part; preprocess cases with labels, in at least 2 folds"
+      )
+    sizes = dict(patch_size=config.patch_size, batch_size=config.batch_size)
+    return Part(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, **sizes)
+
+  def draw_variables(self, net: Supernet | DerivedNet, key: jax.Array) -> dict[str, Any]:
+    """The network's variables before the first step."""
+    sizes = (self.config.batch_size, *(self.config.patch_size,) * 3, self.network.in_channels)
+    return net.init(key, jax.ShapeDtypeStruct(sizes, jnp.float32))
+
+  def open_run(self, folder: Path, *, changeable: Collection[str] = (), **settings: Any) -> Run:
+    """Opens the run directory.
+
+    Args:
+      folder: the directory.
+      changeable: more settings that may differ when the run is gone on with.
+      **settings: plain JSON values to stand beside, or instead of, the fields of the configuration.
+
+    Raises:
+      InputError: as `Run` does.
+    """
+    config = {
+      name: str(value) if isinstance(value, Path) else value
+      for name, value in dataclasses.asdict(self.config).items()
+    }
+    return Run(
+      folder,
+      {**config, **settings, "dataset": self.dataset.fingerprint},
+      device=self.device.to_dict(),
+      overwrite=self.config.overwrite,
+      changeable=(*_CHANGEABLE, *changeable),
+    )
+
+  def metadata(self, **fields: Any) -> dict[str, Any]:
+    """What a checkpoint says of itself; `fields` are those of `RunMetadata` that are not known here."""
+    return RunMetadata(
+      network=self.network,
+      dropout_rate=self.config.dropout,
+      schema=self.dataset.schema,
+      patch_size=self.config.patch_size,
+      versions=self.device.versions,
+      device=self.device.to_dict(),
+      dataset={"fingerprint": self.dataset.fingerprint},
+      **fields,
+    ).to_dict()
+
+
+def key_of(seed: int) -> jax.Array:
+  """The typed random key of a seed.
+
+  Threefry whatever JAX's default is, so that a run depends on its seed alone.
+  """
+  return jax.random.key(seed, impl="threefry2x32")
