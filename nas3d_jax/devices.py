@@ -136,10 +136,11 @@ def enable_compilation_cache(folder: str | Path | None = None) -> Path:
 
 
 def keep_freed_memory() -> None:
-  """Lets the C library keep memory that XLA frees on a CPU, for the next step; glibc alone has this, elsewhere nothing happens.
+  """Lets the C library keep memory that XLA frees on a CPU, for the next step; without glibc nothing happens.
 
-  A step asks for its gigabytes anew each time. By default they go back to the system and are mapped in page by page again, which
-  takes several times as long as the arithmetic of a group norm: 60 ms against 5 for a copy of 38 MB on two virtual cores.
+  A step asks for its gigabytes anew each time. By default they go back to the system and are mapped in page by page
+  again, which takes several times as long as the arithmetic of a group norm: 60 ms against 5 for a copy of 38 MB on two
+  virtual cores.
   """
   set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
   if set_option is not None:

@@ -1,7 +1,8 @@
 """Group norm as a scale and a shift for each channel, from moments of the raw convolution.
 
-The convolution's bias never touches the array: it moves the mean of its own channel and that is accounted for analytically, so
-bias, normalisation, activation and mixture are one pass over the voxels, after one pass for the moments.
+The convolution's bias never touches the array: it moves the mean of its own channel and that is accounted for
+analytically, so bias, normalisation, activation and mixture are one pass over the voxels, after one pass for the
+moments.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Convolutions as dense products of rearranged arrays.
 
-XLA has fast forms for dense stride-1 convolutions alone: strided, transposed and dilated ones, or their gradients, fall into
-general loops. Each of them is a dense convolution of a rearranged input with a rearranged kernel, and exactly so. On CPU even the
-dense one is slow in its gradients; there, large volumes gather their taps axis by axis and multiply matrices, which XLA
-differentiates into matrix products and shifted sums. `_gathers` is the one place that chooses.
+XLA has fast forms for dense stride-1 convolutions alone: strided, transposed and dilated ones, or their gradients, fall
+into general loops. Each of them is a dense convolution of a rearranged input with a rearranged kernel, and exactly so.
+On CPU even the dense one is slow in its gradients; there, large volumes gather their taps axis by axis and multiply
+matrices, which XLA differentiates into matrix products and shifted sums. `_gathers` is the one place that chooses.
 
-Arrays are [N, D, H, W, C], kernels [3, 3, 3, C_in, C_out]. Padding and alignment are PyTorch's (padding 1 for 3x3x3, 2 where
-dilated), not "SAME", which is off by one voxel where the stride is 2.
+Arrays are [N, D, H, W, C], kernels [3, 3, 3, C_in, C_out]. Padding and alignment are PyTorch's (padding 1 for 3x3x3, 2
+where dilated), not "SAME", which is off by one voxel where the stride is 2.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from jax import lax
 
 PHASES = 8  # voxels of a 2x2x2 block
 _DIMENSIONS = ("NDHWC", "DHWIO", "NDHWC")
-# Forward and both gradients of 8 -> 72 channels at 32^3 on two cores: 445 ms as a convolution, 117 ms gathered; 16 -> 144 at
-# 16^3: 108 and 35 ms. Below that size the time no longer counts, and a convolution compiles faster.
+# Forward and both gradients of 8 -> 72 channels at 32^3 on two cores: 445 ms as a convolution, 117 ms gathered; 16 ->
+# 144 at 16^3: 108 and 35 ms. Below that size the time no longer counts, and a convolution compiles faster.
 _GATHER_VOXELS = 2048
 
 
@@ -92,7 +92,7 @@ def space_to_depth(x: jax.Array) -> jax.Array:
 
 
 def depth_to_space(x: jax.Array) -> jax.Array:
-  """The inverse of `space_to_depth`; axes after the phases are kept: [N, D, H, W, 8, ...] -> [N, 2 D, 2 H, 2 W, ...]."""
+  """The inverse of `space_to_depth`, axes after the phases kept: [N, D, H, W, 8, ...] -> [N, 2 D, 2 H, 2 W, ...]."""
   n, d, h, w, _, *rest = x.shape
   x = x.reshape(n, d, h, w, 2, 2, 2, *rest)
   x = jnp.moveaxis(x, (4, 5, 6), (2, 4, 6))
@@ -102,14 +102,14 @@ def depth_to_space(x: jax.Array) -> jax.Array:
 def settle(x: jax.Array) -> jax.Array:
   """x, computed once and kept.
 
-  XLA's CPU compiler computes cheap producers anew in each of their consumers: a state of a cell in each of the taps that are
-  gathered from it, and again in the gradients, down to the convolutions it came from. It does not do so with a division. The
-  divisor is one, but known only at run time.
+  XLA's CPU compiler computes cheap producers anew in each of their consumers: a state of a cell in each of the taps
+  that are gathered from it, and again in the gradients, down to the convolutions it came from. It does not do so with a
+  division. The divisor is one, but known only at run time.
   """
   if jax.default_backend() != "cpu":
     return x
   first = jax.lax.stop_gradient(x[(0,) * x.ndim])
-  return x / jnp.where(first == first, 1, first)
+  return x / jnp.where(jnp.isnan(first), first, 1)
 
 
 def _dense(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
@@ -126,7 +126,7 @@ def _gathers(x: jax.Array, stride: int = 1) -> bool:
 def _gathered(
   x: jax.Array, kernel: jax.Array, padding: tuple[int, int], *, stride: int = 1, dilation: int = 1
 ) -> jax.Array:
-  """Any convolution as one matrix product: taps gathered along W, then H, then D, so that each pass is three long copies."""
+  """Any convolution as one matrix product: taps gathered along W, then H, then D, each pass a few long copies."""
   for axis in (3, 2, 1):
     taps = kernel.shape[axis - 1]
     widths = [(0, 0)] * 5
@@ -142,8 +142,8 @@ def _gathered(
 def _slots(kernel: jax.Array, *, flip: bool) -> jax.Array:
   """Lays the 27 taps into the 64 slots of a 2x2x2 convolution over (or into) 2x2x2 blocks.
 
-  Along an axis the taps (k0, k1, k2) of stride 2 become [block before, block][phase] = [[0, k0], [k1, k2]]; transposed, the
-  blocks are read in the other order, and the phases are the output's.
+  Along an axis the taps (k0, k1, k2) of stride 2 become [block before, block][phase] = [[0, k0], [k1, k2]];
+  transposed, the blocks are read in the other order, and the phases are the output's.
   """
   c_in, c_out = kernel.shape[3:]
   taps = jnp.pad(kernel, ((1, 0),) * 3 + ((0, 0),) * 2).reshape(2, 2, 2, 2, 2, 2, c_in, c_out)

@@ -1,11 +1,12 @@
 """Operations that read one state, evaluated together as two wide convolutions.
 
-All of them share their input, so that their kernels stand side by side along the output channels of one dense convolution; the
-dilated ones, which see a rearranged input, are the second. A depthwise-separable convolution has nothing between its two steps
-and is a dense one; a squeeze-and-excitation gate goes into the kernel. Norm, activation and weight are one pass.
+All of them share their input, so that their kernels stand side by side along the output channels of one dense
+convolution; the dilated ones, which see a rearranged input, are the second. A depthwise-separable convolution has
+nothing between its two steps and is a dense one; a squeeze-and-excitation gate goes into the kernel. Norm, activation
+and weight are one pass.
 
-Parameters of an operation are a dict as `ops.parameter_shapes` tells, with an axis of edges: as many instances of the same
-operation as are given. Arrays of voxels are [N, D, H, W, ...].
+Parameters of an operation are a dict as `ops.parameter_shapes` tells, with an axis of edges: as many instances of the
+same operation as are given. Arrays of voxels are [N, D, H, W, ...].
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def _activate(
 ) -> dict[str, jax.Array]:
   """weight * relu(group_norm(y + bias)) of every operation, by name.
 
-  It is relu(y a + b) for one a and b a channel, which are found for all operations at once; a positive weight is part of them.
+  It is relu(y a + b) for one a and b a channel, which are found for all operations at once; a positive weight is part
+  of them.
   """
   if not raws:
     return {}
@@ -196,8 +198,8 @@ def _pool(x: jax.Array, name: str, weight: jax.Array) -> jax.Array:
 def _largest(blocks: jax.Array) -> jax.Array:
   """Maximum over the phases; the gradient goes to the first of equals, as PyTorch's.
 
-  The gradient of `jnp.max` divides by the number of voxels that equal the maximum. Where XLA computes the voxels a second time in
-  the backward pass, rounded otherwise, that number is 0 and the gradient NaN.
+  The gradient of `jnp.max` divides by the number of voxels that equal the maximum. Where XLA computes the voxels a
+  second time in the backward pass, rounded otherwise, that number is 0 and the gradient NaN.
   """
   for _ in range(3):
     first, second = jnp.moveaxis(blocks.reshape(*blocks.shape[:4], -1, 2, blocks.shape[-1]), -2, 0)
