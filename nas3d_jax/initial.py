@@ -52,7 +52,7 @@ def initial_values(key: jax.Array, shapes: Mapping[str, Any]) -> dict[str, Any]:
       value = bound * draw[start : start + size].reshape(leaf.shape)
       start += size
     else:
-      value = jnp.full(leaf.shape, float(name == "scale"))
+      value = jnp.full(leaf.shape, float(name == "scale"), jnp.float32)
     group = tree
     for part in path:
       group = group.setdefault(part, {})

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from nas3d_jax import metrics
@@ -156,6 +157,10 @@ def summary_table(scores: Scores) -> Table:
     title=f"Scores of {count} case{'s' if count > 1 else ''}",
     caption=metrics.CONVENTIONS,
     caption_justify="left",
+    # Within the 80 columns of a terminal.
+    box=box.SIMPLE_HEAD,
+    padding=(0, 0),
+    pad_edge=False,
   )
   columns = [name for name in metrics.STATISTICS if name != "count"]
   table.add_column("region")

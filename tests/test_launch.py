@@ -165,10 +165,10 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 
 def test_the_demos_commands_parse():
   commands = demo.commands("w", "cpu")
-  assert [command[0] for command in commands] == list(STAGES[:-1])
+  assert list(dict.fromkeys(command[0] for command in commands)) == list(STAGES[:-1])
   for name, *arguments in commands:
     values(sys.modules[f"launch.{name}"], *arguments)
-  assert all("--platform=cpu" in command for command in commands[2:5])
+  assert all("--platform=cpu" in command for command in commands if command[0] in ("search", "train", "predict"))
 
 
 def test_xla_is_quiet_unless_told_otherwise(monkeypatch, capsys):
