@@ -1,6 +1,7 @@
 """What the tests share: one tiny network, one cache of compiled programs, the golden and the real data."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,32 @@ def tiny():
   image = random.uniform(10, 110, (1, 16, 16, 16, 4)).astype(np.float32)
   target = (random.random((1, 16, 16, 16, 3)) < 0.3).astype(np.float32)
   return Tiny(config, net, net.init(jax.random.key(0), image), image, target)
+
+
+@pytest.fixture(scope="session")
+def phantom_dataset(tmp_path_factory):
+  """A data set of four made-up cases of 24^3 in two folds; to be copied, not written to."""
+  from nas3d_jax.data.phantom import write_phantoms
+  from nas3d_jax.data.preprocess import preprocess
+
+  folder = tmp_path_factory.mktemp("phantoms")
+  write_phantoms(folder / "data", cases=4, seed=0, shape=(24, 24, 24))
+  return preprocess(folder / "data", folder / "dataset", folds=2)
+
+
+@pytest.fixture
+def workdir(tmp_path, phantom_dataset):
+  """A run directory with that data set and nothing else."""
+  shutil.copytree(phantom_dataset.folder, tmp_path / "run" / "dataset")
+  return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory, phantom_dataset):
+  """A run directory with a finished search of three epochs, with a supernet of 1 kernel, 1 node and depth 2 on 8^3."""
+  from nas3d_jax.search import SearchConfig, search
+
+  folder = tmp_path_factory.mktemp("searched") / "run"
+  shutil.copytree(phantom_dataset.folder, folder / "dataset")
+  search(SearchConfig(folder, patch_size=8, kernels=1, nodes=1, depth=2, epochs=3))
+  return folder
