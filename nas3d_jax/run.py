@@ -68,12 +68,12 @@ class Run:
       InputError: there is a run with other settings, or something that is no run.
     """
     self.folder = folder
-    if overwrite:
+    earlier, sessions = self._earlier(), []
+    if earlier and overwrite:
       self._clear()
-    earlier = self._earlier()
-    sessions = earlier["sessions"] if earlier else []
-    if earlier:
+    elif earlier:
       _require_same(folder, earlier["settings"], settings, changeable)
+      sessions = earlier["sessions"]
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, {"settings": dict(settings), "sessions": [*sessions, dict(device)]})
     self.checkpoints = Checkpoints(folder / checkpoints.FOLDER)
@@ -133,13 +133,10 @@ class Run:
     )
 
   def _clear(self) -> None:
-    """Deletes an earlier run: its own files and nothing else."""
-    if self._earlier() is None:
-      return
+    """Deletes what an earlier run wrote and nothing else; its `config.json` stays, by which the folder is known."""
     for name in (METRICS, GENOTYPE):
       (self.folder / name).unlink(missing_ok=True)
     shutil.rmtree(self.folder / checkpoints.FOLDER, ignore_errors=True)
-    (self.folder / CONFIG).unlink()
 
 
 def _require_same(

@@ -41,7 +41,9 @@ def adam(rate: float) -> optax.GradientTransformationExtraArgs:
   As a vector because a network has hundreds of arrays: a kernel for each would take longer to compile than the network.
   The moments in the state, too, are vectors: all leaves in the order of the tree, one behind the other.
   """
-  return optax.flatten(optax.inject_hyperparams(optax.adam)(learning_rate=rate))
+  # Adam's other constants stay Python numbers: as float32 arrays of the state, 1 - b2 alone would be off by 1e-5.
+  adam_of_rate = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))
+  return optax.flatten(adam_of_rate(learning_rate=rate))
 
 
 def with_rate(optimizer_state: Any, rate: float) -> Any:

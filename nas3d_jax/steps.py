@@ -50,7 +50,7 @@ class SearchState(flax.struct.PyTreeNode):
 
     It holds the arrays given, which are gone after the first step.
     """
-    hybrid, kernel = partition(variables)
+    hybrid, kernel = partition(_strongly_typed(variables))
     return cls(hybrid, kernel, hybrid_optimizer.init(hybrid), kernel_optimizer.init(kernel), key, jnp.int32(0))
 
   @property
@@ -79,6 +79,7 @@ class TrainState(flax.struct.PyTreeNode):
     cls, variables: Mapping[str, Any], optimizer: optax.GradientTransformation, key: jax.Array
   ) -> TrainState:
     """The state before the first step; it holds the arrays given, which are gone after the first step."""
+    variables = _strongly_typed(variables)
     return cls(variables, optimizer.init(variables), key, jnp.int32(0))
 
 
@@ -161,6 +162,11 @@ def make_validation_step(net: nn.Module, *, loss: Loss = dice_loss) -> Callable[
     return loss(net.apply(variables, image), target)
 
   return step
+
+
+def _strongly_typed(variables):
+  """The variables as a step returns them: JAX would compile it twice if the first ones were of a weak type."""
+  return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), variables)
 
 
 def _update(optimizer, gradients, state, params):

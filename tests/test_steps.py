@@ -1,0 +1,205 @@
+"""One step: which update comes first, what each sees, and that it is a pure function of its state."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+from toy import ToyDerivedNet, ToySupernet, toy_batch
+
+from nas3d_jax.config import NetworkConfig
+from nas3d_jax.genotype import Genotype
+from nas3d_jax.losses import dice_loss
+from nas3d_jax.schedules import adam, with_rate
+from nas3d_jax.steps import SearchState, TrainState, make_search_step, make_train_step, make_validation_step
+
+CONFIG = NetworkConfig(nodes=1, depth=2)
+GENOTYPE = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=(("identity", 0), ("up_conv", 1)))
+BATCHES = [toy_batch(np.random.default_rng(seed), size=2) for seed in range(3)]
+KINDS = pytest.mark.parametrize("kind", ["search", "train"])
+
+
+def draw(net):
+  return net.init(jax.random.key(1), BATCHES[0][0])
+
+
+def begin(kind, *, optimizer=None, dropout=0.5, seed=0, loss=dice_loss):
+  """State, step and batches of a search or a training of a toy network."""
+  key, optimizer = jax.random.key(seed), optimizer or adam(0.1)
+  if kind == "search":
+    net = ToySupernet(CONFIG, dropout)
+    state = SearchState.create(draw(net), optimizer, optimizer, key)
+    return state, make_search_step(net, optimizer, optimizer, loss=loss), BATCHES[:2]
+  net = ToyDerivedNet(CONFIG, GENOTYPE, dropout)
+  return TrainState.create(draw(net), optimizer, key), make_train_step(net, optimizer, loss=loss), BATCHES[:1]
+
+
+def numbers(tree):
+  """The leaves as NumPy arrays, copied before a step takes them; random keys as their data."""
+  leaves = jax.tree.leaves(tree)
+  typed = [jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
+  return [np.array(jax.random.key_data(leaf) if key else leaf) for leaf, key in zip(leaves, typed, strict=True)]
+
+
+def equal(a, b):
+  return all(np.array_equal(x, y) for x, y in zip(numbers(a), numbers(b), strict=True))
+
+
+def assert_close(got, expected):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), got, expected)
+
+
+@pytest.mark.parametrize(
+  "optimizers", [(optax.sgd(3.0), optax.sgd(2.0)), (optax.adam(0.3), optax.adam(0.1, b1=0.5))], ids=["sgd", "adam"]
+)
+def test_a_search_step_is_two_updates_written_out(optimizers):
+  net = ToySupernet(CONFIG, dropout_rate=0.0)
+  kernel = draw(net)["params"]
+  alphas = {"hybrid": kernel.pop("hybrid")}
+  alphas_state, kernel_state = optimizers[0].init(alphas), optimizers[1].init(kernel)
+  state = SearchState.create(draw(net), *optimizers, jax.random.key(0))
+  step = make_search_step(net, *optimizers)
+
+  def loss(alphas, kernel, batch):
+    return dice_loss(net.apply({"params": {**alphas, **kernel}}, batch[0]), batch[1])
+
+  of_hybrid, of_kernel = (jax.jit(jax.value_and_grad(loss, argnums)) for argnums in (0, 1))
+  update_hybrid, update_kernel = (jax.jit(optimizer.update) for optimizer in optimizers)
+  for count in range(3):
+    first, second = BATCHES[count], BATCHES[(count + 1) % 3]
+    hybrid_loss, gradient = of_hybrid(alphas, kernel, first)
+    updates, alphas_state = update_hybrid(gradient, alphas_state, alphas)
+    alphas = optax.apply_updates(alphas, updates)
+    kernel_loss, gradient = of_kernel(alphas, kernel, second)
+    updates, kernel_state = update_kernel(gradient, kernel_state, kernel)
+    kernel = optax.apply_updates(kernel, updates)
+
+    state, losses = step(state, first, second)
+    assert_close(losses, {"hybrid_loss": hybrid_loss, "kernel_loss": kernel_loss})
+    assert_close(state.variables["params"], {**alphas, **kernel})
+    # Of the same leaves in the same order; the step's have the level "params" besides.
+    assert_close(jax.tree.leaves(state.hybrid_optimizer), jax.tree.leaves(alphas_state))
+    assert_close(jax.tree.leaves(state.kernel_optimizer), jax.tree.leaves(kernel_state))
+    assert int(state.step) == count + 1
+
+
+def search_once(hybrid_batch, kernel_batch, rates=(3.0, 2.0)):
+  net, optimizers = ToySupernet(CONFIG, dropout_rate=0.0), [optax.sgd(rate) for rate in rates]
+  state = SearchState.create(draw(net), *optimizers, jax.random.key(0))
+  state, _ = make_search_step(net, *optimizers)(state, hybrid_batch, kernel_batch)
+  return state
+
+
+def test_the_kernel_update_sees_the_new_hybrid_parameters_and_nothing_else_of_the_hybrid_batch():
+  a, b, c = BATCHES
+  state = search_once(a, b)
+  assert equal(search_once(a, c).hybrid, state.hybrid)
+  assert not equal(search_once(c, b).hybrid, state.hybrid)
+  assert not equal(search_once(c, b).kernel, state.kernel)
+  assert equal(search_once(a, b, rates=(0.0, 2.0)).kernel, search_once(c, b, rates=(0.0, 2.0)).kernel)
+
+
+def test_a_training_step_written_out():
+  net, optimizer = ToyDerivedNet(CONFIG, GENOTYPE, 0.0), optax.adam(0.1)
+  state, step, (batch,) = begin("train", optimizer=optimizer, dropout=0.0)
+  variables = draw(net)
+  optimizer_state = optimizer.init(variables)
+  loss_of = jax.jit(lambda variables: dice_loss(net.apply(variables, batch[0]), batch[1]))
+  for count in range(3):
+    loss, gradient = jax.value_and_grad(loss_of)(variables)
+    updates, optimizer_state = optimizer.update(gradient, optimizer_state, variables)
+    variables = optax.apply_updates(variables, updates)
+    state, losses = step(state, batch)
+    assert_close(losses, {"loss": loss})
+    assert_close(state.variables, variables)
+    assert_close(state.optimizer, optimizer_state)
+    assert int(state.step) == count + 1
+
+
+@KINDS
+def test_same_state_and_batches_same_bits(kind):
+  results = []
+  for seed in (0, 0, 1):
+    state, step, batches = begin(kind, seed=seed)
+    for _ in range(3):
+      state, losses = step(state, *batches)
+    results.append((state, losses))
+  assert equal(results[0], results[1])
+  assert not equal(results[0][1], results[2][1]), "the key of the run decides on the dropout"
+
+
+@KINDS
+def test_each_step_drops_other_channels(kind):
+  losses = []
+  for number in range(3):
+    state, step, batches = begin(kind, optimizer=optax.sgd(0.0))
+    losses += [float(loss) for loss in step(state.replace(step=state.step + number), *batches)[1].values()]
+  assert len(set(losses)) == len(losses)
+
+
+def test_the_two_updates_of_a_step_drop_other_channels():
+  state, step, (batch, _) = begin("search", optimizer=optax.sgd(0.0))
+  _, losses = step(state, batch, batch)
+  assert losses["hybrid_loss"] != losses["kernel_loss"]
+
+
+@KINDS
+def test_the_state_is_donated(kind):
+  state, step, batches = begin(kind)
+  before = jax.tree.leaves(state)
+  state, _ = step(state, *batches)
+  assert all(leaf.is_deleted() for leaf in before)
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+@KINDS
+def test_one_compilation_serves_a_run(kind):
+  traces = []
+
+  def loss(probabilities, target):
+    traces.append(None)
+    return dice_loss(probabilities, target)
+
+  state, step, batches = begin(kind, loss=loss)
+  state, _ = step(state, *batches)
+  once = len(traces)
+  for name in [name for name in vars(state) if name.endswith("optimizer")]:
+    state = state.replace(**{name: with_rate(getattr(state, name), 0.05)})
+  step(step(state, *batches)[0], *batches)
+  assert len(traces) == once > 0
+
+
+def test_validation_is_without_dropout():
+  net = ToyDerivedNet(CONFIG, GENOTYPE, dropout_rate=0.5)
+  variables, (image, target) = draw(net), BATCHES[0]
+  layer = variables["params"]["project"]
+  confidence = 1 / (1 + np.exp(-(image / 110 @ np.asarray(layer["kernel"]) + layer["bias"])))
+  axes = (1, 2, 3)
+  dice = 2 * (confidence * target).sum(axes) / (confidence.sum(axes) + target.sum(axes))
+  np.testing.assert_allclose(make_validation_step(net)(variables, (image, target)), 1 - dice.mean(), rtol=1e-5)
+
+
+@pytest.fixture(scope="session")
+def gpu():
+  try:
+    return jax.devices("gpu")[0]
+  except RuntimeError:
+    pytest.skip("JAX has no GPU here")
+
+
+def test_a_search_step_on_the_gpu_is_that_of_the_cpu(gpu, tiny):
+  results = {}
+  for device in (jax.devices("cpu")[0], gpu):
+    with jax.default_device(device), jax.default_matmul_precision("float32"):
+      # The difference of the parameters is the gradient; Adam's first update would be little more than its sign.
+      optimizers = optax.sgd(1.0), optax.sgd(1.0)
+      variables = jax.tree.map(np.array, tiny.variables)
+      state = SearchState.create(jax.device_put(variables, device), *optimizers, jax.random.key(0))
+      batch = jax.device_put((tiny.image, tiny.target), device)
+      state, losses = make_search_step(tiny.net, *optimizers)(state, batch, batch)
+      moved = jax.tree.map(lambda new, old: np.asarray(new) - old, state.variables, variables)
+      results[device.platform] = [float(loss) for loss in losses.values()], jax.tree.leaves(moved)
+  (cpu_losses, cpu_moved), (gpu_losses, gpu_moved) = results.values()
+  np.testing.assert_allclose(gpu_losses, cpu_losses, atol=1e-5)
+  scale = np.sqrt(sum((leaf**2).sum() for leaf in cpu_moved))
+  for got, expected in zip(gpu_moved, cpu_moved, strict=True):
+    assert np.linalg.norm(got - expected) <= 1e-3 * np.linalg.norm(expected) + 1e-6 * scale
