@@ -220,7 +220,7 @@ def test_overwriting_starts_anew(workdir):
 def test_a_search_killed_and_run_again_ends_as_one_left_alone(workdir, searched):
   folder, log = workdir / "search", workdir / "log"
   sizes = ["--patch_size=8", "--kernels=1", "--nodes=1", "--depth=2"]
-  often = ["--epochs=100", "--checkpoint_minutes=1e-6", f"--platform={jax.default_backend()}"]
+  often = ["--epochs=100", "--checkpoint_minutes=0.005", f"--platform={jax.default_backend()}"]
   with log.open("w") as file:
     command = [sys.executable, "-m", "launch", "search", f"--workdir={workdir}", *sizes, *often]
     process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
