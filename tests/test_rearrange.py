@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from nas3d_jax import rearrange
+from nas3d_jax.errors import InputError
 
 DIMENSIONS = ("NDHWC", "DHWIO", "NDHWC")
 EVEN, ODD, THIN = (4, 8, 6), (5, 3, 7), (1, 2, 1)
@@ -100,3 +101,9 @@ def test_depth_to_space_keeps_the_axes_behind():
 def test_project_mixes_channels():
   x, kernel = np.array([[1.0, 2.0], [0.0, -1.0]]), np.array([[1.0, 0.0, 3.0], [2.0, 1.0, 0.0]])
   np.testing.assert_array_equal(rearrange.project(x, kernel), [[5, 2, 3], [-2, -1, 0]])
+
+
+@pytest.mark.parametrize("form", [rearrange.conv_down, rearrange.conv_dilated_down])
+def test_odd_lengths_cannot_be_halved(form):
+  with pytest.raises(InputError, match=r"x must have even lengths to be halved, got shape \(1, 4, 5, 4, 2\)"):
+    form(jnp.zeros((1, 4, 5, 4, 2)), jnp.zeros((3, 3, 3, 2, 2)))
