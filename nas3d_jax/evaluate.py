@@ -9,18 +9,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nas3d_jax import metrics
 from nas3d_jax.data.brats import AFFINE_TOLERANCE, CaseError, Fault
 from nas3d_jax.data.nifti import Volume, VolumeError, read_volume
+from nas3d_jax.data.parallel import each
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import BRATS2019, Schema
 from nas3d_jax.scores import CSV_FILE, JSON_FILE, RegionMetrics, Scores
@@ -76,7 +75,7 @@ def evaluate(
     return _reuse(out, pairs, schema, workers)
   if not overwrite and (out / CSV_FILE).exists():
     raise InputError(f"{out / CSV_FILE} would be lost; give --overwrite, or another --out")
-  results = _each("evaluate", functools.partial(_score_pair, schema=schema), pairs, workers)
+  results = each("evaluate", functools.partial(_score_pair, schema=schema), pairs, workers)
   _refuse([fault for result in results if isinstance(result, CaseError) for fault in result.faults])
   named = dict(zip((pair.case for pair in pairs), results, strict=True))
   scores = Scores(
@@ -232,7 +231,7 @@ def _reuse(out: Path, pairs: Sequence[_Pair], schema: Schema, workers: int) -> S
   """The scores that are there, if they are of these files, read by this schema."""
   scores = Scores.load(out)
   now = dict(
-    zip((p.case for p in pairs), _each("compare", _checksums, pairs, workers), strict=True)
+    zip((p.case for p in pairs), each("compare", _checksums, pairs, workers), strict=True)
   )
   before = scores.checksums
   changed = sorted(c for c in now.keys() | before.keys() if now.get(c) != before.get(c))
@@ -254,19 +253,3 @@ def _checksums(pair: _Pair) -> dict[str, str] | None:
     return {what: hashlib.sha256(path.read_bytes()).hexdigest() for what, path in files.items()}
   except OSError:
     return None
-
-
-def _each(
-  what: str, work: Callable[[_Pair], Any], pairs: Sequence[_Pair], workers: int
-) -> list[Any]:
-  """`work` of each pair, in order, several at once, with a bar on stderr."""
-  columns = (
-    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-  )
-  results = []
-  with Progress(*columns, console=Console(stderr=True)) as bar, ThreadPoolExecutor(workers) as pool:
-    task = bar.add_task(what, total=len(pairs))
-    for result in pool.map(work, pairs):
-      results.append(result)
-      bar.advance(task)
-  return results

@@ -13,20 +13,19 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nas3d_jax.data import staging
 from nas3d_jax.data.brats import CaseError, CaseFiles, Fault, RawCase, find_cases, read_case
 from nas3d_jax.data.case import Case
 from nas3d_jax.data.dataset import Dataset, read_json, write_json
 from nas3d_jax.data.folds import assign_folds, check_folds
+from nas3d_jax.data.parallel import each
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import BRATS2019, Schema
 
@@ -79,7 +78,7 @@ def preprocess(
     return _reuse(out, found, flags, workers)
   partial = staging.prepare(out, found, schema, fresh=overwrite)
   store = functools.partial(_store_case, folder=partial, schema=schema)
-  results = _each("preprocess", store, found, workers)
+  results = each("preprocess", store, found, workers)
   faults += [f for result in results if isinstance(result, CaseError) for f in result.faults]
   if faults:
     shutil.rmtree(partial)
@@ -217,22 +216,6 @@ def _checksums(files: CaseFiles) -> dict[str, str] | None:
     return None
 
 
-def _each(
-  what: str, work: Callable[[CaseFiles], Any], found: Sequence[CaseFiles], workers: int
-) -> list[Any]:
-  """`work` of each case, in order, several at once, with a bar on stderr."""
-  columns = (
-    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-  )
-  results = []
-  with Progress(*columns, console=Console(stderr=True)) as bar, ThreadPoolExecutor(workers) as pool:
-    task = bar.add_task(what, total=len(found))
-    for result in pool.map(work, found):
-      results.append(result)
-      bar.advance(task)
-  return results
-
-
 def _raise_faults(faults: Sequence[Fault]) -> None:
   """Raises one InputError with all that is wrong, if anything is."""
   if faults:
@@ -253,7 +236,7 @@ def _reuse(
   for name, value in flags.items():
     if manifest[name] != value:
       raise InputError(f"{out} was made with {name}={manifest[name]}, got {value}; {remedy}")
-  sums = _each("compare with the data set there", _checksums, found, workers)
+  sums = each("compare with the data set there", _checksums, found, workers)
   now = {f.name: (f.grade, s) for f, s in zip(found, sums, strict=True)}
   before = {case.name: (case.grade, case.checksums) for case in dataset.cases}
   changed = sorted(n for n in now.keys() | before.keys() if now.get(n) != before.get(n))
