@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from nas3d_jax import devices
 from nas3d_jax.config import NetworkConfig
@@ -16,8 +15,10 @@ from nas3d_jax.data.case import Case
 from nas3d_jax.data.dataset import Dataset
 from nas3d_jax.data.part import Part
 from nas3d_jax.errors import InputError
+from nas3d_jax.initial import initial_values
 from nas3d_jax.metadata import RunMetadata
 from nas3d_jax.networks import DerivedNet, Supernet
+from nas3d_jax.restoring import variable_shapes
 from nas3d_jax.run import Run
 
 # What may differ when a run is gone on with; `epochs` because a run may be made longer.
@@ -67,9 +68,8 @@ class Basis:
     return Part(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, **sizes)
 
   def draw_variables(self, net: Supernet | DerivedNet, key: jax.Array) -> dict[str, Any]:
-    """The network's variables before the first step."""
-    sizes = (self.config.batch_size, *(self.config.patch_size,) * 3, self.network.in_channels)
-    return net.init(key, jax.ShapeDtypeStruct(sizes, jnp.float32))
+    """The network's variables before the first step, on the host; the values of its `init`."""
+    return {"params": initial_values(key, variable_shapes(net)["params"], host=True)}
 
   def open_run(self, folder: Path, *, changeable: Collection[str] = (), **settings: Any) -> Run:
     """Opens the run directory.

@@ -44,6 +44,5 @@ class Fan(nn.Module):
       name: ops.Parameters(name, self.channels, self.edges, self.variant, name=name)() for name in names
     }
     columns = {name: weights[:, index] for index, name in enumerate(names)}
-    outputs = wide.evaluate(x, operations, self.direction, self.variant, columns)
-    total = sum(outputs[name] for name in names)
+    total = wide.mix(x, operations, self.direction, self.variant, columns)
     return rearrange.depth_to_space(total) if self.direction == "up" else total

@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nas3d_jax.errors import InputError
 
@@ -28,16 +29,17 @@ FAN_IN: Mapping[str, Callable[[tuple[int, ...]], int]] = {
 }
 
 
-def initial_values(key: jax.Array, shapes: Mapping[str, Any]) -> dict[str, Any]:
+def initial_values(key: jax.Array, shapes: Mapping[str, Any], *, host: bool = False) -> dict[str, Any]:
   """Draws the parameters of a tree.
 
   Args:
     key: a random key.
     shapes: nested dicts; a leaf has `shape`. The dict that holds "kernel" and "bias" has one of the names in `FAN_IN`;
       one that holds "scale" and "bias" is a norm and starts at 1 and 0; what stands under "hybrid" starts at 0.
+    host: whether to cut the draw up on the host: the same numbers, and nothing but the draw to compile.
 
   Returns:
-    The tree with float32 arrays in place of the leaves.
+    The tree with float32 arrays in place of the leaves, NumPy's where `host`.
 
   Raises:
     InputError: a dict holds a kernel and has another name.
@@ -45,14 +47,15 @@ def initial_values(key: jax.Array, shapes: Mapping[str, Any]) -> dict[str, Any]:
   layers = list(_layers(shapes, ()))
   sizes = [math.prod(leaf.shape) for _, leaf, bound in layers if bound]
   draw = jax.random.uniform(key, (sum(sizes),), minval=-1.0, maxval=1.0) if sizes else jnp.zeros(0)
+  draw, array = (np.asarray(draw), np) if host else (draw, jnp)
   start, tree = 0, {}
   for (path, name), leaf, bound in layers:
     if bound:
       size = math.prod(leaf.shape)
-      value = bound * draw[start : start + size].reshape(leaf.shape)
+      value = array.float32(bound) * draw[start : start + size].reshape(leaf.shape)
       start += size
     else:
-      value = jnp.full(leaf.shape, float(name == "scale"), jnp.float32)
+      value = array.full(leaf.shape, float(name == "scale"), array.float32)
     group = tree
     for part in path:
       group = group.setdefault(part, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -51,3 +52,10 @@ def with_rate(optimizer_state: Any, rate: float) -> Any:
   old = optimizer_state.hyperparams["learning_rate"]
   hyperparams = {**optimizer_state.hyperparams, "learning_rate": jnp.full_like(old, rate)}
   return optimizer_state._replace(hyperparams=hyperparams)
+
+
+def with_moments(optimizer_state: Any, change: Callable[[Any], Any]) -> Any:
+  """The state of an `adam` with both moments, vectors, changed."""
+  first, *rest = optimizer_state.inner_state
+  first = first._replace(mu=change(first.mu), nu=change(first.nu))
+  return optimizer_state._replace(inner_state=(first, *rest))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nas3d_jax.basis import Basis, key_of
@@ -16,8 +17,9 @@ from nas3d_jax.counts import GenotypeCounts, rows_of
 from nas3d_jax.genotype import CELLS, Genotype, hybrid_weights
 from nas3d_jax.loop import EpochSums, mean_loss, run_epoch, say
 from nas3d_jax.networks import SEARCH_DROPOUT, Supernet, partition
+from nas3d_jax.packing import PackedNet
 from nas3d_jax.run import GENOTYPE, Run
-from nas3d_jax.schedules import Plateau, adam, with_rate
+from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
 from nas3d_jax.settings import check_numbers
 from nas3d_jax.steps import SearchState, make_search_step, make_validation_step
 
@@ -147,11 +149,13 @@ class _Search:
     self.hybrid = basis.part("hybrid", dataset.fold_cases(config.fold), seed=2 * config.seed)
     self.kernel = basis.part("kernel", dataset.other_cases(config.fold), seed=2 * config.seed + 1)
     net = Supernet(basis.network, config.dropout)
-    optimizers = adam(config.hybrid_learning_rate), adam(config.kernel_learning_rate)
     init_key, step_key, self._augment_key = jax.random.split(key_of(config.seed), 3)
-    self.train = SearchState.create(basis.draw_variables(net, init_key), *optimizers, step_key)
-    self._step = make_search_step(net, *optimizers)
-    self._validate = make_validation_step(net)
+    variables = basis.draw_variables(net, init_key)
+    self._net = PackedNet(net, variables)
+    optimizers = adam(config.hybrid_learning_rate), adam(config.kernel_learning_rate)
+    self.train = SearchState.create(self._net.pack(variables), *optimizers, step_key)
+    self._step = make_search_step(self._net, *optimizers)
+    self._validate = make_validation_step(self._net)
     self.schedules = {
       "hybrid": Plateau(config.hybrid_learning_rate), "kernel": Plateau(config.kernel_learning_rate)
     }
@@ -198,7 +202,10 @@ class _Search:
 
   def _training(self) -> dict[str, Any]:
     """What a checkpoint holds beside the variables, as arrays and numbers."""
-    state = {name: getattr(self.train, name) for name in ("hybrid_optimizer", "kernel_optimizer", "key", "step")}
+    state = {name: getattr(self.train, name) for name in ("hybrid_optimizer", "key", "step")}
+    # A checkpoint does not know of the packing.
+    moments = with_moments(self.train.kernel_optimizer, self._net.packing.in_tree_order)
+    state["kernel_optimizer"] = moments
     return {**state, "schedules": self.schedules, "epoch": self.epoch, "sums": dataclasses.asdict(self.sums)}
 
   def save(self, run: Run, best_metric: float | None = None) -> None:
@@ -207,7 +214,7 @@ class _Search:
     progress = {"counts": self.counts.to_list(), "opening": self.opening}
     run.checkpoints.save(
       step,
-      variables=self.train.variables,
+      variables=self._net.unpack(self.train.variables),
       training=self._training(),
       metadata=self._basis.metadata(kind="search", genotype=None, epoch=self.epoch, step=step, progress=progress),
       iterators={"hybrid": self.hybrid.position, "kernel": self.kernel.position},
@@ -216,13 +223,15 @@ class _Search:
 
   def resume(self, run: Run) -> None:
     """Goes on from the last checkpoint, if there is one."""
-    last = run.resume(variables=self.train.variables, training=self._training())
+    last = run.resume(variables=self._net.unpack(self.train.variables), training=self._training())
     if last is None:
       return
     training = dict(last.training)
     self.schedules, self.epoch = training.pop("schedules"), training.pop("epoch")
     self.sums = EpochSums(**training.pop("sums"))
-    hybrid, kernel = partition(last.variables)
+    moments = with_moments(training["kernel_optimizer"], self._net.packing.in_own_order)
+    training["kernel_optimizer"] = jax.tree.map(jnp.asarray, moments)
+    hybrid, kernel = partition(self._net.pack(last.variables))
     self.train = SearchState(hybrid=hybrid, kernel=kernel, **training)
     self.counts = GenotypeCounts.from_list(last.metadata["progress"]["counts"])
     self.opening = last.metadata["progress"]["opening"]

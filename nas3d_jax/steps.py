@@ -13,10 +13,12 @@ import optax
 
 from nas3d_jax.losses import dice_loss
 from nas3d_jax.networks import merge, partition
+from nas3d_jax.packing import PackedNet
 
 Batch = tuple[jax.Array, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Net = nn.Module | PackedNet
 
 
 class SearchState(flax.struct.PyTreeNode):
@@ -84,21 +86,24 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def make_search_step(
-  net: nn.Module,
+  net: Net,
   hybrid_optimizer: optax.GradientTransformation,
   kernel_optimizer: optax.GradientTransformation,
   *,
   loss: Loss = dice_loss,
+  rolled: bool | None = None,
 ) -> Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]:
   """A step of Table 2: the hybrid parameters on one batch, then the kernel parameters on another.
 
-  Each update differentiates with respect to its own partition alone.
-
   Args:
-    net: a `Supernet`, or any module that takes `train` and whose parameters hold "hybrid".
+    net: a `Supernet`, the `PackedNet` of one, or anything whose `apply` takes `train` and whose parameters hold
+      "hybrid".
     hybrid_optimizer: of the hybrid partition.
     kernel_optimizer: of the kernel partition.
     loss: (probabilities, target) -> scalar.
+    rolled: whether the two updates are two turns of one loop. That halves the program, and the time to compile it; but
+      both turns compute both gradients, of which each uses one. Unrolled, each update differentiates with respect to
+      its own partition alone. None means rolled on CPU, where compiling takes longest, and batches of one shape.
 
   Returns:
     A jitted function (state, hybrid batch, kernel batch) -> (state, {"hybrid_loss", "kernel_loss"}); a batch is an
@@ -106,32 +111,51 @@ def make_search_step(
     the call.
   """
 
-  def step(state: SearchState, hybrid_batch: Batch, kernel_batch: Batch) -> tuple[SearchState, Metrics]:
-    hybrid_key, kernel_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+  def value(hybrid, kernel, batch, key):
+    image, target = batch
+    return loss(net.apply(merge(hybrid, kernel), image, train=True, rngs={"dropout": key}), target)
 
-    def value(hybrid, kernel, batch, key):
-      image, target = batch
-      return loss(net.apply(merge(hybrid, kernel), image, train=True, rngs={"dropout": key}), target)
+  def update_hybrid(state: SearchState, gradients: Any) -> SearchState:
+    hybrid, optimizer = _update(hybrid_optimizer, gradients, state.hybrid_optimizer, state.hybrid)
+    return state.replace(hybrid=hybrid, hybrid_optimizer=optimizer)
 
-    hybrid_loss, gradients = jax.value_and_grad(value, argnums=0)(
-      state.hybrid, state.kernel, hybrid_batch, hybrid_key
+  def update_kernel(state: SearchState, gradients: Any) -> SearchState:
+    kernel, optimizer = _update(kernel_optimizer, gradients, state.kernel_optimizer, state.kernel)
+    return state.replace(kernel=kernel, kernel_optimizer=optimizer)
+
+  def turn(state: SearchState, inputs: tuple[jax.Array, Batch, jax.Array]) -> tuple[SearchState, jax.Array]:
+    first, batch, key = inputs
+    both = jax.value_and_grad(value, argnums=(0, 1))
+    current, (of_hybrid, of_kernel) = both(state.hybrid, state.kernel, batch, key)
+    state = jax.lax.cond(
+      first, lambda: update_hybrid(state, of_hybrid), lambda: update_kernel(state, of_kernel)
     )
-    hybrid, hybrid_state = _update(hybrid_optimizer, gradients, state.hybrid_optimizer, state.hybrid)
-    kernel_loss, gradients = jax.value_and_grad(value, argnums=1)(hybrid, state.kernel, kernel_batch, kernel_key)
-    kernel, kernel_state = _update(kernel_optimizer, gradients, state.kernel_optimizer, state.kernel)
-    state = SearchState(hybrid, kernel, hybrid_state, kernel_state, state.key, state.step + 1)
-    return state, {"hybrid_loss": hybrid_loss, "kernel_loss": kernel_loss}
+    return state, current
+
+  def step(state: SearchState, hybrid_batch: Batch, kernel_batch: Batch) -> tuple[SearchState, Metrics]:
+    keys = jax.random.split(jax.random.fold_in(state.key, state.step))
+    alike = jax.tree.map(jnp.shape, hybrid_batch) == jax.tree.map(jnp.shape, kernel_batch)
+    if rolled if rolled is not None else alike and jax.default_backend() == "cpu":
+      batches = jax.tree.map(lambda *pair: jnp.stack(pair), hybrid_batch, kernel_batch)
+      state, (hybrid_loss, kernel_loss) = jax.lax.scan(turn, state, (jnp.array([True, False]), batches, keys))
+    else:
+      of_hybrid, of_kernel = (jax.value_and_grad(value, argnums=argnums) for argnums in (0, 1))
+      hybrid_loss, gradients = of_hybrid(state.hybrid, state.kernel, hybrid_batch, keys[0])
+      state = update_hybrid(state, gradients)
+      kernel_loss, gradients = of_kernel(state.hybrid, state.kernel, kernel_batch, keys[1])
+      state = update_kernel(state, gradients)
+    return state.replace(step=state.step + 1), {"hybrid_loss": hybrid_loss, "kernel_loss": kernel_loss}
 
   return jax.jit(step, donate_argnums=0)
 
 
 def make_train_step(
-  net: nn.Module, optimizer: optax.GradientTransformation, *, loss: Loss = dice_loss
+  net: Net, optimizer: optax.GradientTransformation, *, loss: Loss = dice_loss
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """A step of section 3.5 on one batch.
 
   Args:
-    net: a `DerivedNet`, or any module that takes `train`.
+    net: a `DerivedNet`, the `PackedNet` of one, or anything whose `apply` takes `train`.
     optimizer: of all its parameters.
     loss: (probabilities, target) -> scalar.
 
@@ -153,7 +177,7 @@ def make_train_step(
   return jax.jit(step, donate_argnums=0)
 
 
-def make_validation_step(net: nn.Module, *, loss: Loss = dice_loss) -> Callable[[Any, Batch], jax.Array]:
+def make_validation_step(net: Net, *, loss: Loss = dice_loss) -> Callable[[Any, Batch], jax.Array]:
   """A jitted function (variables, batch) -> the loss with dropout off."""
 
   @jax.jit

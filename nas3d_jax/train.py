@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from nas3d_jax.basis import Basis, key_of
 from nas3d_jax.config import Variant
@@ -16,9 +17,10 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.loop import EpochSums, mean_loss, run_epoch, say
 from nas3d_jax.networks import TRAIN_DROPOUT, DerivedNet
+from nas3d_jax.packing import PackedNet
 from nas3d_jax.restoring import restore
 from nas3d_jax.run import GENOTYPE, Run, has_checkpoint
-from nas3d_jax.schedules import Plateau, adam, with_rate
+from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
 from nas3d_jax.settings import check_numbers
 from nas3d_jax.steps import TrainState, make_train_step, make_validation_step
 
@@ -144,9 +146,10 @@ class _Training:
     net, optimizer = DerivedNet(basis.network, genotype, config.dropout), adam(config.learning_rate)
     init_key, step_key, self._augment_key = jax.random.split(key_of(config.seed), 3)
     variables = basis.draw_variables(net, init_key) if start is None else start
-    self.train = TrainState.create(variables, optimizer, step_key)
-    self._step = make_train_step(net, optimizer)
-    self._validate = make_validation_step(net)
+    self._net = PackedNet(net, variables)
+    self.train = TrainState.create(self._net.pack(variables), optimizer, step_key)
+    self._step = make_train_step(self._net, optimizer)
+    self._validate = make_validation_step(self._net)
     self.schedule = Plateau(config.learning_rate)
     self.epoch = 0
     self.sums = EpochSums.zero(("loss",))
@@ -174,7 +177,9 @@ class _Training:
 
   def _training(self) -> dict[str, Any]:
     """What a checkpoint holds beside the variables, as arrays and numbers."""
-    state = {name: getattr(self.train, name) for name in ("optimizer", "key", "step")}
+    state = {name: getattr(self.train, name) for name in ("key", "step")}
+    # A checkpoint does not know of the packing.
+    state["optimizer"] = with_moments(self.train.optimizer, self._net.packing.in_tree_order)
     return {**state, "schedule": self.schedule, "epoch": self.epoch, "sums": dataclasses.asdict(self.sums)}
 
   def save(self, run: Run, best_metric: float | None = None) -> None:
@@ -182,7 +187,7 @@ class _Training:
     step = int(self.train.step)
     run.checkpoints.save(
       step,
-      variables=self.train.variables,
+      variables=self._net.unpack(self.train.variables),
       training=self._training(),
       metadata=self._basis.metadata(kind="train", genotype=self._genotype, epoch=self.epoch, step=step),
       iterators={"train": self.training.position},
@@ -191,13 +196,15 @@ class _Training:
 
   def resume(self, run: Run) -> None:
     """Goes on from the last checkpoint, if there is one."""
-    last = run.resume(variables=self.train.variables, training=self._training())
+    last = run.resume(variables=self._net.unpack(self.train.variables), training=self._training())
     if last is None:
       return
     training = dict(last.training)
     self.schedule, self.epoch = training.pop("schedule"), training.pop("epoch")
     self.sums = EpochSums(**training.pop("sums"))
-    self.train = TrainState(variables=last.variables, **training)
+    moments = with_moments(training["optimizer"], self._net.packing.in_own_order)
+    training["optimizer"] = jax.tree.map(jnp.asarray, moments)
+    self.train = TrainState(variables=self._net.pack(last.variables), **training)
     self.training.go_to(last.positions["train"])
 
 

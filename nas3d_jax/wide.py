@@ -44,6 +44,39 @@ def evaluate(
     By name of the operation, [N, D', H', W', E, C]. Where the direction is "up" the output is still in blocks, as
     [N, D, H, W, 8, E, C]; `rearrange.depth_to_space` of it, or of a sum, is the output.
   """
+  raws, outputs = _raw(x, operations, direction, weights)
+  return outputs | _activate(raws, operations, variant, weights)
+
+
+def mix(
+  x: jax.Array,
+  operations: Mapping[str, Params],
+  direction: Direction,
+  variant: Variant,
+  weights: Mapping[str, jax.Array],
+) -> jax.Array:
+  """The sum over all operations of what `evaluate` returns; each of them has the same number of edges."""
+  raws, outputs = _raw(x, operations, direction, weights)
+  outputs |= _activate(raws, operations, variant, weights, mixed=True)
+  return sum(outputs.values())
+
+
+class _Raw(NamedTuple):
+  """What operations yield before bias, norm, activation and weight.
+
+  Attributes:
+    names: of the operations.
+    y: [N, ..., rows, C], rows being the edges of the first operation, then those of the next; one where all share it.
+  """
+
+  names: tuple[str, ...]
+  y: jax.Array
+
+
+def _raw(
+  x: jax.Array, operations: Mapping[str, Params], direction: Direction, weights: Mapping[str, jax.Array]
+) -> tuple[list[_Raw], dict[str, jax.Array]]:
+  """Raw outputs of the operations that have a norm, and what the others return."""
   outputs: dict[str, jax.Array] = {}
   raws: list[_Raw] = []
   dense: dict[str, jax.Array] = {}
@@ -52,9 +85,9 @@ def evaluate(
       case "avg_pool" | "max_pool":
         outputs[name] = _pool(x, name, weights[name])
       case "identity":
-        raws.append(_Raw((name,), (params["norm"]["scale"].shape[0],), x[..., None, :]))
+        raws.append(_Raw((name,), x[..., None, :]))
       case "dil_conv":
-        raws.append(_dilated(x, name, params, direction))
+        raws.append(_Raw((name,), _dilated(x, params["conv"]["kernel"], direction)))
       case "dep_conv":
         dense[name] = params["depthwise"]["kernel"][..., None] * params["pointwise"]["kernel"]
       case "conv":
@@ -65,67 +98,38 @@ def evaluate(
           outputs[name] = x[..., None, :] * norm.over_voxels(gate * weights[name][:, None], x[..., None, :])
         elif x.shape[0] > 1:
           # For one sample a gate is a factor of the kernel; for more, every sample would need a kernel of its own.
-          raws.append(_gated_apart(x, name, gate, params["conv"]["kernel"], direction))
+          raws.append(_Raw((name,), _gated_apart(x, gate, params["conv"]["kernel"], direction)))
         else:
           dense[name] = gate[0].T[..., None] * params["conv"]["kernel"]
   if dense:
-    raws.append(_dense(x, dense, direction))
-  return outputs | _activate(raws, operations, variant, weights)
-
-
-class _Raw(NamedTuple):
-  """What operations yield before bias, norm, activation and weight.
-
-  Attributes:
-    names: of the operations.
-    edges: of each operation.
-    y: [N, ..., sum of edges, C]; or of length 1 where all edges share it.
-    phases: voxels of the output for each of y; the others are zero before the bias.
-  """
-
-  names: tuple[str, ...]
-  edges: tuple[int, ...]
-  y: jax.Array
-  phases: int = 1
+    raws.append(_Raw(tuple(dense), _dense(x, list(dense.values()), direction)))
+  return raws, outputs
 
 
 def _activate(
-  raws: list[_Raw], operations: Mapping[str, Params], variant: Variant, weights: Mapping[str, jax.Array]
+  raws: Sequence[_Raw],
+  operations: Mapping[str, Params],
+  variant: Variant,
+  weights: Mapping[str, jax.Array],
+  *,
+  mixed: bool = False,
 ) -> dict[str, jax.Array]:
-  """weight * relu(group_norm(y + bias)) of every operation, by name.
-
-  It is relu(y a + b) for one a and b a channel, which are found for all operations at once; a positive weight is part
-  of them.
-  """
+  """weight * relu(group norm(y + bias)) by operation; or their sum, by no name."""
   if not raws:
     return {}
   names = [name for raw in raws for name in raw.names]
-  statistics = []
-  for raw in raws:
-    voxels = tuple(range(1, raw.y.ndim - 2))
-    shape = (raw.y.shape[0], sum(raw.edges), raw.y.shape[-1])
-    statistics.append([jnp.broadcast_to(m, shape) for m in norm.moments(raw.y, voxels, raw.phases)])
-  mean, mean_square = (jnp.concatenate(parts, axis=1) for parts in zip(*statistics, strict=True))
-  rows = {key: jnp.concatenate([operations[name]["norm"][key] for name in names]) for key in ("scale", "bias")}
-  bias = jnp.concatenate([_bias(operations[name]) for name in names])
-  a, b = norm.group_affine(mean, mean_square, bias, rows["scale"], rows["bias"])
-  weight = jnp.concatenate([weights[name] for name in names])[:, None]
-  edges = [count for raw in raws for count in raw.edges]
-  affine = iter(zip(_split(a * weight, edges, 1), _split(b * weight, edges, 1), strict=True))
-  outputs = {}
-  for raw in raws:
-    parts = _split(raw.y, raw.edges, raw.y.ndim - 2) if len(raw.names) > 1 else [raw.y]
-    for name, y in zip(raw.names, parts, strict=True):
-      own_a, own_b = next(affine)
-      relu = not (kind(name) == "se_conv" and variant == "released")
-      z = y * norm.over_voxels(own_a, y) + norm.over_voxels(own_b, y)
-      z = jax.nn.relu(z) if relu else z
-      if raw.phases > 1:
-        rest = norm.over_voxels(jax.nn.relu(own_b) if relu else own_b, z)
-        shape = (*z.shape[:4], raw.phases - 1, *z.shape[4:])
-        z = jnp.concatenate([z[..., None, :, :], jnp.broadcast_to(rest[..., None, :, :], shape)], axis=4)
-      outputs[name] = z.astype(y.dtype)
-  return outputs
+  bias = _rows([_bias(operations[name]) for name in names])
+  scale, shift = (_rows([operations[name]["norm"][key] for name in names]) for key in ("scale", "bias"))
+  weight = jnp.concatenate([weights[name] for name in names])
+  layout = tuple(
+    norm.Rows(
+      tuple(weights[name].shape[0] for name in raw.names),
+      tuple(not (variant == "released" and kind(name) == "se_conv") for name in raw.names),
+    )
+    for raw in raws
+  )
+  outputs = norm.normalized([raw.y for raw in raws], bias, scale, shift, weight, layout, mixed)
+  return dict(zip(["" if mixed else name for name in names], outputs, strict=not mixed))
 
 
 def kind(name: str) -> str:
@@ -133,9 +137,18 @@ def kind(name: str) -> str:
   return name.removeprefix("down_").removeprefix("up_")
 
 
-def _split(array: jax.Array, edges: Sequence[int], axis: int) -> list[jax.Array]:
-  """Cuts an axis into operations; the gradient is one concatenation."""
-  return jnp.split(array, [sum(edges[: index + 1]) for index in range(len(edges) - 1)], axis=axis)
+def rank(name: str) -> int:
+  """Place of an operation among those whose rows are read together."""
+  order = ("identity", "dil_conv", "se_conv", "dep_conv", "conv")
+  return order.index(kind(name)) if kind(name) in order else len(order)
+
+
+def _rows(parts: Sequence[jax.Array]) -> jax.Array:
+  """Rows [E, C] of several operations, one below the other.
+
+  As vectors, because XLA then sees where they stand side by side in one array already, and makes no copy.
+  """
+  return jnp.concatenate([part.ravel() for part in parts]).reshape(-1, parts[0].shape[-1])
 
 
 def _gate(x: jax.Array, params: Params) -> jax.Array:
@@ -151,32 +164,32 @@ def _convolve(x: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Arra
   return form(x, kernel)
 
 
-def _gated_apart(x: jax.Array, name: str, gate: jax.Array, kernel: jax.Array, direction: Direction) -> _Raw:
+def _gated_apart(x: jax.Array, gate: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Array:
   """Gates x for each edge and convolves."""
   edges = range(kernel.shape[-2])
   parts = [_convolve(x * gate[:, None, None, None, edge], kernel[..., edge, :], direction) for edge in edges]
-  return _Raw((name,), (len(edges),), jnp.stack(parts, axis=-2))
+  return jnp.stack(parts, axis=-2)
 
 
-def _dense(x: jax.Array, kernels: Mapping[str, jax.Array], direction: Direction) -> _Raw:
+def _dense(x: jax.Array, kernels: Sequence[jax.Array], direction: Direction) -> jax.Array:
   """All dense operations as one convolution."""
-  stacked = jnp.concatenate(list(kernels.values()), axis=-2)
+  stacked = jnp.concatenate(kernels, axis=-2)
   y = _convolve(x, stacked.reshape(*stacked.shape[:4], -1), direction)
-  edges = tuple(kernel.shape[-2] for kernel in kernels.values())
-  return _Raw(tuple(kernels), edges, y.reshape(*y.shape[:-1], *stacked.shape[-2:]))
+  return y.reshape(*y.shape[:-1], *stacked.shape[-2:])
 
 
-def _dilated(x: jax.Array, name: str, params: Params, direction: Direction) -> _Raw:
+def _dilated(x: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Array:
   forms = {
     "normal": rearrange.conv_dilated,
     "down": rearrange.conv_dilated_down,
     "up": rearrange.conv_dilated_up,
   }
-  kernel = params["conv"]["kernel"]
   y = forms[direction](x, kernel.reshape(*kernel.shape[:4], -1))
-  # Doubling reaches one voxel of each block; the other seven hold the bias alone, and count in the norm.
-  phases = rearrange.PHASES if direction == "up" else 1
-  return _Raw((name,), kernel.shape[-2:-1], y.reshape(*y.shape[:-1], *kernel.shape[-2:]), phases)
+  y = y.reshape(*y.shape[:-1], *kernel.shape[-2:])
+  if direction == "up":
+    # Doubling reaches one voxel of each block; the other seven hold the bias alone, and count in the norm.
+    y = jnp.pad(y[..., None, :, :], ((0, 0),) * 4 + ((0, rearrange.PHASES - 1), (0, 0), (0, 0)))
+  return y
 
 
 def _bias(params: Params) -> jax.Array:
@@ -185,7 +198,8 @@ def _bias(params: Params) -> jax.Array:
     return params["conv"]["bias"]
   if "depthwise" not in params:
     return jnp.zeros_like(params["norm"]["bias"])
-  through = jnp.einsum("ei,ieo->eo", params["depthwise"]["bias"], params["pointwise"]["kernel"])
+  # A sum, not a product of matrices: XLA would copy the kernel into another order for it.
+  through = jnp.sum(params["depthwise"]["bias"].T[..., None] * params["pointwise"]["kernel"], 0)
   return through + params["pointwise"]["bias"]
 
 

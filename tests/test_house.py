@@ -17,7 +17,7 @@ LEVELS = (
   "losses metrics scores",
   "data",
   "plain checkpoints devices metadata",
-  "counts settings schedules steps inference",
+  "packing counts settings schedules steps inference",
   "loop run restoring basis ensemble predictions",
   "search train predict",
   "evaluate convert report",
