@@ -39,6 +39,13 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_integer("seed", 0, "seed of parameters, order, dropout", flag_values=values)
   flags.DEFINE_bool("skip_empty", True, "leave out patches without tumour", flag_values=values)
   flags.DEFINE_bool("augment", True, "scale, flip and rotate patches", flag_values=values)
+  flags.DEFINE_enum(
+    "data_placement", "auto", ["auto", "device", "host"], "where the data lies; auto: on an accelerator where it fits",
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    "precision", "float32", ["float32", "tf32", "bfloat16"], "of convolutions; all else is float32", flag_values=values
+  )
   flags.DEFINE_float("checkpoint_minutes", 10.0, "minutes between checkpoints", **rate)
   flags.DEFINE_bool("overwrite", False, "start anew: search/ is deleted", flag_values=values)
   flags.DEFINE_string("platform", None, PLATFORM_HELP, flag_values=values)

@@ -13,7 +13,7 @@ from nas3d_jax import devices
 from nas3d_jax.config import NetworkConfig
 from nas3d_jax.data.case import Case
 from nas3d_jax.data.dataset import Dataset
-from nas3d_jax.data.part import Part
+from nas3d_jax.data.part import Part, place
 from nas3d_jax.errors import InputError
 from nas3d_jax.initial import initial_values
 from nas3d_jax.metadata import RunMetadata
@@ -22,7 +22,7 @@ from nas3d_jax.restoring import variable_shapes
 from nas3d_jax.run import Run
 
 # What may differ when a run is gone on with; `epochs` because a run may be made longer.
-_CHANGEABLE = ("workdir", "epochs", "checkpoint_minutes", "overwrite")
+_CHANGEABLE = ("workdir", "epochs", "checkpoint_minutes", "overwrite", "data_placement")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +66,15 @@ class Basis:
       )
     sizes = dict(patch_size=config.patch_size, batch_size=config.batch_size)
     return Part(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, **sizes)
+
+  def place(self, *parts: Part) -> bool:
+    """Copies the parts to the device, where `data_placement` says so; whether they are there.
+
+    Raises:
+      InputError: they do not fit.
+    """
+    device = self.device
+    return place(parts, self.config.data_placement, device.memory, accelerated=device.platform != "cpu")
 
   def draw_variables(self, net: Supernet | DerivedNet, key: jax.Array) -> dict[str, Any]:
     """The network's variables before the first step, on the host; the values of its `init`."""

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nas3d_jax.errors import InputError
 
-# Losses are fetched from the device so many steps late, so that it never waits for the host.
+# Losses are fetched from the device so many calls late, so that it never waits for the host.
 _LAG = 8
+
+Losses = tuple[int, Mapping[str, jax.Array]]
 
 
 @dataclasses.dataclass
@@ -51,7 +54,7 @@ def run_epoch(
   what: str,
   steps: int,
   sums: EpochSums,
-  advance: Callable[[], Mapping[str, jax.Array]],
+  advance: Callable[[int], Losses],
   save: Callable[[], None],
   *,
   save_minutes: float,
@@ -62,32 +65,35 @@ def run_epoch(
     what: shown beside the progress bar.
     steps: of the whole epoch.
     sums: of the steps done; updated in place.
-    advance: takes one step and returns its losses, as scalars that may still be in the making.
+    advance: takes steps, as many as it is told at most and one at least; returns their number, and of each loss a
+      scalar or an array that begins with these steps' values; it may still be in the making.
     save: writes a checkpoint.
     save_minutes: minutes between checkpoints within an epoch.
 
   Raises:
     InputError: a loss is not finite.
   """
-  pending: list[Mapping[str, jax.Array]] = []
+  pending: list[Losses] = []
   lag = 0 if jax.default_backend() == "cpu" else _LAG
   started = saved = time.monotonic()
 
   def settle(keep: int) -> None:
     nonlocal started
     while len(pending) > keep:
-      _add(sums, pending.pop(0))
+      _add(sums, *pending.pop(0))
     now = time.monotonic()
     sums.seconds += now - started
     started = now
 
   with _progress() as progress:
     task = progress.add_task(f"{what}, first step", total=steps, completed=sums.steps)
-    while sums.steps + len(pending) < steps:
-      pending.append(advance())
+    left = steps - sums.steps
+    while left:
+      pending.append(advance(left))
+      left -= pending[-1][0]
       settle(lag)
       progress.update(task, completed=sums.steps, description=what)
-      if time.monotonic() - saved > 60 * save_minutes and sums.steps + len(pending) < steps:
+      if time.monotonic() - saved > 60 * save_minutes and left:
         settle(0)
         save()
         saved = time.monotonic()
@@ -120,10 +126,12 @@ def say(text: str) -> None:
   Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
-def _add(sums: EpochSums, losses: Mapping[str, jax.Array]) -> None:
-  for name, value in losses.items():
-    sums.losses[name] += _finite(name, value, f"step {sums.steps + 1} of the epoch")
-  sums.steps += 1
+def _add(sums: EpochSums, count: int, losses: Mapping[str, jax.Array]) -> None:
+  values = {name: np.asarray(value).reshape(-1) for name, value in losses.items()}
+  for step in range(count):
+    for name, own in values.items():
+      sums.losses[name] += _finite(name, own[step], f"step {sums.steps + 1} of the epoch")
+    sums.steps += 1
 
 
 def _finite(name: str, value: jax.Array, where: str) -> float:

@@ -55,10 +55,12 @@ class Supernet(Network):
   Attributes:
     config: size and variant.
     dropout_rate: channels dropped before the last convolution while training.
+    dtype: of the arrays of voxels between the layers, float32 or bfloat16; parameters and statistics are float32.
   """
 
   config: NetworkConfig
   dropout_rate: float = SEARCH_DROPOUT
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -83,7 +85,7 @@ class Supernet(Network):
       own = {key.removeprefix(f"{kind}_"): value for key, value in weights.items() if key.startswith(f"{kind}_")}
       return lambda x0, x1: cell(x0, x1, own)
 
-    return _u_shape(config, x, make_cell, self.dropout_rate, train)
+    return _u_shape(config, x, make_cell, self.dropout_rate, train, self.dtype)
 
 
 class DerivedNet(Network):
@@ -93,11 +95,13 @@ class DerivedNet(Network):
     config: size and variant.
     genotype: operations and wiring of its cells.
     dropout_rate: channels dropped before the last convolution while training.
+    dtype: of the arrays of voxels between the layers, float32 or bfloat16; parameters and statistics are float32.
   """
 
   config: NetworkConfig
   genotype: Genotype
   dropout_rate: float = TRAIN_DROPOUT
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
@@ -108,7 +112,7 @@ class DerivedNet(Network):
       rows = self.genotype.down if kind == "down" else self.genotype.up
       return DerivedCell(kind, channels, rows, self.config.variant, name=name)
 
-    return _u_shape(self.config, x, make_cell, self.dropout_rate, train)
+    return _u_shape(self.config, x, make_cell, self.dropout_rate, train, self.dtype)
 
 
 def partition(variables: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -136,11 +140,14 @@ def _zeros_of(key: jax.Array, shapes: Mapping[str, tuple[int, int]]) -> dict[str
   return {name: nn.initializers.zeros(key, shape) for name, shape in shapes.items()}
 
 
-def _u_shape(config: NetworkConfig, x: jax.Array, make_cell: MakeCell, dropout_rate: float, train: bool) -> jax.Array:
+def _u_shape(
+  config: NetworkConfig, x: jax.Array, make_cell: MakeCell, dropout_rate: float, train: bool, dtype: Any
+) -> jax.Array:
   """Stem, downward cells, upward cells with skips, dropout, confidence; called inside a compact module."""
   _check_input(config, x)
   if not 0 <= dropout_rate < 1:
     raise InputError(f"dropout_rate must be at least 0 and below 1, got {dropout_rate!r}")
+  x = x.astype(dtype)
   width = config.nodes * config.kernels
   p0 = Projection(width, name="stem0")(x)
   p1 = Projection(width, size=3, stride=2, name="stem1")(x)

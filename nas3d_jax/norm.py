@@ -160,8 +160,8 @@ def _statistics(raws, bias, layout) -> tuple[jax.Array, jax.Array, jax.Array]:
   sums = []
   for y, (edges, _) in zip(raws, layout, strict=True):
     voxels, shape = _voxels(y), (y.shape[0], sum(edges), y.shape[-1])
-    y = y.astype(jnp.float32)
-    sums.append([jnp.broadcast_to(jnp.sum(part, voxels), shape) for part in (y, jnp.square(y))])
+    values = y.astype(jnp.float32)
+    sums.append([jnp.broadcast_to(jnp.sum(part, voxels), shape) for part in (values, jnp.square(values))])
   count = math.prod(raws[0].shape[axis] for axis in _voxels(raws[0]))
   mean, mean_square = (jnp.concatenate(parts, axis=1) / count for parts in zip(*sums, strict=True))
   center, square = over_group(jnp.stack([mean + bias, mean_square + 2 * bias * mean + jnp.square(bias)]))

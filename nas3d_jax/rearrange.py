@@ -36,7 +36,7 @@ def conv_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """3x3x3 convolution, stride 2, padding 1: even lengths D, H, W -> halves; InputError for odd ones."""
   _require_even(x)
   if _gathers(x, stride=2):
-    return _gathered(x, kernel, (1, 0), 2)
+    return _gathered(x, kernel.astype(x.dtype), (1, 0), 2)
   blocks = space_to_depth(x)
   n, d, h, w, _, c = blocks.shape
   return _dense(blocks.reshape(n, d, h, w, PHASES * c), _slots(kernel, flip=False), (1, 0))
@@ -59,7 +59,7 @@ def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def conv_dilated(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """3x3x3 convolution of dilation 2, stride 1, padding 2: any lengths, which are kept."""
   if _gathers(x):
-    return _gathered(x, kernel, (2, 2), 1, 2)
+    return _gathered(x, kernel.astype(x.dtype), (2, 2), 1, 2)
   lengths = x.shape[1:4]
   x = jnp.pad(x, ((0, 0), *((0, length % 2) for length in lengths), (0, 0)))
   blocks = space_to_depth(x)
@@ -86,7 +86,7 @@ def conv_dilated_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """1x1x1 convolution: [..., C_in] times [C_in, C_out]."""
-  return jnp.einsum("...i,io->...o", x, kernel)
+  return jnp.einsum("...i,io->...o", x, kernel.astype(x.dtype))
 
 
 def space_to_depth(x: jax.Array) -> jax.Array:
@@ -119,6 +119,7 @@ def settle(x: jax.Array) -> jax.Array:
 
 
 def _dense(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
+  kernel = kernel.astype(x.dtype)
   if _gathers(x):
     return _gathered(x, kernel, padding)
   return lax.conv_general_dilated(x, kernel, (1, 1, 1), [padding] * 3, dimension_numbers=_DIMENSIONS)

@@ -12,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from nas3d_jax.basis import Basis, key_of
+from nas3d_jax.chunks import make_chunk, steps_per_call
 from nas3d_jax.config import Variant
 from nas3d_jax.counts import GenotypeCounts, rows_of
+from nas3d_jax.data.part import Placement
 from nas3d_jax.genotype import CELLS, Genotype, hybrid_weights
 from nas3d_jax.loop import EpochSums, mean_loss, run_epoch, say
 from nas3d_jax.networks import SEARCH_DROPOUT, Supernet, partition
 from nas3d_jax.packing import PackedNet
+from nas3d_jax.precision import Precision, activation_dtype, computing
 from nas3d_jax.run import GENOTYPE, Run
 from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
 from nas3d_jax.settings import check_numbers
@@ -48,6 +51,8 @@ class SearchConfig:
     seed: of parameters, order, augmentation and dropout.
     skip_empty: leave out patches without tumour.
     augment: augment the patches of the kernel part.
+    data_placement: where the data lies: "device", "host", or "auto", on an accelerator where it fits.
+    precision: of convolutions: "float32", "tf32" or "bfloat16".
     checkpoint_minutes: minutes between checkpoints within an epoch.
     overwrite: start anew.
 
@@ -71,6 +76,8 @@ class SearchConfig:
   seed: int = 0
   skip_empty: bool = True
   augment: bool = True
+  data_placement: Placement = "auto"
+  precision: Precision = "float32"
   checkpoint_minutes: float = 10.0
   overwrite: bool = False
 
@@ -95,6 +102,7 @@ def search(config: SearchConfig) -> Genotype:
   basis = Basis.of(config)
   folder = Path(config.workdir) / FOLDER
   with (
+    computing(config.precision),
     contextlib.closing(_Search(basis)) as state,
     basis.open_run(folder, changeable=("min_count",)) as run,
   ):
@@ -148,13 +156,14 @@ class _Search:
     config, dataset = basis.config, basis.dataset
     self.hybrid = basis.part("hybrid", dataset.fold_cases(config.fold), seed=2 * config.seed)
     self.kernel = basis.part("kernel", dataset.other_cases(config.fold), seed=2 * config.seed + 1)
-    net = Supernet(basis.network, config.dropout)
+    net = Supernet(basis.network, config.dropout, dtype=activation_dtype(config.precision))
     init_key, step_key, self._augment_key = jax.random.split(key_of(config.seed), 3)
     variables = basis.draw_variables(net, init_key)
     self._net = PackedNet(net, variables)
     optimizers = adam(config.hybrid_learning_rate), adam(config.kernel_learning_rate)
     self.train = SearchState.create(self._net.pack(variables), *optimizers, step_key)
     self._step = make_search_step(self._net, *optimizers)
+    self._chunk = make_chunk(self._step, self._draw, _LOSSES) if basis.place(self.hybrid, self.kernel) else None
     self._validate = make_validation_step(self._net)
     self.schedules = {
       "hybrid": Plateau(config.hybrid_learning_rate), "kernel": Plateau(config.kernel_learning_rate)
@@ -178,12 +187,24 @@ class _Search:
       self.opening = {"genotype": rows_of(genotype), "count": self.counts[genotype], **_describe(weights)}
     return Genotype(**self.opening["genotype"]), self.opening["count"]
 
-  def advance(self) -> dict[str, jax.Array]:
-    """One step: the next hybrid patch as it is, the next kernel patch augmented."""
-    augment = self._basis.config.augment
-    key = jax.random.fold_in(self._augment_key, self.train.step) if augment else None
-    self.train, losses = self._step(self.train, self.hybrid.draw(), self.kernel.draw(key))
-    return losses
+  def advance(self, most: int) -> tuple[int, dict[str, jax.Array]]:
+    """Steps, one or as many as a call makes: the next hybrid patch as it is, the next kernel patch augmented."""
+    if self._chunk is None:
+      batches = self.hybrid.draw(), self.kernel.draw(self._key(self.train.step))
+      self.train, losses = self._step(self.train, *batches)
+      return 1, losses
+    limit = steps_per_call()
+    count = min(most, limit)
+    order = [part.take(count, limit) for part in (self.hybrid, self.kernel)]
+    self.train, losses = self._chunk(self.train, (self.hybrid.data, self.kernel.data), order, count)
+    return count, losses
+
+  def _key(self, step: jax.Array) -> jax.Array | None:
+    return jax.random.fold_in(self._augment_key, step) if self._basis.config.augment else None
+
+  def _draw(self, data: Any, order: Any, step: jax.Array) -> tuple[Any, Any]:
+    hybrid = self.hybrid.prepare(data[0], order[0])
+    return hybrid, self.kernel.prepare(data[1], order[1], self._key(step))
 
   def validation_loss(self, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
     return self._validate(self.train.variables, batch)

@@ -11,13 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from nas3d_jax.basis import Basis, key_of
+from nas3d_jax.chunks import make_chunk, steps_per_call
 from nas3d_jax.config import Variant
 from nas3d_jax.counts import rows_of
+from nas3d_jax.data.part import Placement
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.loop import EpochSums, mean_loss, run_epoch, say
 from nas3d_jax.networks import TRAIN_DROPOUT, DerivedNet
 from nas3d_jax.packing import PackedNet
+from nas3d_jax.precision import Precision, activation_dtype, computing
 from nas3d_jax.restoring import restore
 from nas3d_jax.run import GENOTYPE, Run, has_checkpoint
 from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
@@ -48,6 +51,8 @@ class TrainConfig:
     seed: of parameters, order, augmentation and dropout.
     skip_empty: leave out patches without tumour.
     augment: augment the patches.
+    data_placement: where the data lies: "device", "host", or "auto", on an accelerator where it fits.
+    precision: of convolutions: "float32", "tf32" or "bfloat16".
     checkpoint_minutes: minutes between checkpoints within an epoch.
     overwrite: start anew.
 
@@ -71,6 +76,8 @@ class TrainConfig:
   seed: int = 0
   skip_empty: bool = True
   augment: bool = True
+  data_placement: Placement = "auto"
+  precision: Precision = "float32"
   checkpoint_minutes: float = 10.0
   overwrite: bool = False
 
@@ -98,6 +105,7 @@ def train(config: TrainConfig) -> Path:
   goes_on = has_checkpoint(folder) and not config.overwrite
   start = None if goes_on or config.init_from is None else _read_start(basis, genotype)
   with (
+    computing(config.precision),
     contextlib.closing(_Training(basis, genotype, start)) as state,
     basis.open_run(folder, genotype=rows_of(genotype)) as run,
   ):
@@ -143,12 +151,15 @@ class _Training:
       cases = dataset.other_cases(config.fold)
       self.validation = basis.part("validation", dataset.fold_cases(config.fold), seed=0)
     self.training = basis.part("training", cases, seed=config.seed)
-    net, optimizer = DerivedNet(basis.network, genotype, config.dropout), adam(config.learning_rate)
+    dtype = activation_dtype(config.precision)
+    net = DerivedNet(basis.network, genotype, config.dropout, dtype=dtype)
+    optimizer = adam(config.learning_rate)
     init_key, step_key, self._augment_key = jax.random.split(key_of(config.seed), 3)
     variables = basis.draw_variables(net, init_key) if start is None else start
     self._net = PackedNet(net, variables)
     self.train = TrainState.create(self._net.pack(variables), optimizer, step_key)
     self._step = make_train_step(self._net, optimizer)
+    self._chunk = make_chunk(self._step, self._draw, ("loss",)) if basis.place(self.training) else None
     self._validate = make_validation_step(self._net)
     self.schedule = Plateau(config.learning_rate)
     self.epoch = 0
@@ -159,11 +170,21 @@ class _Training:
     if self.validation:
       self.validation.close()
 
-  def advance(self) -> dict[str, jax.Array]:
-    """One step on the next patch."""
-    key = jax.random.fold_in(self._augment_key, self.train.step) if self._basis.config.augment else None
-    self.train, losses = self._step(self.train, self.training.draw(key))
-    return losses
+  def advance(self, most: int) -> tuple[int, dict[str, jax.Array]]:
+    """Steps, one or as many as a call makes, each on the next patch."""
+    if self._chunk is None:
+      self.train, losses = self._step(self.train, self.training.draw(self._key(self.train.step)))
+      return 1, losses
+    limit = steps_per_call()
+    count = min(most, limit)
+    self.train, losses = self._chunk(self.train, self.training.data, self.training.take(count, limit), count)
+    return count, losses
+
+  def _key(self, step: jax.Array) -> jax.Array | None:
+    return jax.random.fold_in(self._augment_key, step) if self._basis.config.augment else None
+
+  def _draw(self, data: Any, order: Any, step: jax.Array) -> tuple[Any]:
+    return (self.training.prepare(data, order, self._key(step)),)
 
   def validation_loss(self, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
     return self._validate(self.train.variables, batch)

@@ -95,7 +95,8 @@ def _raw(
       case "se_conv":
         gate = _gate(x, params)
         if "conv" not in params:
-          outputs[name] = x[..., None, :] * norm.over_voxels(gate * weights[name][:, None], x[..., None, :])
+          factor = (gate * weights[name][:, None]).astype(x.dtype)
+          outputs[name] = x[..., None, :] * norm.over_voxels(factor, x[..., None, :])
         elif x.shape[0] > 1:
           # For one sample a gate is a factor of the kernel; for more, every sample would need a kernel of its own.
           raws.append(_Raw((name,), _gated_apart(x, gate, params["conv"]["kernel"], direction)))
@@ -166,7 +167,7 @@ def _convolve(x: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Arra
 
 def _gated_apart(x: jax.Array, gate: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Array:
   """Gates x for each edge and convolves."""
-  edges = range(kernel.shape[-2])
+  gate, edges = gate.astype(x.dtype), range(kernel.shape[-2])
   parts = [_convolve(x * gate[:, None, None, None, edge], kernel[..., edge, :], direction) for edge in edges]
   return jnp.stack(parts, axis=-2)
 

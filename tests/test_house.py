@@ -17,7 +17,7 @@ LEVELS = (
   "losses metrics scores",
   "data",
   "plain checkpoints devices metadata",
-  "packing counts settings schedules steps inference",
+  "packing precision chunks counts settings schedules steps inference",
   "loop run restoring basis ensemble predictions",
   "search train predict",
   "evaluate convert report",

@@ -18,10 +18,10 @@ FLAGS = {
   "phantom": "out cases seed shape",
   "preprocess": "data_dir workdir folds seed overwrite",
   "search": "workdir fold patch_size epochs min_count batch_size kernels nodes depth variant "
-  "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment checkpoint_minutes "
-  "overwrite platform",
+  "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment data_placement "
+  "precision checkpoint_minutes overwrite platform",
   "train": "workdir fold genotype init_from patch_size epochs batch_size kernels nodes depth "
-  "variant learning_rate dropout seed skip_empty augment checkpoint_minutes overwrite platform",
+  "variant learning_rate dropout seed skip_empty augment data_placement precision checkpoint_minutes overwrite platform",
   "predict": "workdir fold checkpoint data_dir out patch_size probabilities overwrite platform",
   "evaluate": "predictions data_dir out overwrite",
   "demo": "workdir platform",

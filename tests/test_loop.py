@@ -18,9 +18,9 @@ class Steps:
     self.sums, self.saved = sums, []
     self._numbers = itertools.count(1 + sums.steps)
 
-  def advance(self):
+  def advance(self, most):
     number = next(self._numbers)
-    return {"up": np.float32(number), "down": np.float32(-number)}
+    return 1, {"up": np.float32(number), "down": np.float32(-number)}
 
   def save(self):
     self.saved.append((self.sums.steps, self.sums.losses["up"]))
@@ -57,7 +57,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(value):
   losses = iter([0.5, 0.5, value, 0.5])
   sums = EpochSums.zero(("loss",))
   with pytest.raises(InputError, match=f"loss is {value} in step 3 of the epoch.*learning rate"):
-    run_epoch("epoch", 4, sums, lambda: {"loss": np.float32(next(losses))}, lambda: None, save_minutes=60)
+    run_epoch("epoch", 4, sums, lambda most: (1, {"loss": np.float32(next(losses))}), lambda: None, save_minutes=60)
   assert sums.losses == {"loss": 1.0}
 
 

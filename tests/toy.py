@@ -16,6 +16,7 @@ class ToySupernet(Network):
 
   config: NetworkConfig
   dropout_rate: float = 0.1
+  dtype: object = None
 
   @nn.compact
   def __call__(self, x, *, train=False):
@@ -33,6 +34,7 @@ class ToyDerivedNet(Network):
   config: NetworkConfig
   genotype: Genotype
   dropout_rate: float = 0.5
+  dtype: object = None
 
   @nn.compact
   def __call__(self, x, *, train=False):

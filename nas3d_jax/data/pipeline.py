@@ -157,24 +157,49 @@ def patch_batches(
   Raises:
     InputError: `refs` is empty, or a number is out of range.
   """
-  if not refs:
+  _check("patch_size", patch_size)
+  source = grain.MapDataset.source(PatchSource(dataset, refs, patch_size))
+  stream = _ordered(source, batch_size, seed, epochs, shuffle)
+  return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+def patch_order(patches: int, *, batch_size: int = 1, seed: int = 0) -> Sequence[np.ndarray]:
+  """The order in which the endless stream of `patch_batches` takes its patches.
+
+  Args:
+    patches: their number.
+    batch_size: N, patches in a batch.
+    seed: as of the stream.
+
+  Returns:
+    A sequence without end; item i is int [N], the places of the i-th batch's patches in the list.
+
+  Raises:
+    InputError: a number is out of range.
+  """
+  return _ordered(grain.MapDataset.range(patches), batch_size, seed, None, True)
+
+
+def _ordered(
+  stream: grain.MapDataset, batch_size: int, seed: int, epochs: int | None, shuffle: bool
+) -> grain.MapDataset:
+  if not len(stream):
     raise InputError("refs must hold at least one patch, got none; see patch_index")
-  for name, value, least in (
-    ("patch_size", patch_size, 1), ("batch_size", batch_size, 1), ("seed", seed, 0),
-    ("epochs", 1 if epochs is None else epochs, 1),
-  ):
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-      raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
-  stream = grain.MapDataset.source(PatchSource(dataset, refs, patch_size))
+  _check("batch_size", batch_size)
+  _check("seed", seed, 0)
+  _check("epochs", 1 if epochs is None else epochs)
   if shuffle:
     # Grain adds the pass to this number, so neighbouring seeds must not give neighbouring numbers.
     stream = stream.shuffle(int(np.random.SeedSequence(seed).generate_state(1)[0]))
   if epochs is None:
     # There is no remainder to drop, but Grain's length would overflow if it counted one.
-    stream = stream.repeat().batch(batch_size, drop_remainder=True)
-  else:
-    stream = stream.batch(batch_size).repeat(epochs)
-  return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+    return stream.repeat().batch(batch_size, drop_remainder=True)
+  return stream.batch(batch_size).repeat(epochs)
+
+
+def _check(name: str, value: int, least: int = 1) -> None:
+  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+    raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def prepare_batch(
