@@ -1,7 +1,8 @@
 """Predicts label volumes of whole cases, in their own geometry.
 
 One volume a case, <case>.nii.gz, in shape, affine and voxel size of the input. With several
-checkpoints their probabilities are averaged.
+checkpoints their probabilities are averaged. With --cross_validation each case of the data set is
+predicted by the fold that was not trained on it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,24 @@ REQUIRED = ("data_dir", "out")
 def define(values: flags.FlagValues) -> None:
   """Defines the flags of this stage on `values`."""
   flags.DEFINE_string(
-    "workdir", None, "run directory whose train/<fold> --fold names", flag_values=values
+    "workdir", None, "run directory whose trainings --fold names", flag_values=values
   )
   flags.DEFINE_multi_string(
     "fold", [], "trained fold, a number or all; may be given again", flag_values=values
+  )
+  flags.DEFINE_bool(
+    "cross_validation", False, "all folds instead, each for its own cases", flag_values=values
+  )
+  flags.DEFINE_enum(
+    "network", "searched", ["searched", "unet3d"], "whose folds", flag_values=values
   )
   flags.DEFINE_multi_string(
     "checkpoint", [], "run or checkpoint instead; may be given again", flag_values=values
   )
   flags.DEFINE_string("data_dir", None, "folder of the cases", flag_values=values)
+  flags.DEFINE_list(
+    "cases", None, "names of the cases, with commas; not given: all", flag_values=values
+  )
   flags.DEFINE_string("out", None, "folder to write <case>.nii.gz to", flag_values=values)
   flags.DEFINE_integer(
     "patch_size",
@@ -34,9 +44,32 @@ def define(values: flags.FlagValues) -> None:
     lower_bound=1,
     flag_values=values,
   )
+  define_choices(values)
   flags.DEFINE_bool("probabilities", False, "write the probabilities as well", flag_values=values)
   flags.DEFINE_bool("overwrite", False, "predict again what is there", flag_values=values)
   flags.DEFINE_string("platform", None, PLATFORM_HELP, flag_values=values)
+
+
+def define_choices(values: flags.FlagValues) -> None:
+  """Defines the flags of `InferenceChoices`, which the experiment has as well."""
+  flags.DEFINE_bool("tta", False, "average over the 8 mirrored inputs", flag_values=values)
+  flags.DEFINE_float(
+    "overlap", 0.0, "least part of a patch that neighbours share; 0: auto-fitted patches",
+    lower_bound=0.0, upper_bound=1.0, flag_values=values,
+  )
+  flags.DEFINE_bool(
+    "gaussian", False, "weigh overlapping patches about their centres", flag_values=values
+  )
+  flags.DEFINE_bool(
+    "whole_volume", False, "the whole brain in one pass, no patches", flag_values=values
+  )
+  flags.DEFINE_integer(
+    "patch_batch", 1, "patches in one pass", lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_float(
+    "min_component_ml", 0.0, "take smaller components out of the innermost region, in ml",
+    lower_bound=0.0, flag_values=values,
+  )
 
 
 def main(values: flags.FlagValues) -> int:
@@ -45,6 +78,7 @@ def main(values: flags.FlagValues) -> int:
   start(values)
   from nas3d_jax.predict import PredictConfig, predict_cases
 
-  lists = {"fold": folds, "checkpoint": tuple(values["checkpoint"].value)}
+  cases = values["cases"].value
+  lists = {"fold": folds, "checkpoint": tuple(values["checkpoint"].value), "cases": cases and tuple(cases)}
   print(predict_cases(PredictConfig(**{**settings(values), **lists})))
   return 0

@@ -9,6 +9,10 @@ from typing import Any
 from nas3d_jax.errors import InputError
 
 
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferenceChoices:
   """Choices of inference; the defaults are the paper's: auto-fitted patches one by one, overlaps averaged, no more.
@@ -54,7 +58,3 @@ class InferenceChoices:
 
 PAPER = InferenceChoices()
 """As the paper predicts."""
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

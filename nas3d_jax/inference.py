@@ -139,7 +139,7 @@ def predict_mean(
   if choices.whole_volume:
     mean = in_one_pass(forward, cube, multiple)
   else:
-    mean = in_patches(forward, cube, patch_size, regions, choices, on_patch)
+    mean = in_patches(forward, cube, patch_size, regions, choices=choices, on_patch=on_patch)
   if not np.isfinite(mean).all():
     raise InputError("the network's probabilities are not finite: its training diverged; use another checkpoint")
   probabilities = np.zeros((*volume.shape[:3], regions), np.float32)
@@ -170,6 +170,7 @@ def in_patches(
   cube: np.ndarray,
   patch_size: int,
   regions: int,
+  *,
   choices: InferenceChoices = PAPER,
   on_patch: OnPatch | None = None,
 ) -> np.ndarray:

@@ -3,8 +3,9 @@
     <out>/<case>.nii.gz                  uint8 labels in the geometry of the case's first modality
     <out>/probabilities/<case>.nii.gz    float32 [D, H, W, R], where asked for; in a folder of its own, because every
                                          volume directly in <out> counts as a label volume
-    <out>/predictions.json               "format", "version", "settings" (schema, checkpoints, patch size, what is
-                                         written, choices of inference), "cases": {case: {file: SHA-256 of the images}, null until done}
+    <out>/predictions.json               "format", "version", "settings" (schema, checkpoints, patch size, choices of
+                                         inference, what is written), "cases": {case: {file: SHA-256 of the images},
+                                         null until done}
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class PredictionFolder:
   Args:
     folder: where; made where it is missing.
     settings: plain JSON values that decide what is written: "schema", "patch_size", "probabilities" (whether they are
-      written), "inference" (`InferenceChoices.to_dict()`) and "checkpoints" (fingerprint -> where it lay, for the reader
-      alone).
+      written), "inference" (`InferenceChoices.to_dict()`) and "checkpoints" (fingerprint -> where it lay, for the
+      reader alone).
     cases: names of the cases that are going to be predicted.
     overwrite: whether to remove what earlier runs predicted, by their record, and start anew.
 

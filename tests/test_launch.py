@@ -20,9 +20,10 @@ FLAGS = {
   "search": "workdir fold patch_size epochs min_count batch_size kernels nodes depth variant "
   "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment checkpoint_minutes "
   "overwrite platform",
-  "train": "workdir fold genotype init_from patch_size epochs batch_size kernels nodes depth "
-  "variant learning_rate dropout seed skip_empty augment checkpoint_minutes overwrite platform",
-  "predict": "workdir fold checkpoint data_dir out patch_size probabilities overwrite platform",
+  "train": "workdir fold network genotype init_from patch_size epochs batch_size kernels nodes depth "
+  "variant filters levels learning_rate dropout seed skip_empty augment checkpoint_minutes overwrite platform",
+  "predict": "workdir fold cross_validation network checkpoint data_dir cases out patch_size tta overlap gaussian "
+  "whole_volume patch_batch min_component_ml probabilities overwrite platform",
   "evaluate": "predictions data_dir out overwrite",
   "demo": "workdir platform",
 }

@@ -76,5 +76,5 @@ def test_a_wrong_field_is_named(changes, message):
 def test_a_missing_field_is_named():
   fields = metadata().to_dict()
   del fields["xi"], fields["schema"]
-  with pytest.raises(InputError, match="metadata lacks schema, xi; its fields are dataset, device"):
+  with pytest.raises(InputError, match="metadata lacks schema, xi; its fields are architecture, dataset, device"):
     RunMetadata.from_dict(fields)
