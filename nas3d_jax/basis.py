@@ -80,13 +80,9 @@ class Basis:
     Raises:
       InputError: as `Run` does.
     """
-    config = {
-      name: str(value) if isinstance(value, Path) else value
-      for name, value in dataclasses.asdict(self.config).items()
-    }
     return Run(
       folder,
-      {**config, **settings, "dataset": self.dataset.fingerprint},
+      {**plain_settings(self.config), **settings, "dataset": self.dataset.fingerprint},
       device=self.device.to_dict(),
       overwrite=self.config.overwrite,
       changeable=(*_CHANGEABLE, *changeable),
@@ -105,6 +101,12 @@ class Basis:
       dataset={"fingerprint": self.dataset.fingerprint},
       **fields,
     ).to_dict()
+
+
+def plain_settings(config: Any) -> dict[str, Any]:
+  """The fields of a `SearchConfig` or a `TrainConfig` as plain JSON values, as a run's `config.json` holds them."""
+  fields = dataclasses.asdict(config).items()
+  return {name: str(value) if isinstance(value, Path) else value for name, value in fields}
 
 
 def network_config(config: Any, schema: Schema) -> NetworkConfig | UNetConfig:

@@ -26,7 +26,7 @@ from nas3d_jax.unet3d import UNET_DROPOUT, UNet3D
 # Learning rate and dropout of each network, where none are given; Isensee et al. (2017) for the 3D U-Net.
 _DEFAULTS = {"searched": (1e-3, TRAIN_DROPOUT), "unet3d": (5e-4, UNET_DROPOUT)}
 # Fields that do not concern a network, which may therefore differ when its training is gone on with.
-_OTHERS = {"searched": ("filters", "levels"), "unet3d": ("genotype", "kernels", "nodes", "depth", "variant")}
+OTHERS = {"searched": ("filters", "levels"), "unet3d": ("genotype", "kernels", "nodes", "depth", "variant")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def train(config: TrainConfig) -> Path:
     contextlib.closing(_Training(basis, genotype, start)) as state,
     # The folder says which network it is; earlier runs did not.
     basis.open_run(
-      folder, genotype=genotype and rows_of(genotype), changeable=("network", *_OTHERS[config.network])
+      folder, genotype=genotype and rows_of(genotype), changeable=("network", *OTHERS[config.network])
     ) as run,
   ):
     state.resume(run)
