@@ -50,8 +50,8 @@ class Ground:
       raise InputError(f"folds must be {dataset.folds}, those of {dataset.folder}, got {wanted}; leave it out")
     if self.config.nested and dataset.folds < 3:
       raise InputError(
-        f"nested searches need at least 3 folds, two to search on, but {dataset.folder} has {dataset.folds}; preprocess "
-        "with more"
+        f"nested searches need at least 3 folds, two to search on, but {dataset.folder} has {dataset.folds}; "
+        "preprocess with more"
       )
     return dataset
 
@@ -153,8 +153,8 @@ class Ground:
     for name, sums in self.unseen_images.items():
       if (owner := owners.get(frozenset(sums.values()))) is not None:
         raise InputError(
-          f"{name} in {self.config.test_dir} is not unseen: it has the images of {owner} in {self.dataset.folder}; take "
-          "it out of one of them"
+          f"{name} in {self.config.test_dir} is not unseen: it has the images of {owner} in {self.dataset.folder}; "
+          "take it out of one of them"
         )
 
 

@@ -17,6 +17,7 @@ from nas3d_jax.data.brats import find_cases, read_case
 from nas3d_jax.data.dataset import read_json, write_json
 from nas3d_jax.data.preprocess import preprocess
 from nas3d_jax.data.reference import FOLDER, write_reference
+from nas3d_jax.errors import InputError
 from nas3d_jax.evaluate import evaluate
 from nas3d_jax.ground import Ground
 from nas3d_jax.plan import NETWORKS, ExperimentConfig, Split
@@ -29,6 +30,7 @@ from nas3d_jax.threshold import choose_min_component
 from nas3d_jax.train import train
 
 COSTS = "costs.json"
+EXPERIMENT = "experiment.json"
 _TIMED_CASES = 3
 
 
@@ -178,10 +180,7 @@ def _prediction(ground: Ground, network: Architecture, split: Split) -> Part:
       return None
     return look()[1] * measured["case_s"] * (len(runs) if split == "ensemble" else 1)
 
-  what = {"cross_validation": "each by the fold that did not see it", "training": "by the final network"}
-  what |= {"test": "unseen cases by the final network", "ensemble": "unseen cases by all folds"}
-  name = f"predict {network}, {split.replace('_', '-')}: {what[split]}"
-  return Part(name, _with_data(ground, lambda: look()[0]), run, seconds)
+  return Part(f"predict {network}, {split.replace('_', '-')}", _with_data(ground, lambda: look()[0]), run, seconds)
 
 
 def _threshold(ground: Ground, network: Architecture) -> Part:
@@ -221,7 +220,12 @@ def _report(config: ExperimentConfig) -> Part:
 
   def run():
     # By name, so that nothing of the pictures is imported before they are drawn.
-    report = importlib.import_module("nas3d_jax.report")
+    try:
+      report = importlib.import_module("nas3d_jax.report")
+    except ImportError as error:
+      raise InputError(
+        f"all parts but the report are done, which cannot be made: {error}; install requirements.txt, and run again"
+      ) from error
     report.write_report(root, **({} if config.portal_csv is None else {"portal_csv": config.portal_csv}))
 
   return Part("report", lambda: states.newer_than(root / "report" / "index.html", inputs()), run)
@@ -232,11 +236,8 @@ def _with_data(ground: Ground, status: Callable[[], Status]) -> Callable[[], Sta
   return lambda: status() if ground.has_dataset else "to do"
 
 
-EXPERIMENT = "experiment.json"
-
-
 def write_experiment(ground: Ground, parts: list[Part]) -> None:
-  """Writes `experiment.json`: what the report has to know of how the run came about; left as it is if it says the same."""
+  """Writes `experiment.json`: what the report has to know of how the run came about; not if it says so already."""
   config = ground.config
   paths = {name: getattr(config, name) for name in ("test_dir", "portal_csv")}
   content = {

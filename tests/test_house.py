@@ -23,7 +23,7 @@ LEVELS = (
   "search train predict",
   "evaluate convert report",
   "threshold costs",
-  "parts experiment",
+  "plan ground states parts experiment",
   "__init__",
   "launch",
 )
