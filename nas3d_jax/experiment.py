@@ -82,7 +82,7 @@ def estimate(parts: list[Part]) -> str:
   """How long these parts take, as far as that is known."""
   seconds = [0.0 if part.status() == "done" else part.seconds() for part in parts]
   known = [value for value in seconds if value is not None]
-  if not known:
+  if not any(known):
     return "unknown"
   return f"about {spell(sum(known))}" if len(known) == len(seconds) else f"more than {spell(sum(known))}"
 

@@ -62,8 +62,7 @@ class RunMetadata:
   progress: Mapping[str, Any] = dataclasses.field(hash=False, default_factory=dict)
 
   def __post_init__(self):
-    self._require("architecture", self.architecture in _CONFIGS, '"searched" or "unet3d"')
-    config = _CONFIGS[self.architecture]
+    config = _config_of(self.architecture)
     for name, kind, wanted in (
       ("network", config, f"a {config.__name__}"),
       ("genotype", Genotype | None, "a Genotype or None"),
@@ -135,9 +134,15 @@ class RunMetadata:
     if missing or unknown:
       lacks = f"lacks {', '.join(missing)}" if missing else f"has unknown fields {', '.join(unknown)}"
       raise InputError(f"metadata {lacks}; its fields are {', '.join(sorted(known))}")
-    config = _CONFIGS.get(str(given["architecture"]), NetworkConfig)
+    config = _config_of(given["architecture"])
     readers = {"network": config.from_dict, "genotype": _genotype, "schema": Schema.from_dict}
     return cls(**given | {name: _read(name, reader, given[name]) for name, reader in readers.items()})
+
+
+def _config_of(architecture: Any) -> type[NetworkConfig] | type[UNetConfig]:
+  if architecture not in ("searched", "unet3d"):
+    raise InputError(f'architecture must be "searched" or "unet3d", got {architecture!r:.200}')
+  return _CONFIGS[architecture]
 
 
 def _genotype(rows: Mapping[str, Any]) -> Genotype:
