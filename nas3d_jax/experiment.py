@@ -6,6 +6,7 @@ import dataclasses
 import time
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from nas3d_jax.config import Architecture
@@ -97,7 +98,7 @@ def spell(seconds: float) -> str:
 
 def plan_table(planned: list[PlannedPart]) -> Table:
   """The parts as a table to print."""
-  table = Table("", "part", "state", "time left")
+  table = Table("", "part", "state", "time left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
   for number, part in enumerate(planned, 1):
     left = "unknown" if part.seconds is None else spell(part.seconds)
     table.add_row(str(number), part.name, part.status, "" if part.status == "done" else left)
@@ -111,15 +112,15 @@ def plan_table(planned: list[PlannedPart]) -> Table:
 def summary_table(scores: dict[tuple[Architecture, Split], Scores]) -> Table:
   """Mean Dice and 95% Hausdorff distance of each network, split and region, as a table to print."""
   regions = next(iter(scores.values())).schema.region_names
-  table = Table("split", "network", "cases")
-  for metric in ("Dice", "Hausdorff 95% (mm)"):
-    for region in regions:
-      table.add_column(f"{metric} {region}", justify="right")
+  # Within the 80 columns of a terminal.
+  table = Table("split", "network", "cases", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+  for region in regions:
+    table.add_column(region, justify="right")
   for (network, split), found in scores.items():
-    means = [f"{found.summary[region]['dice']['mean']:.3f}" for region in regions]
-    means += [f"{found.summary[region]['hausdorff95']['mean']:.1f}" for region in regions]
-    table.add_row(split.replace("_", "-"), network, str(len(found.cases)), *means)
-  table.caption = "means over the cases; training: the final network on the cases that it was trained on"
+    means = [{metric: values["mean"] for metric, values in found.summary[region].items()} for region in regions]
+    shown = [f"{mean['dice']:.3f} {mean['hausdorff95']:6.1f} mm" for mean in means]
+    table.add_row(split.replace("_", "-"), network, str(len(found.cases)), *shown)
+  table.caption = "mean Dice and 95% Hausdorff distance; training: the final network on its own training cases"
   return table
 
 
