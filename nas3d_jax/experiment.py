@@ -104,8 +104,8 @@ def plan_table(planned: list[PlannedPart]) -> Table:
     table.add_row(str(number), part.name, part.status, "" if part.status == "done" else left)
   known = [part.seconds for part in planned if part.seconds is not None]
   unknown = len(planned) - len(known)
-  rest = f"{spell(sum(known))}" + (f" and {unknown} parts of unknown length" if unknown else "")
-  table.caption = f"in all {rest}; a search may stop earlier"
+  rest = spell(sum(known)) + (f", and what is unknown ({unknown} of the parts)" if unknown else "")
+  table.caption = f"as things are now; left in all: {rest}; a search may stop earlier"
   return table
 
 
@@ -118,9 +118,9 @@ def summary_table(scores: dict[tuple[Architecture, Split], Scores]) -> Table:
     table.add_column(region, justify="right")
   for (network, split), found in scores.items():
     means = [{metric: values["mean"] for metric, values in found.summary[region].items()} for region in regions]
-    shown = [f"{mean['dice']:.3f} {mean['hausdorff95']:6.1f} mm" for mean in means]
+    shown = [f"{mean['dice']:.3f} {mean['hausdorff95']:6.1f}" for mean in means]
     table.add_row(split.replace("_", "-"), network, str(len(found.cases)), *shown)
-  table.caption = "mean Dice and 95% Hausdorff distance; training: the final network on its own training cases"
+  table.caption = "mean Dice, mean 95% Hausdorff distance in mm; training: on the final network's own cases"
   return table
 
 
