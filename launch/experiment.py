@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from absl import flags
 
+from launch.choices import define_choices
 from launch.device import PLATFORM_HELP, settings, start
-from launch.predict import define_choices
 
 REQUIRED = ("workdir",)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from launch.choices import define_choices
 from launch.device import PLATFORM_HELP, settings, start
 from launch.folds import parse_fold
 
@@ -48,28 +49,6 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_bool("probabilities", False, "write the probabilities as well", flag_values=values)
   flags.DEFINE_bool("overwrite", False, "predict again what is there", flag_values=values)
   flags.DEFINE_string("platform", None, PLATFORM_HELP, flag_values=values)
-
-
-def define_choices(values: flags.FlagValues) -> None:
-  """Defines the flags of `InferenceChoices`, which the experiment has as well."""
-  flags.DEFINE_bool("tta", False, "average over the 8 mirrored inputs", flag_values=values)
-  flags.DEFINE_float(
-    "overlap", 0.0, "least part of a patch that neighbours share; 0: auto-fitted patches",
-    lower_bound=0.0, upper_bound=1.0, flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "gaussian", False, "weigh overlapping patches about their centres", flag_values=values
-  )
-  flags.DEFINE_bool(
-    "whole_volume", False, "the whole brain in one pass, no patches", flag_values=values
-  )
-  flags.DEFINE_integer(
-    "patch_batch", 1, "patches in one pass", lower_bound=1, flag_values=values
-  )
-  flags.DEFINE_float(
-    "min_component_ml", 0.0, "take smaller components out of the innermost region, in ml",
-    lower_bound=0.0, flag_values=values,
-  )
 
 
 def main(values: flags.FlagValues) -> int:
