@@ -22,7 +22,10 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string("workdir", None, "run directory, to write everything to", **own)
   flags.DEFINE_string("data_dir", None, "folder of the cases, for a new run directory", **own)
   flags.DEFINE_string("test_dir", None, "folder of unseen cases, with or without truth", **own)
-  flags.DEFINE_string("portal_csv", None, "scores that a challenge's portal gave for them", **own)
+  flags.DEFINE_multi_string(
+    "portal_csv", [], "scores that a challenge's portal gave for them, NETWORK/SPLIT=FILE; may be "
+    "given again", **own,
+  )
   flags.DEFINE_integer("folds", None, "folds; not given: the data set's, 5 for a new one", **count)
   flags.DEFINE_bool("nested", False, "search once a fold, on the other folds alone", **own)
   flags.DEFINE_integer("seeds", 1, "searches with seeds 0, 1, ...; seed 0 is trained", **count)

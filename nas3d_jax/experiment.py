@@ -129,8 +129,9 @@ def _checked(config: ExperimentConfig) -> Ground:
   ground = Ground(config)
   if not ground.data_dir.is_dir():
     raise InputError(f"data_dir must be the folder of the cases, got {str(ground.data_dir)!r}; is it mistyped?")
-  if config.portal_csv is not None and not Path(config.portal_csv).is_file():
-    raise InputError(f"portal_csv must be a file, got {str(config.portal_csv)!r}; is it mistyped?")
+  for table in config.portal_csv:
+    if not Path(table.rpartition("=")[2]).is_file():
+      raise InputError(f"portal_csv must be a file, or NETWORK/SPLIT=FILE, got {table!r}; is it mistyped?")
   if config.nested and ground.folds < 3:
     raise InputError(f"nested searches need at least 3 folds, two to search on, got {ground.folds}")
   if ground.has_dataset:

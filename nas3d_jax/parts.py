@@ -221,12 +221,12 @@ def _report(config: ExperimentConfig) -> Part:
   def run():
     # By name, so that nothing of the pictures is imported before they are drawn.
     try:
-      report = importlib.import_module("nas3d_jax.report")
+      report = importlib.import_module("nas3d_jax.report.build")
     except ImportError as error:
       raise InputError(
         f"all parts but the report are done, which cannot be made: {error}; install requirements.txt, and run again"
       ) from error
-    report.write_report(root, **({} if config.portal_csv is None else {"portal_csv": config.portal_csv}))
+    report.write_report(root, portal_csv=config.portal_csv)
 
   return Part("report", lambda: states.newer_than(root / "report" / "index.html", inputs()), run)
 
@@ -239,12 +239,11 @@ def _with_data(ground: Ground, status: Callable[[], Status]) -> Callable[[], Sta
 def write_experiment(ground: Ground, parts: list[Part]) -> None:
   """Writes `experiment.json`: what the report has to know of how the run came about; not if it says so already."""
   config = ground.config
-  paths = {name: getattr(config, name) for name in ("test_dir", "portal_csv")}
   content = {
     "nested": config.nested,
     "seeds": list(range(config.seeds)),
     "data_dir": str(ground.data_dir),
-    **{name: None if path is None else str(Path(path).absolute()) for name, path in paths.items()},
+    "test_dir": None if config.test_dir is None else str(Path(config.test_dir).absolute()),
     "parts": [part.name for part in parts],
   }
   path = config.root / EXPERIMENT

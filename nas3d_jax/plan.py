@@ -28,7 +28,8 @@ class ExperimentConfig:
     data_dir: folder of the cases, which is preprocessed where `workdir` has no data set yet; None means the one that
       the data set was made from.
     test_dir: folder of unseen cases, with or without segmentations; None leaves the test out.
-    portal_csv: table of scores that a challenge's portal gave for the cases of `test_dir`; for the report.
+    portal_csv: tables of scores that a challenge's portal gave for the cases of `test_dir`, for the report:
+      "NETWORK/SPLIT=FILE" each; a mere file is searched/test.
     folds: folds of the cross-validation; None means those of the data set, 5 for a new one.
     nested: search once a fold, on the other folds' cases alone, instead of once for all folds.
     seeds: number of searches, with the seeds 0, 1, ...; the networks are those of seed 0.
@@ -71,7 +72,7 @@ class ExperimentConfig:
   workdir: str | Path
   data_dir: str | Path | None = None
   test_dir: str | Path | None = None
-  portal_csv: str | Path | None = None
+  portal_csv: tuple[str, ...] = ()
   folds: int | None = None
   nested: bool = False
   seeds: int = 1
@@ -116,7 +117,8 @@ class ExperimentConfig:
       raise InputError(
         f"choose_min_component chooses what min_component_ml={self.min_component_ml} gives; leave out one of them"
       )
-    if self.portal_csv is not None and self.test_dir is None:
+    object.__setattr__(self, "portal_csv", tuple(self.portal_csv))
+    if self.portal_csv and self.test_dir is None:
       raise InputError("portal_csv holds scores of the cases of test_dir; give test_dir with it")
     # What is wrong with a part is said before the first of them, not after days.
     searched = NetworkConfig(kernels=self.kernels, nodes=self.nodes, depth=self.depth, variant=self.variant)

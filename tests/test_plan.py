@@ -44,7 +44,7 @@ def test_defaults_are_the_papers():
     ({"epochs": 0}, "epochs must be a whole number of at least 1, got 0"),
     ({"unet3d_dropout": 1.0}, r"dropout must be a number of at least 0 and below 1, got 1\.0"),
     ({"overlap": 2.0}, "overlap must be a number from 0 to below 1"),
-    ({"portal_csv": "x.csv"}, "portal_csv holds scores of the cases of test_dir; give test_dir with it"),
+    ({"portal_csv": ["x.csv"]}, "portal_csv holds scores of the cases of test_dir; give test_dir with it"),
     ({"choose_min_component": True, "min_component_ml": 0.1}, r"min_component_ml=0\.1 gives; leave out one of them"),
   ],
 )
