@@ -206,7 +206,7 @@ def test_other_settings_are_refused_and_nothing_is_lost(finished):
     (dict(folds=3), "folds must be 2, those of .*, got 3; leave it out"),
     (dict(nested=True, folds=None), "nested searches need at least 3 folds, two to search on"),
     (dict(data_dir=folder / "nowhere"), "data_dir must be the folder of the cases, got"),
-    (dict(portal_csv=["unet3d/test=nowhere.csv"]), "portal_csv must be a file, or NETWORK/SPLIT=FILE, got 'unet3d/test"),
+    (dict(portal_csv=["unet3d/test=nowhere.csv"]), "portal_csv must be a file, or NETWORK/SPLIT=FILE, got 'unet3d"),
     (dict(test_dir=folder / "data"), r"Phantom_0001 in .* is not unseen: it has the images of Phantom_0001"),
   ):
     with pytest.raises(InputError, match=message):
