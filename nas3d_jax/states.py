@@ -113,9 +113,14 @@ def newer_than(path: Path, inputs: Iterable[Path]) -> Status:
 
 
 def history(run: Path) -> list[dict[str, Any]]:
-  """The records of the epochs of a run; empty where there is none."""
-  path = run / METRICS
-  return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+  """The records of the epochs of a run, up to one that was being written when it was killed; empty without any."""
+  path, records = run / METRICS, []
+  for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+    try:
+      records.append(json.loads(line))
+    except ValueError:
+      break
+  return records
 
 
 def seconds_left(run: Path, epochs: int, cases: int, others: Mapping[Path, int]) -> float | None:

@@ -85,6 +85,8 @@ class TrainConfig:
   def __post_init__(self):
     if self.network not in TRAIN_FOLDERS:
       raise InputError(f"network must be one of {', '.join(TRAIN_FOLDERS)}, got {self.network!r}")
+    if self.network != "searched" and self.genotype is not None:
+      raise InputError(f"genotype is the searched network's, got it with network={self.network!r}; leave out one")
     for name, default in zip(("learning_rate", "dropout"), _DEFAULTS[self.network], strict=True):
       if getattr(self, name) is None:
         object.__setattr__(self, name, default)

@@ -141,7 +141,8 @@ def test_time_left_by_hand(tmp_path):
   # The median epoch of 20 s on 4 cases is one of 40 s on 8.
   assert seconds_left(own, 5, 8, {other: 4}) == 5 * 40
   own.mkdir()
-  (own / "metrics.jsonl").write_text(json.dumps({"seconds": 30.0}) + "\n")
+  # The second record was being written when the run was killed.
+  (own / "metrics.jsonl").write_text(json.dumps({"seconds": 30.0}) + '\n{"seconds": 3')
   assert seconds_left(own, 5, 8, {other: 4}) == 4 * 30
 
 

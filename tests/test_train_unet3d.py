@@ -48,6 +48,8 @@ def test_rates_are_those_of_the_network_unless_given(fields, expected):
 def test_an_unknown_network_is_refused():
   with pytest.raises(InputError, match="network must be one of searched, unet3d, got 'unet'"):
     TrainConfig("run", network="unet")
+  with pytest.raises(InputError, match="genotype is the searched network's, got it with network='unet3d'"):
+    TrainConfig("run", network="unet3d", genotype="genotype.json")
 
 
 def test_folder_history_and_metadata(trained):
