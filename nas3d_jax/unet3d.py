@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nas3d_jax import rearrange
 from nas3d_jax.config import UNetConfig
 from nas3d_jax.errors import InputError
 from nas3d_jax.initial import declare
@@ -22,7 +23,6 @@ DEEP_SUPERVISION = 3
 """Levels of the upward path that have a segmentation layer."""
 
 _SPACE = (1, 2, 3)
-_LAYOUT = ("NDHWC", "DHWIO", "NDHWC")
 
 
 class UNet3D(Network):
@@ -127,11 +127,11 @@ class Block(nn.Module):
     inside, norm = x.shape[-1], {"scale": (self.channels,), "bias": (self.channels,)}
     if self.size == 1:
       layers = declare(self, {"project": {"kernel": (inside, self.channels)}, "norm": norm})
-      y = x @ layers["project"]["kernel"].astype(x.dtype)
+      y = rearrange.project(x, layers["project"]["kernel"])
     else:
-      layers = declare(self, {"conv": {"kernel": (self.size,) * 3 + (inside, self.channels)}, "norm": norm})
-      kernel, pads = layers["conv"]["kernel"].astype(x.dtype), ((self.size // 2,) * 2,) * 3
-      y = jax.lax.conv_general_dilated(x, kernel, (self.stride,) * 3, pads, dimension_numbers=_LAYOUT)
+      layers = declare(self, {"conv": {"kernel": (3, 3, 3, inside, self.channels)}, "norm": norm})
+      convolve = rearrange.conv if self.stride == 1 else rearrange.conv_down
+      y = convolve(x, layers["conv"]["kernel"])
     return jax.nn.leaky_relu(instance_norm(y, **layers["norm"]), SLOPE)
 
 
@@ -149,7 +149,7 @@ class Segmentation(nn.Module):
     """[N, D, H, W, C] -> [N, D, H, W, R], before the sigmoid."""
     shapes = {"project": {"kernel": (x.shape[-1], self.regions), "bias": (self.regions,)}}
     layer = declare(self, shapes)["project"]
-    return x.astype(jnp.float32) @ layer["kernel"] + layer["bias"]
+    return rearrange.project(x.astype(jnp.float32), layer["kernel"]) + layer["bias"]
 
 
 def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
