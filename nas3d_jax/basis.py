@@ -18,7 +18,7 @@ from nas3d_jax.data.part import Part
 from nas3d_jax.data.reference import open_dataset
 from nas3d_jax.errors import InputError
 from nas3d_jax.metadata import RunMetadata
-from nas3d_jax.networks import Network
+from nas3d_jax.networks import DerivedNet, Supernet
 from nas3d_jax.run import Run
 from nas3d_jax.schema import Schema
 
@@ -64,7 +64,7 @@ class Basis:
     sizes = dict(patch_size=config.patch_size, batch_size=config.batch_size)
     return Part(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, **sizes)
 
-  def draw_variables(self, net: Network, key: jax.Array) -> dict[str, Any]:
+  def draw_variables(self, net: Supernet | DerivedNet, key: jax.Array) -> dict[str, Any]:
     """The network's variables before the first step."""
     sizes = (self.config.batch_size, *(self.config.patch_size,) * 3, self.network.in_channels)
     return net.init(key, jax.ShapeDtypeStruct(sizes, jnp.float32))
