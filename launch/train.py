@@ -1,8 +1,8 @@
-"""Trains the network that the search found, on one fold or on all cases.
+"""Trains the network that the search found, or a 3D U-Net, on a fold or all cases.
 
 Fold k is validated on fold k and trained on the others; with --fold=all there is no validation. The
-best and the last checkpoint are kept in train/<fold>/checkpoints. Run again, it goes on from its
-last checkpoint.
+best and the last checkpoint are kept in train/<fold>/checkpoints, with --network=unet3d in
+unet3d/<fold>/checkpoints. Run again, it goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ def define(values: flags.FlagValues) -> None:
     "workdir", None, "run directory with dataset/; train/<fold>/ is written", flag_values=values
   )
   flags.DEFINE_string("fold", "0", "the fold to validate on, or all", flag_values=values)
+  flags.DEFINE_enum(
+    "network", "searched", ["searched", "unet3d"], "the network of a genotype, or the hand-designed "
+    "3D U-Net", flag_values=values,
+  )
   flags.DEFINE_string(
     "genotype", None, "JSON file; not given: search/genotype.json of the run", flag_values=values
   )
@@ -39,8 +43,15 @@ def define(values: flags.FlagValues) -> None:
     "variant", "paper", ["paper", "released"], "squeeze-and-excitation convolution as in the paper "
     "or as in its released program", flag_values=values,
   )
-  flags.DEFINE_float("learning_rate", 1e-3, "Adam", **rate)
-  flags.DEFINE_float("dropout", 0.5, "part of the channels dropped", upper_bound=1.0, **rate)
+  flags.DEFINE_integer("filters", 16, "channels of the first level of the 3D U-Net", **count)
+  flags.DEFINE_integer("levels", 5, "resolutions of the 3D U-Net", **count)
+  flags.DEFINE_float(
+    "learning_rate", None, "Adam; not given: 1e-3, for the 3D U-Net 5e-4", **rate
+  )
+  flags.DEFINE_float(
+    "dropout", None, "part of the channels dropped; not given: 0.5, for the 3D U-Net 0.3",
+    upper_bound=1.0, **rate,
+  )
   flags.DEFINE_integer("seed", 0, "seed of parameters, order, dropout", flag_values=values)
   flags.DEFINE_bool("skip_empty", True, "leave out patches without tumour", flag_values=values)
   flags.DEFINE_bool("augment", True, "scale, flip and rotate patches", flag_values=values)

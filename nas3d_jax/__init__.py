@@ -19,7 +19,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from nas3d_jax.config import NetworkConfig
+  from nas3d_jax.choices import InferenceChoices
+  from nas3d_jax.config import NetworkConfig, UNetConfig
   from nas3d_jax.convert import convert_derived, convert_supernet
   from nas3d_jax.data.normalize import normalize
   from nas3d_jax.data.patches import patch_starts
@@ -31,15 +32,19 @@ if TYPE_CHECKING:
   from nas3d_jax.networks import DerivedNet, Supernet, merge, partition
   from nas3d_jax.restoring import restore
   from nas3d_jax.steps import SearchState, TrainState, make_search_step, make_train_step
+  from nas3d_jax.unet3d import UNet3D
 
 __all__ = [
   "DerivedNet",
   "Genotype",
+  "InferenceChoices",
   "InputError",
   "NetworkConfig",
   "SearchState",
   "Supernet",
   "TrainState",
+  "UNet3D",
+  "UNetConfig",
   "convert_derived",
   "convert_supernet",
   "dice_loss",
@@ -55,7 +60,8 @@ __all__ = [
 ]
 
 _HOMES = {
-  "config": ("NetworkConfig",),
+  "choices": ("InferenceChoices",),
+  "config": ("NetworkConfig", "UNetConfig"),
   "convert": ("convert_derived", "convert_supernet"),
   "data.normalize": ("normalize",),
   "data.patches": ("patch_starts",),
@@ -67,6 +73,7 @@ _HOMES = {
   "networks": ("DerivedNet", "Supernet", "merge", "partition"),
   "restoring": ("restore",),
   "steps": ("SearchState", "TrainState", "make_search_step", "make_train_step"),
+  "unet3d": ("UNet3D",),
 }
 
 

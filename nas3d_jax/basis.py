@@ -10,16 +10,18 @@ from typing import Any
 import jax
 
 from nas3d_jax import devices
-from nas3d_jax.config import NetworkConfig
+from nas3d_jax.config import NetworkConfig, UNetConfig
 from nas3d_jax.data.case import Case
 from nas3d_jax.data.dataset import Dataset
 from nas3d_jax.data.part import Part, place
+from nas3d_jax.data.reference import open_dataset
 from nas3d_jax.errors import InputError
 from nas3d_jax.initial import initial_values
 from nas3d_jax.metadata import RunMetadata
 from nas3d_jax.networks import DerivedNet, Supernet
 from nas3d_jax.restoring import variable_shapes
 from nas3d_jax.run import Run
+from nas3d_jax.schema import Schema
 
 # What may differ when a run is gone on with; `epochs` because a run may be made longer.
 _CHANGEABLE = ("workdir", "epochs", "checkpoint_minutes", "overwrite", "data_placement")
@@ -31,14 +33,14 @@ class Basis:
 
   Attributes:
     config: a `SearchConfig` or a `TrainConfig`.
-    dataset: `dataset/` of its work directory.
-    network: size and variant, with the channels of the data set.
+    dataset: of its work directory, see `open_dataset`.
+    network: size, and variant where there is one, with the channels of the data set.
     device: where it computes.
   """
 
   config: Any
   dataset: Dataset
-  network: NetworkConfig
+  network: NetworkConfig | UNetConfig
   device: devices.DeviceReport
 
   @classmethod
@@ -48,12 +50,8 @@ class Basis:
     Raises:
       InputError: there is no data set or no device, or the patch size does not fit the network.
     """
-    dataset = Dataset.open(Path(config.workdir) / "dataset")
-    network = NetworkConfig(
-      in_channels=len(dataset.schema.modalities),
-      out_channels=len(dataset.schema.regions),
-      **{name: getattr(config, name) for name in ("kernels", "nodes", "depth", "variant")},
-    )
+    dataset = open_dataset(config.workdir)
+    network = network_config(config, dataset.schema)
     network.check_patch_size(config.patch_size)
     return cls(config, dataset, network, devices.select())
 
@@ -91,13 +89,9 @@ class Basis:
     Raises:
       InputError: as `Run` does.
     """
-    config = {
-      name: str(value) if isinstance(value, Path) else value
-      for name, value in dataclasses.asdict(self.config).items()
-    }
     return Run(
       folder,
-      {**config, **settings, "dataset": self.dataset.fingerprint},
+      {**plain_settings(self.config), **settings, "dataset": self.dataset.fingerprint},
       device=self.device.to_dict(),
       overwrite=self.config.overwrite,
       changeable=(*_CHANGEABLE, *changeable),
@@ -106,6 +100,7 @@ class Basis:
   def metadata(self, **fields: Any) -> dict[str, Any]:
     """What a checkpoint says of itself; `fields` are those of `RunMetadata` that are not known here."""
     return RunMetadata(
+      architecture=self.network.architecture,
       network=self.network,
       dropout_rate=self.config.dropout,
       schema=self.dataset.schema,
@@ -115,6 +110,20 @@ class Basis:
       dataset={"fingerprint": self.dataset.fingerprint},
       **fields,
     ).to_dict()
+
+
+def plain_settings(config: Any) -> dict[str, Any]:
+  """The fields of a `SearchConfig` or a `TrainConfig` as plain JSON values, as a run's `config.json` holds them."""
+  fields = dataclasses.asdict(config).items()
+  return {name: str(value) if isinstance(value, Path) else value for name, value in fields}
+
+
+def network_config(config: Any, schema: Schema) -> NetworkConfig | UNetConfig:
+  """The network that a `SearchConfig` or a `TrainConfig` asks for, for the channels of a data set."""
+  channels = dict(in_channels=len(schema.modalities), out_channels=len(schema.regions))
+  if getattr(config, "network", NetworkConfig.architecture) == UNetConfig.architecture:
+    return UNetConfig(filters=config.filters, levels=config.levels, **channels)
+  return NetworkConfig(**{name: getattr(config, name) for name in ("kernels", "nodes", "depth", "variant")}, **channels)
 
 
 def key_of(seed: int) -> jax.Array:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from nas3d_jax.errors import InputError
 
 Variant = Literal["paper", "released"]
 VARIANTS: tuple[Variant, ...] = ("paper", "released")
+Architecture = Literal["searched", "unet3d"]
+TRAIN_FOLDERS: Mapping[str, str] = types.MappingProxyType({"searched": "train", "unet3d": "unet3d"})
+"""Where in a run directory the trainings of each architecture lie, a folder a fold."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,8 @@ class NetworkConfig:
     InputError: a field is out of range.
   """
 
+  architecture: ClassVar[Architecture] = "searched"
+
   in_channels: int = 4
   out_channels: int = 3
   kernels: int | None = None
@@ -41,10 +47,7 @@ class NetworkConfig:
   def __post_init__(self):
     if self.kernels is None:
       object.__setattr__(self, "kernels", self.in_channels)
-    for name, low in (("in_channels", 1), ("out_channels", 1), ("kernels", 1), ("nodes", 1), ("depth", 2)):
-      value = getattr(self, name)
-      if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    _check_whole(self, in_channels=1, out_channels=1, kernels=1, nodes=1, depth=2)
     if not isinstance(self.zoom, int) or self.zoom != 2:
       raise InputError(f"zoom must be 2 (the operations change resolution by 2), got {self.zoom!r}")
     if self.variant not in VARIANTS:
@@ -57,12 +60,7 @@ class NetworkConfig:
 
   def check_patch_size(self, size: int, name: str = "patch_size") -> None:
     """Raises InputError unless a cube of `size` voxels along each axis fits the network."""
-    unit = self.multiple
-    if isinstance(size, bool) or not isinstance(size, int) or size < unit or size % unit:
-      low = max(unit, size // unit * unit) if isinstance(size, int) else unit
-      raise InputError(
-        f"{name} must be a multiple of {unit} (2 ** (depth + 1)), got {size!r}; use {low} or {low + unit}"
-      )
+    _check_multiple(size, name, self.multiple, "2 ** (depth + 1)")
 
   def to_dict(self) -> dict[str, Any]:
     """All fields as plain values, for JSON."""
@@ -75,8 +73,72 @@ class NetworkConfig:
     Raises:
       InputError: a field is unknown or out of range.
     """
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(fields) - known)
-    if unknown:
-      raise InputError(f"network config has unknown fields {unknown}; known are {sorted(known)}")
-    return cls(**fields)
+    return cls(**_known(cls, fields))
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+  """Size of the hand-designed 3D U-Net, see `UNet3D`.
+
+  Attributes:
+    in_channels: number of modalities, the channels of the input.
+    out_channels: number of regions, the channels of the output.
+    filters: channels of the first level; each level below has twice as many.
+    levels: resolutions, the input's own among them.
+
+  Raises:
+    InputError: a field is out of range.
+  """
+
+  architecture: ClassVar[Architecture] = "unet3d"
+
+  in_channels: int = 4
+  out_channels: int = 3
+  filters: int = 16
+  levels: int = 5
+
+  def __post_init__(self):
+    _check_whole(self, in_channels=1, out_channels=1, filters=1, levels=2)
+
+  @property
+  def multiple(self) -> int:
+    """Every spatial length of an input is a multiple of this: 2 ** (levels - 1) voxels."""
+    return 2 ** (self.levels - 1)
+
+  def check_patch_size(self, size: int, name: str = "patch_size") -> None:
+    """Raises InputError unless a cube of `size` voxels along each axis fits the network."""
+    _check_multiple(size, name, self.multiple, "2 ** (levels - 1)")
+
+  def to_dict(self) -> dict[str, Any]:
+    """All fields as plain values, for JSON."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> UNetConfig:
+    """The inverse of `to_dict`.
+
+    Raises:
+      InputError: a field is unknown or out of range.
+    """
+    return cls(**_known(cls, fields))
+
+
+def _check_whole(config: Any, **least: int) -> None:
+  for name, low in least.items():
+    value = getattr(config, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+      raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+
+
+def _check_multiple(size: int, name: str, unit: int, formula: str) -> None:
+  if isinstance(size, bool) or not isinstance(size, int) or size < unit or size % unit:
+    low = max(unit, size // unit * unit) if isinstance(size, int) else unit
+    raise InputError(f"{name} must be a multiple of {unit} ({formula}), got {size!r}; use {low} or {low + unit}")
+
+
+def _known(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+  known = {field.name for field in dataclasses.fields(cls)}
+  unknown = sorted(set(fields) - known)
+  if unknown:
+    raise InputError(f"network config has unknown fields {unknown}; known are {sorted(known)}")
+  return dict(fields)

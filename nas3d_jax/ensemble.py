@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 from nas3d_jax import checkpoints
+from nas3d_jax.choices import PAPER, InferenceChoices
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
 from nas3d_jax.metadata import RunMetadata
@@ -28,23 +30,32 @@ class Ensemble:
     members: step and variables of each; networks that are alike share a step, and so its compilation.
     schema: what their channels are.
     patch_size: length of a patch in voxels.
-    sources: fingerprint of each network and its parameters -> the checkpoint it is from.
+    sources: fingerprint of each network and its parameters -> the checkpoint it is from, in the order of `members`.
+    multiple: the lengths of an input must be multiples of this, for all of them.
   """
 
   members: tuple[tuple[PredictStep, Variables], ...]
   schema: Schema
   patch_size: int
   sources: Mapping[str, str]
+  multiple: int = 1
 
   @property
   def settings(self) -> dict[str, Any]:
     """What decides the probabilities, as plain JSON values."""
     return {"schema": self.schema.to_dict(), "patch_size": self.patch_size, "checkpoints": dict(self.sources)}
 
-  def predict(self, image: np.ndarray, *, on_patch: OnPatch | None = None) -> np.ndarray:
+  def predict(
+    self, image: np.ndarray, *, choices: InferenceChoices = PAPER, on_patch: OnPatch | None = None
+  ) -> np.ndarray:
     """Mean probability of each region, see `predict_mean`: [D, H, W, M] -> float32 [D, H, W, R]."""
-    regions = len(self.schema.regions)
-    return predict_mean(self.members, image, patch_size=self.patch_size, regions=regions, on_patch=on_patch)
+    sizes = dict(patch_size=self.patch_size, regions=len(self.schema.regions), multiple=self.multiple)
+    return predict_mean(self.members, image, **sizes, choices=choices, on_patch=on_patch)
+
+  def alone(self, index: int) -> Ensemble:
+    """One of the members by its place; it shares its step, and so its compilation."""
+    source = dict([list(self.sources.items())[index]])
+    return dataclasses.replace(self, members=(self.members[index],), sources=source)
 
 
 def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) -> Ensemble:
@@ -62,6 +73,7 @@ def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) 
   members: list[tuple[PredictStep, Variables]] = []
   sources: dict[str, str] = {}
   first: RunMetadata | None = None
+  multiple = 1
   for run in runs:
     folder = checkpoints.open_run(run)
     net, variables, metadata = restore(folder)
@@ -69,6 +81,7 @@ def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) 
     _check_alike(runs[0], first, run, metadata, patch_size)
     if patch_size is not None:
       metadata.network.check_patch_size(patch_size)
+    multiple = math.lcm(multiple, metadata.network.multiple)
     plain = metadata.to_dict()
     # Rows in their order: genotypes that are equal but for it hold their parameters in another.
     kind = json.dumps([plain[name] for name in ("network", "genotype", "xi", "lam")], sort_keys=True)
@@ -79,7 +92,7 @@ def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) 
     if kind not in steps:
       steps[kind] = make_predict_step(net, xi=metadata.xi, lam=metadata.lam)
     members.append((steps[kind], variables))
-  return Ensemble(tuple(members), first.schema, patch_size or first.patch_size, sources)
+  return Ensemble(tuple(members), first.schema, patch_size or first.patch_size, sources, multiple)
 
 
 def _check_alike(

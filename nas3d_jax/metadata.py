@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from nas3d_jax.config import NetworkConfig
+from nas3d_jax.config import Architecture, NetworkConfig, UNetConfig
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import CELLS, Genotype
 from nas3d_jax.schema import Schema
 
 Kind = Literal["search", "train"]
+_CONFIGS: Mapping[str, type[NetworkConfig] | type[UNetConfig]] = types.MappingProxyType(
+  {config.architecture: config for config in (NetworkConfig, UNetConfig)}
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,9 +24,11 @@ class RunMetadata:
   """The item `metadata` of a checkpoint; `Checkpoints.save` takes its `to_dict()`.
 
   Attributes:
-    kind: "search" for a supernet, "train" for a derived network.
-    network: size and variant.
-    genotype: of the derived network; None for a supernet.
+    kind: "search" for a supernet, "train" for a network that is trained.
+    architecture: "searched" for a supernet or a derived network, "unet3d" for the hand-designed 3D U-Net; a checkpoint
+      that does not say it is "searched".
+    network: size, and variant where there is one; a `UNetConfig` where the architecture is "unet3d".
+    genotype: of the derived network; None for the others.
     dropout_rate: channels dropped before the last convolution while training, from 0 to 1.
     schema: what the network's channels are: modalities in, regions out.
     patch_size: length of the patches it was trained on, in voxels.
@@ -40,7 +46,8 @@ class RunMetadata:
   """
 
   kind: Kind
-  network: NetworkConfig
+  architecture: Architecture = "searched"
+  network: NetworkConfig | UNetConfig
   genotype: Genotype | None
   dropout_rate: float
   schema: Schema
@@ -55,8 +62,9 @@ class RunMetadata:
   progress: Mapping[str, Any] = dataclasses.field(hash=False, default_factory=dict)
 
   def __post_init__(self):
+    config = _config_of(self.architecture)
     for name, kind, wanted in (
-      ("network", NetworkConfig, "a NetworkConfig"),
+      ("network", config, f"a {config.__name__}"),
       ("genotype", Genotype | None, "a Genotype or None"),
       ("schema", Schema, "a Schema"),
       ("versions", Mapping, "a mapping of packages to versions"),
@@ -80,10 +88,14 @@ class RunMetadata:
 
   def _check_network(self) -> None:
     """Kind, genotype, schema and patch size must fit the network."""
-    derived = self.kind == "train"
+    searched = self.architecture == "searched"
+    if self.kind == "search" and not searched:
+      raise InputError(f"kind must be 'train' for architecture {self.architecture!r}, got {self.kind!r}")
+    derived = self.kind == "train" and searched
     if derived != (self.genotype is not None):
-      wanted = "given" if derived else "None"
-      raise InputError(f"genotype must be {wanted} for kind {self.kind!r}, got {self.genotype!r}")
+      wanted, what = ("given" if derived else "None"), f"kind {self.kind!r}"
+      what = what if searched else f"architecture {self.architecture!r}"
+      raise InputError(f"genotype must be {wanted} for {what}, got {self.genotype!r}")
     if derived:
       self.genotype.check(self.network)
     for name, channels in (("modalities", self.network.in_channels), ("regions", self.network.out_channels)):
@@ -117,12 +129,20 @@ class RunMetadata:
     """
     known = {field.name for field in dataclasses.fields(cls)}
     given = {name: value for name, value in fields.items() if name != "format_version"}
+    given.setdefault("architecture", "searched")  # checkpoints from before there was another
     missing, unknown = sorted(known - set(given)), sorted(set(given) - known)
     if missing or unknown:
       lacks = f"lacks {', '.join(missing)}" if missing else f"has unknown fields {', '.join(unknown)}"
       raise InputError(f"metadata {lacks}; its fields are {', '.join(sorted(known))}")
-    readers = {"network": NetworkConfig.from_dict, "genotype": _genotype, "schema": Schema.from_dict}
+    config = _config_of(given["architecture"])
+    readers = {"network": config.from_dict, "genotype": _genotype, "schema": Schema.from_dict}
     return cls(**given | {name: _read(name, reader, given[name]) for name, reader in readers.items()})
+
+
+def _config_of(architecture: Any) -> type[NetworkConfig] | type[UNetConfig]:
+  if architecture not in ("searched", "unet3d"):
+    raise InputError(f'architecture must be "searched" or "unet3d", got {architecture!r:.200}')
+  return _CONFIGS[architecture]
 
 
 def _genotype(rows: Mapping[str, Any]) -> Genotype:

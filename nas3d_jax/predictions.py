@@ -3,8 +3,9 @@
     <out>/<case>.nii.gz                  uint8 labels in the geometry of the case's first modality
     <out>/probabilities/<case>.nii.gz    float32 [D, H, W, R], where asked for; in a folder of its own, because every
                                          volume directly in <out> counts as a label volume
-    <out>/predictions.json               "format", "version", "settings" (schema, checkpoints, patch size, what is
-                                         written), "cases": {case: {file: SHA-256 of the images}, null until done}
+    <out>/predictions.json               "format", "version", "settings" (schema, checkpoints, patch size, choices of
+                                         inference, what is written), "cases": {case: {file: SHA-256 of the images},
+                                         null until done}
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from nas3d_jax.choices import PAPER
 from nas3d_jax.data.brats import CaseError, CaseFiles, Fault, RawCase
 from nas3d_jax.data.dataset import write_json
 from nas3d_jax.errors import InputError
@@ -31,18 +33,24 @@ PROBABILITIES = "probabilities"
 _REMEDY = "give --overwrite to predict anew, or another --out"
 
 
+class OtherSettings(InputError):
+  """A folder holds predictions that were made with other settings."""
+
+
 class PredictionFolder:
   """Predicted volumes, all made with the same settings; one writer at a time.
 
   Args:
     folder: where; made where it is missing.
     settings: plain JSON values that decide what is written: "schema", "patch_size", "probabilities" (whether they are
-      written) and "checkpoints" (fingerprint -> where it lay, for the reader alone).
+      written), "inference" (`InferenceChoices.to_dict()`) and "checkpoints" (fingerprint -> where it lay, for the
+      reader alone).
     cases: names of the cases that are going to be predicted.
     overwrite: whether to remove what earlier runs predicted, by their record, and start anew.
 
   Raises:
-    InputError: the folder holds volumes that are not in its record, or predictions with other settings.
+    InputError: the folder holds volumes that are not in its record, or, as `OtherSettings`, predictions with other
+      settings.
   """
 
   def __init__(self, folder: str | Path, *, settings: Mapping[str, Any], cases: Iterable[str], overwrite: bool = False):
@@ -167,9 +175,10 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-  """Raises InputError unless both settings give the same predictions; where a checkpoint lies does not matter."""
+  """Raises OtherSettings unless both give the same predictions; where a checkpoint lies does not matter."""
+  former = {"inference": PAPER.to_dict()}  # what records from before there were choices mean
   for name, value in now.items():
-    was = before.get(name)
+    was = before.get(name, former.get(name))
     same = set(was or ()) == set(value) if name == "checkpoints" else was == value
     if not same:
-      raise InputError(f"{folder} was predicted with {name}={was!r:.300}, got {value!r:.300}; {_REMEDY}")
+      raise OtherSettings(f"{folder} was predicted with {name}={was!r:.300}, got {value!r:.300}; {_REMEDY}")

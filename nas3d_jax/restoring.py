@@ -12,25 +12,27 @@ from nas3d_jax import checkpoints
 from nas3d_jax.errors import InputError
 from nas3d_jax.metadata import RunMetadata
 from nas3d_jax.networks import DerivedNet, Supernet
+from nas3d_jax.unet3d import UNet3D
 
 Variables = dict[str, Any]
+AnyNetwork = Supernet | DerivedNet | UNet3D
 
 
 def restore(
   run_or_checkpoint: str | Path, which: checkpoints.Which = "best"
-) -> tuple[Supernet | DerivedNet, Variables, RunMetadata]:
+) -> tuple[AnyNetwork, Variables, RunMetadata]:
   """Restores a network; `net.apply(variables, x)` then gives the confidences of `metadata.schema.region_names`.
 
   `x` is normalised with `metadata.xi` and `metadata.lam`, its channels are `metadata.schema.modality_names`.
 
   Args:
-    run_or_checkpoint: a run directory (`search` or `train/<fold>`), its `checkpoints` folder, or the folder of one
-      step, wherever it was copied to; of one step, `which` is not asked.
+    run_or_checkpoint: a run directory (`search`, `train/<fold>` or `unet3d/<fold>`), its `checkpoints` folder, or the
+      folder of one step, wherever it was copied to; of one step, `which` is not asked.
     which: "best", "last" or the number of a step.
 
   Returns:
-    The network, a supernet or a derived network as the run was a search or a training; its variables, float32
-    `jax.Array`, bit for bit as they were saved; and what the run said of itself.
+    The network: a supernet where the run was a search, a derived network or a `UNet3D` where it was a training; its
+    variables, float32 `jax.Array`, bit for bit as they were saved; and what the run said of itself.
 
   Raises:
     InputError: there is no such checkpoint, it is damaged, its metadata is wrong, or its arrays are not the network's.
@@ -47,14 +49,16 @@ def restore(
   return net, checkpoints.read_variables(folder, like=variable_shapes(net)), metadata
 
 
-def build_network(metadata: RunMetadata) -> Supernet | DerivedNet:
+def build_network(metadata: RunMetadata) -> AnyNetwork:
   """The network that a run's metadata describes, without variables."""
+  if metadata.architecture == "unet3d":
+    return UNet3D(metadata.network, dropout_rate=metadata.dropout_rate)
   if metadata.genotype is None:
     return Supernet(metadata.network, dropout_rate=metadata.dropout_rate)
   return DerivedNet(metadata.network, metadata.genotype, dropout_rate=metadata.dropout_rate)
 
 
-def variable_shapes(net: Supernet | DerivedNet) -> Variables:
+def variable_shapes(net: AnyNetwork) -> Variables:
   """The variables of a network as `jax.ShapeDtypeStruct`; nothing is computed."""
   size = net.config.multiple
   x = jax.ShapeDtypeStruct((1, size, size, size, net.config.in_channels), jnp.float32)

@@ -1,4 +1,4 @@
-"""Training of a derived network (section 3.5), as a command runs it."""
+"""Training of a derived network (section 3.5) or of the 3D U-Net beside it, as a command runs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from nas3d_jax.basis import Basis, key_of
 from nas3d_jax.chunks import make_chunk, steps_per_call
-from nas3d_jax.config import Variant
+from nas3d_jax.config import TRAIN_FOLDERS, Architecture, UNetConfig, Variant
 from nas3d_jax.counts import rows_of
 from nas3d_jax.data.part import Placement
 from nas3d_jax.errors import InputError
@@ -26,8 +26,12 @@ from nas3d_jax.run import GENOTYPE, Run, has_checkpoint
 from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
 from nas3d_jax.settings import check_numbers
 from nas3d_jax.steps import TrainState, make_train_step, make_validation_step
+from nas3d_jax.unet3d import UNET_DROPOUT, UNet3D
 
-FOLDER = "train"
+# Learning rate and dropout of each network, where none are given; Isensee et al. (2017) for the 3D U-Net.
+_DEFAULTS = {"searched": (1e-3, TRAIN_DROPOUT), "unet3d": (5e-4, UNET_DROPOUT)}
+# Fields that do not concern a network, which may therefore differ when its training is gone on with.
+OTHERS = {"searched": ("filters", "levels"), "unet3d": ("genotype", "kernels", "nodes", "depth", "variant")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +39,9 @@ class TrainConfig:
   """A training; the defaults are the paper's (section 3.5).
 
   Attributes:
-    workdir: run directory with `dataset/`; `train/<fold>/` is written.
+    workdir: run directory with `dataset/`; `train/<fold>/` is written, `unet3d/<fold>/` for the 3D U-Net.
     fold: the fold to validate on; "all" trains on all cases, without validation.
+    network: "searched", the network of a genotype, or "unet3d", the hand-designed one.
     genotype: JSON file of the genotype; None means that of the search in `workdir`.
     init_from: run or checkpoint of the same network whose parameters to start from, of a run the best; None draws them.
     patch_size: length of a patch along each axis in voxels.
@@ -46,8 +51,10 @@ class TrainConfig:
     nodes: nodes of a cell.
     depth: downward cells.
     variant: of the squeeze-and-excitation operations, see `NetworkConfig`.
-    learning_rate: Adam's.
-    dropout: part of the channels dropped.
+    filters: channels of the first level of the 3D U-Net.
+    levels: resolutions of the 3D U-Net.
+    learning_rate: Adam's; None means 1e-3, for the 3D U-Net 5e-4.
+    dropout: part of the channels dropped; None means 0.5, for the 3D U-Net 0.3.
     seed: of parameters, order, augmentation and dropout.
     skip_empty: leave out patches without tumour.
     augment: augment the patches.
@@ -62,6 +69,7 @@ class TrainConfig:
 
   workdir: str | Path
   fold: int | Literal["all"] = 0
+  network: Architecture = "searched"
   genotype: str | Path | None = None
   init_from: str | Path | None = None
   patch_size: int = 128
@@ -71,8 +79,10 @@ class TrainConfig:
   nodes: int = 3
   depth: int = 4
   variant: Variant = "paper"
-  learning_rate: float = 1e-3
-  dropout: float = TRAIN_DROPOUT
+  filters: int = 16
+  levels: int = 5
+  learning_rate: float | None = None
+  dropout: float | None = None
   seed: int = 0
   skip_empty: bool = True
   augment: bool = True
@@ -82,6 +92,13 @@ class TrainConfig:
   overwrite: bool = False
 
   def __post_init__(self):
+    if self.network not in TRAIN_FOLDERS:
+      raise InputError(f"network must be one of {', '.join(TRAIN_FOLDERS)}, got {self.network!r}")
+    if self.network != "searched" and self.genotype is not None:
+      raise InputError(f"genotype is the searched network's, got it with network={self.network!r}; leave out one")
+    for name, default in zip(("learning_rate", "dropout"), _DEFAULTS[self.network], strict=True):
+      if getattr(self, name) is None:
+        object.__setattr__(self, name, default)
     check_numbers(self, counts=("epochs", "batch_size"), positive=("learning_rate", "checkpoint_minutes"))
     if self.fold != "all" and (isinstance(self.fold, bool) or not isinstance(self.fold, int)):
       raise InputError(f'fold must be the number of a fold or "all", got {self.fold!r}')
@@ -91,23 +108,28 @@ def train(config: TrainConfig) -> Path:
   """Trains, or goes on with the training that `config.workdir` holds.
 
   Returns:
-    The run directory, `train/<fold>`; `restore` takes it.
+    The run directory, `train/<fold>` or `unet3d/<fold>`; `restore` takes it.
 
   Raises:
     InputError: no data set or genotype, a fold, patch size or `init_from` that does not fit, other settings than those
       of the run that is there, or a loss that is not finite.
   """
   basis = Basis.of(config)
-  genotype = _read_genotype(config)
-  genotype.check(basis.network)
-  folder = Path(config.workdir) / FOLDER / str(config.fold)
+  genotype = None
+  if config.network == "searched":
+    genotype = _read_genotype(config)
+    genotype.check(basis.network)
+  folder = Path(config.workdir) / TRAIN_FOLDERS[config.network] / str(config.fold)
   # Before the run is opened, which deletes what is to be overwritten; a run that goes on has its own parameters.
   goes_on = has_checkpoint(folder) and not config.overwrite
   start = None if goes_on or config.init_from is None else _read_start(basis, genotype)
   with (
     computing(config.precision),
     contextlib.closing(_Training(basis, genotype, start)) as state,
-    basis.open_run(folder, genotype=rows_of(genotype)) as run,
+    # The folder says which network it is; earlier runs did not.
+    basis.open_run(
+      folder, genotype=genotype and rows_of(genotype), changeable=("network", *OTHERS[config.network])
+    ) as run,
   ):
     state.resume(run)
     while state.epoch < config.epochs:
@@ -142,7 +164,7 @@ def _train_epoch(config: TrainConfig, state: _Training, run: Run) -> None:
 class _Training:
   """The state of a training between two steps, and what one step needs."""
 
-  def __init__(self, basis: Basis, genotype: Genotype, start: dict[str, Any] | None):
+  def __init__(self, basis: Basis, genotype: Genotype | None, start: dict[str, Any] | None):
     self._basis, self._genotype = basis, genotype
     config, dataset = basis.config, basis.dataset
     if config.fold == "all":
@@ -151,9 +173,7 @@ class _Training:
       cases = dataset.other_cases(config.fold)
       self.validation = basis.part("validation", dataset.fold_cases(config.fold), seed=0)
     self.training = basis.part("training", cases, seed=config.seed)
-    dtype = activation_dtype(config.precision)
-    net = DerivedNet(basis.network, genotype, config.dropout, dtype=dtype)
-    optimizer = adam(config.learning_rate)
+    net, optimizer = _make_network(basis, genotype), adam(config.learning_rate)
     init_key, step_key, self._augment_key = jax.random.split(key_of(config.seed), 3)
     variables = basis.draw_variables(net, init_key) if start is None else start
     self._net = PackedNet(net, variables)
@@ -229,6 +249,13 @@ class _Training:
     self.training.go_to(last.positions["train"])
 
 
+def _make_network(basis: Basis, genotype: Genotype | None) -> DerivedNet | UNet3D:
+  config, dtype = basis.config, activation_dtype(basis.config.precision)
+  if isinstance(basis.network, UNetConfig):
+    return UNet3D(basis.network, config.dropout, dtype)
+  return DerivedNet(basis.network, genotype, config.dropout, dtype)
+
+
 def _read_genotype(config: TrainConfig) -> Genotype:
   path = Path(config.genotype or Path(config.workdir) / "search" / GENOTYPE)
   try:
@@ -239,13 +266,14 @@ def _read_genotype(config: TrainConfig) -> Genotype:
     raise InputError(f"{path}: {error}") from error
 
 
-def _read_start(basis: Basis, genotype: Genotype) -> dict[str, Any]:
+def _read_start(basis: Basis, genotype: Genotype | None) -> dict[str, Any]:
   """The variables of `init_from`, if they are of this very network."""
   net, variables, metadata = restore(basis.config.init_from)
   # Rows in another order, or another operation with parameters of the same shape, would be taken for something else.
   other = metadata.genotype and rows_of(metadata.genotype)
   for name, there, here in (
-    ("genotype", other, rows_of(genotype)),
+    ("architecture", metadata.architecture, basis.network.architecture),
+    ("genotype", other, genotype and rows_of(genotype)),
     ("network", net.config, basis.network),
     ("schema", metadata.schema, basis.dataset.schema),
   ):

@@ -76,5 +76,11 @@ def test_a_wrong_field_is_named(changes, message):
 def test_a_missing_field_is_named():
   fields = metadata().to_dict()
   del fields["xi"], fields["schema"]
-  with pytest.raises(InputError, match="metadata lacks schema, xi; its fields are dataset, device"):
+  with pytest.raises(InputError, match="metadata lacks schema, xi; its fields are architecture, dataset, device"):
     RunMetadata.from_dict(fields)
+
+
+def test_a_checkpoint_of_before_there_was_another_architecture():
+  fields = metadata().to_dict()
+  del fields["architecture"]
+  assert RunMetadata.from_dict(fields) == metadata()

@@ -1,0 +1,170 @@
+"""What a network costs: parameters, floating-point operations, memory and time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nas3d_jax import devices
+from nas3d_jax.basis import key_of
+from nas3d_jax.choices import PAPER, InferenceChoices
+from nas3d_jax.ensemble import restore_ensemble
+from nas3d_jax.errors import InputError
+from nas3d_jax.genotype import operation_direction
+from nas3d_jax.networks import DerivedNet
+from nas3d_jax.restoring import AnyNetwork, restore, variable_shapes
+from nas3d_jax.schedules import adam
+from nas3d_jax.steps import TrainState, make_train_step
+from nas3d_jax.unet3d import UNet3D
+
+_STEPS, _SECONDS = 20, 60.0
+"""Training steps that are timed, and after how many seconds fewer are enough, of which there are at least 3."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+  """Costs of a network; `costs.json` holds one of each network.
+
+  Attributes:
+    parameters: number of parameters.
+    flops: floating-point operations of the forward pass of one patch, see `forward_flops`.
+    patch_size: length of a patch in voxels.
+    peak_bytes: memory of a training step, as compiled: arguments, results and what lies between them; None where the
+      compiler does not say.
+    step_ms: median time of a training step, with its input on the device.
+    case_s: median time of the probabilities of a case that is in memory; None without cases.
+    device: the device's name.
+  """
+
+  parameters: int
+  flops: float
+  patch_size: int
+  peak_bytes: int | None
+  step_ms: float
+  case_s: float | None
+  device: str
+
+  def to_dict(self) -> dict[str, Any]:
+    """All fields as plain values, for JSON."""
+    return dataclasses.asdict(self)
+
+
+def measure_costs(
+  run: str | Path, images: Sequence[np.ndarray] = (), *, batch_size: int = 1, choices: InferenceChoices = PAPER
+) -> Costs:
+  """Measures the network of a training on the device at hand; takes a compilation and some dozens of passes.
+
+  Args:
+    run: run directory of a training, or a checkpoint.
+    images: [D, H, W, M] raw intensities of whole cases, predicted for `case_s`; the first once more before.
+    batch_size: patches of a training step.
+    choices: how the cases are predicted.
+
+  Raises:
+    InputError: the checkpoint cannot be restored, or is a search's.
+  """
+  net, variables, metadata = restore(run)
+  flops = forward_flops(net, metadata.patch_size)
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(variables))
+  peak_bytes, step_ms = _training_step(net, variables, (batch_size, *(metadata.patch_size,) * 3))
+  ensemble, seconds = restore_ensemble([run]), []
+  for image in [*images[:1], *images]:
+    began = time.monotonic()
+    ensemble.predict(image, choices=choices)
+    seconds.append(time.monotonic() - began)
+  case_s = statistics.median(seconds[1:]) if images else None
+  return Costs(parameters, flops, metadata.patch_size, peak_bytes, step_ms, case_s, devices.select().kind)
+
+
+def forward_flops(net: AnyNetwork, patch_size: int) -> float:
+  """Floating-point operations of the convolutions and linear layers in the forward pass of one patch.
+
+  A multiplication and the addition after it count as two; zeros of the padding count. Norms, activations, pools and
+  sums are left out: they are a few percent. What is counted is the network as the paper defines it, not the form in
+  which it is computed.
+
+  Args:
+    net: a `DerivedNet` or a `UNet3D`.
+    patch_size: length of the patch along each axis in voxels.
+
+  Raises:
+    InputError: another network, or a patch size that does not fit.
+  """
+  net.config.check_patch_size(patch_size)
+  if not isinstance(net, (DerivedNet, UNet3D)):
+    raise InputError(f"net must be a DerivedNet or a UNet3D, got {type(net).__name__}; give a training")
+  level_of: Callable[[Sequence[str]], int] = _unet_level if isinstance(net, UNet3D) else _DerivedLevels(net)
+  total = 0.0
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variable_shapes(net)["params"]):
+    names = [key.key for key in path]
+    if names[-1] == "kernel":
+      gate = names[-2] in ("squeeze", "excite")  # on the mean over all voxels
+      voxels = 1 if gate else patch_size**3 / 8 ** level_of(names)
+      total += 2 * voxels * math.prod(leaf.shape)
+  return total
+
+
+def _unet_level(names: Sequence[str]) -> int:
+  """Times that the resolution was halved where a kernel acts; the modules of `UNet3D` end in it."""
+  return int(names[0].split("_")[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class _DerivedLevels:
+  """Likewise for a derived network, whose downward cell i goes from level i + 1 to i + 2, see `networks.py`."""
+
+  net: DerivedNet
+
+  def __call__(self, names: Sequence[str]) -> int:
+    cell, layer = names[0], names[1]
+    if cell in ("stem0", "stem1"):
+      return int(cell[-1])
+    if cell == "head":
+      return 0
+    kind, number = cell.split("_")
+    coarse = int(number) + 2 if kind == "down" else self.net.config.depth - int(number) + 1
+    if layer.startswith("preprocess"):
+      if kind == "down":
+        return coarse - 1
+      return coarse - 1 if layer == "preprocess0" else coarse
+    operation, _ = getattr(self.net.genotype, kind)[int(layer.removeprefix("op_"))]
+    if kind == "down":
+      return coarse
+    # What doubles the resolution scatters from its input; a pointwise convolution comes after that.
+    scatters = operation_direction(operation) == "up" and names[-2] != "pointwise"
+    return coarse if scatters else coarse - 1
+
+
+def _training_step(net: AnyNetwork, variables: Any, shape: tuple[int, ...]) -> tuple[int | None, float]:
+  """Memory in bytes and median time in ms of a training step on random patches [N, D, H, W]."""
+  optimizer = adam(1e-4)
+  image = jax.random.uniform(key_of(0), (*shape, net.config.in_channels), minval=10.0, maxval=110.0)
+  target = jnp.zeros((*shape, net.config.out_channels), jnp.float32).at[:, ::2].set(1)
+  state = TrainState.create(variables, optimizer, key_of(1))
+  step = make_train_step(net, optimizer).lower(state, (image, target)).compile()
+  state, losses = step(state, (image, target))
+  jax.block_until_ready(losses)
+  times, began = [], time.monotonic()
+  while len(times) < _STEPS and (len(times) < 3 or time.monotonic() - began < _SECONDS):
+    start = time.monotonic()
+    state, losses = step(state, (image, target))
+    jax.block_until_ready((state, losses))
+    times.append(1000 * (time.monotonic() - start))
+  return _peak_bytes(step), statistics.median(times)
+
+
+def _peak_bytes(step: Any) -> int | None:
+  stats = step.memory_analysis()
+  if stats is None:
+    return None
+  held = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+  return held + stats.temp_size_in_bytes

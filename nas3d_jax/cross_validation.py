@@ -1,0 +1,86 @@
+"""Cross-validation: which fold predicts which case, and that it did not see it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas3d_jax.data.brats import find_cases
+from nas3d_jax.data.dataset import Dataset, read_json
+from nas3d_jax.data.reference import open_dataset
+from nas3d_jax.ensemble import restore_ensemble
+from nas3d_jax.errors import InputError
+from nas3d_jax.predicting import Job
+from nas3d_jax.run import CONFIG
+
+
+def cross_validation_jobs(
+  workdir: str | Path,
+  trainings: str | Path,
+  data_dir: str | Path,
+  *,
+  cases: Sequence[str] | None = None,
+  patch_size: int | None = None,
+) -> tuple[list[Job], dict[str, Any]]:
+  """Each case of a data set with the network of the one fold that was not trained on it.
+
+  Args:
+    workdir: run directory with the data set.
+    trainings: the folder of the folds' trainings, a run directory each.
+    data_dir: the folder that the data set was made from.
+    cases: names of the cases; None means all that are in a fold.
+    patch_size: as of `restore_ensemble`.
+
+  Returns:
+    The jobs, and what decides their probabilities, as `Ensemble.settings` with the fold of each case under "folds".
+
+  Raises:
+    InputError: a fold was not trained, or may have seen its cases: it was trained on another data set, validated on
+      another fold, or started from other parameters; or a case is not in a fold, or its images are not in `data_dir`.
+  """
+  dataset = open_dataset(workdir)
+  folds = {case.name: case.fold for case in dataset.cases if case.fold is not None}
+  if cases is not None:
+    unknown = sorted(set(cases) - set(folds))
+    if unknown:
+      raise InputError(f"{', '.join(unknown)} is in no fold of {dataset.folder}; name labelled cases of the data set")
+    folds = {name: fold for name, fold in folds.items() if name in set(cases)}
+  runs = [Path(trainings) / str(fold) for fold in range(dataset.folds)]
+  for fold, run in enumerate(runs):
+    _check_unseen(run, fold, dataset)
+  ensemble = restore_ensemble(runs, patch_size)
+  members = [ensemble.alone(fold) for fold in range(dataset.folds)]
+  found, faults = find_cases(data_dir, ensemble.schema)
+  files = {case.name: case for case in found}
+  missing = sorted(set(folds) - set(files))
+  if missing:
+    said = "".join(f"\n  {fault}" for fault in faults if fault.case in missing)
+    raise InputError(
+      f"the images of {', '.join(missing)} are not in {data_dir}, or not complete; give the folder that was "
+      f"preprocessed{said}"
+    )
+  sums = {case.name: case.checksums for case in dataset.cases}
+  jobs = [
+    Job(dataclasses.replace(files[name], segmentation=None), members[fold], sums[name]) for name, fold in folds.items()
+  ]
+  return jobs, {**ensemble.settings, "folds": folds}
+
+
+def _check_unseen(run: Path, fold: int, dataset: Dataset) -> None:
+  """Raises InputError unless a training left out the cases of a fold, as far as its settings tell."""
+  if not (run / CONFIG).exists():
+    raise InputError(f"fold {fold} is missing: there is no training in {run}; train it with --fold={fold}")
+  settings = read_json(run / CONFIG).get("settings")
+  settings = settings if isinstance(settings, dict) else {}
+  for name, wanted, why in (
+    ("fold", fold, f"it was trained on cases of fold {fold}"),
+    ("dataset", dataset.fingerprint, f"it was trained on another data set than {dataset.folder}"),
+    ("init_from", None, f"it started from parameters that may have seen cases of fold {fold}"),
+  ):
+    if settings.get(name) != wanted:
+      raise InputError(
+        f"{run} cannot predict the cases of fold {fold}: {why} ({name}={settings.get(name)!r}); train that fold anew, "
+        "or predict its cases with fold and cases"
+      )

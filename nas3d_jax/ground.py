@@ -1,0 +1,166 @@
+"""What an experiment stands on: the data set, the folder that it was made from, and the unseen cases."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from nas3d_jax.data.brats import CaseFiles, find_cases
+from nas3d_jax.data.case import Case
+from nas3d_jax.data.dataset import Dataset, read_json
+from nas3d_jax.data.parallel import each
+from nas3d_jax.data.reference import FOLDER, without_fold
+from nas3d_jax.errors import InputError
+from nas3d_jax.evaluate import find_segmentations
+from nas3d_jax.plan import ExperimentConfig
+from nas3d_jax.schema import BRATS2019, Schema
+
+_NEW_FOLDS = 5
+
+
+class Ground:
+  """Data set and folders of an experiment; each is read when it is first asked for, and once.
+
+  Attributes:
+    config: of the experiment.
+  """
+
+  def __init__(self, config: ExperimentConfig):
+    self.config = config
+    self._fingerprints: dict[int | None, str] = {}
+
+  @property
+  def has_dataset(self) -> bool:
+    """Whether the cases were preprocessed."""
+    return (self.config.root / FOLDER / "manifest.json").exists()
+
+  @functools.cached_property
+  def dataset(self) -> Dataset:
+    """The data set, checked against the configuration.
+
+    Raises:
+      InputError: it is not there, or has another number of folds than asked for, or too few to nest searches.
+    """
+    dataset = Dataset.open(self.config.root / FOLDER)
+    wanted = self.config.folds
+    if wanted not in (None, dataset.folds):
+      raise InputError(f"folds must be {dataset.folds}, those of {dataset.folder}, got {wanted}; leave it out")
+    if self.config.nested and dataset.folds < 3:
+      raise InputError(
+        f"nested searches need at least 3 folds, two to search on, but {dataset.folder} has {dataset.folds}; "
+        "preprocess with more"
+      )
+    return dataset
+
+  @property
+  def folds(self) -> int:
+    """Folds of the cross-validation, of a data set that is not there yet those that it will have."""
+    return self.dataset.folds if self.has_dataset else self.config.folds or _NEW_FOLDS
+
+  @property
+  def schema(self) -> Schema:
+    """What modalities, labels and regions are."""
+    return self.dataset.schema if self.has_dataset else BRATS2019
+
+  def fingerprint(self, without: int | None = None) -> str:
+    """Of the data set, or of what is left without a fold."""
+    if without not in self._fingerprints:
+      dataset = self.dataset if without is None else without_fold(self.dataset, without)
+      self._fingerprints[without] = dataset.fingerprint
+    return self._fingerprints[without]
+
+  @functools.cached_property
+  def data_dir(self) -> Path:
+    """The folder of the cases, that given or that the data set was made from; absolute.
+
+    Raises:
+      InputError: neither is known.
+    """
+    given = self.config.data_dir
+    if given is None and self.has_dataset:
+      given = read_json(self.config.root / FOLDER / "config.json").get("data_dir")
+    if given is None:
+      raise InputError(f"{self.config.root} has no data set yet; give data_dir, the folder of the cases")
+    return Path(os.path.abspath(given))
+
+  @property
+  def labelled(self) -> tuple[Case, ...]:
+    """The cases of the data set that are in a fold."""
+    return tuple(case for case in self.dataset.cases if case.fold is not None)
+
+  @property
+  def known_images(self) -> dict[str, dict[str, str]]:
+    """SHA-256 of the images of each labelled case by file name, as they were preprocessed."""
+    return {case.name: self._images(case) for case in self.labelled}
+
+  @property
+  def known_truths(self) -> dict[str, str]:
+    """SHA-256 of the segmentation of each labelled case, likewise."""
+    return {
+      case.name: next(sha for name, sha in case.checksums.items() if name not in self._images(case))
+      for case in self.labelled
+    }
+
+  def _images(self, case: Case) -> dict[str, str]:
+    endings = tuple(f"{suffix}{end}" for suffix in self.schema.segmentation for end in (".nii", ".nii.gz"))
+    return {name: sha for name, sha in case.checksums.items() if not name.lower().endswith(endings)}
+
+  @functools.cached_property
+  def unseen(self) -> tuple[CaseFiles, ...]:
+    """The cases of `test_dir`, none without it.
+
+    Raises:
+      InputError: files of a case are missing.
+    """
+    if self.config.test_dir is None:
+      return ()
+    found, faults = find_cases(self.config.test_dir, self.schema)
+    if faults:
+      lines = "\n".join(f"  {fault}" for fault in faults)
+      raise InputError(f"{len(faults)} faults in test_dir:\n{lines}")
+    return tuple(found)
+
+  @functools.cached_property
+  def unseen_images(self) -> dict[str, dict[str, str]]:
+    """SHA-256 of the images of each unseen case by file name."""
+    sums = each("read the unseen cases", _sums, [files.images for files in self.unseen], os.cpu_count() or 1)
+    return {files.name: found for files, found in zip(self.unseen, sums, strict=True)}
+
+  @functools.cached_property
+  def unseen_truths(self) -> dict[str, str]:
+    """SHA-256 of the segmentation of each unseen case; empty where they have none.
+
+    Raises:
+      InputError: some have one and others not.
+    """
+    if not self.unseen:
+      return {}
+    truths, _ = find_segmentations(self.config.test_dir, self.schema)
+    without = sorted(files.name for files in self.unseen if files.name not in truths)
+    if truths and without:
+      raise InputError(
+        f"{', '.join(without)} in {self.config.test_dir} has no segmentation, though others do; add it, or move such "
+        "cases to a folder of their own"
+      )
+    return {name: _sum(path) for name, path in truths.items()}
+
+  def check_unseen(self) -> None:
+    """Raises InputError where a case of `test_dir` is one of the data set's, under whatever name."""
+    owners = {frozenset(self._images(case).values()): case.name for case in self.dataset.cases}
+    for name, sums in self.unseen_images.items():
+      if (owner := owners.get(frozenset(sums.values()))) is not None:
+        raise InputError(
+          f"{name} in {self.config.test_dir} is not unseen: it has the images of {owner} in {self.dataset.folder}; "
+          "take it out of one of them"
+        )
+
+
+def _sums(paths: tuple[Path, ...]) -> Mapping[str, str]:
+  return {path.name: _sum(path) for path in paths}
+
+
+def _sum(path: Path) -> str:
+  return hashlib.sha256(path.read_bytes()).hexdigest()
