@@ -14,7 +14,7 @@ LEVELS = (
   "errors",
   "config genotype schema",
   "initial rearrange norm wide ops hybrid cells networks unet3d",
-  "losses metrics scores",
+  "losses surfaces lesions metrics scores comparison portal",
   "data",
   "plain checkpoints devices metadata",
   "counts settings schedules steps inference",

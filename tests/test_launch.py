@@ -23,7 +23,7 @@ FLAGS = {
   "train": "workdir fold genotype init_from patch_size epochs batch_size kernels nodes depth "
   "variant learning_rate dropout seed skip_empty augment checkpoint_minutes overwrite platform",
   "predict": "workdir fold checkpoint data_dir out patch_size probabilities overwrite platform",
-  "evaluate": "predictions data_dir out overwrite",
+  "evaluate": "predictions data_dir out tolerance overwrite",
   "demo": "workdir platform",
 }
 
