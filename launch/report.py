@@ -21,10 +21,10 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_multi_string(
     "portal_csv",
     [],
-    "NETWORK/SPLIT=FILE: scores that a challenge's portal gave for cases without truth, as searched/test=scores.csv; "
-    "NETWORK is searched or unet3d, SPLIT test or ensemble; a mere FILE is searched/test. Read are the columns Label and, "
-    "for every region, Dice_ET, Sensitivity_ET, Specificity_ET, Hausdorff95_ET and so on; others are passed over, and "
-    "rows Mean, StdDev, Median, 25quantile and 75quantile left out. May be given again",
+    "NETWORK/SPLIT=FILE: scores that a challenge's portal gave for cases without truth, as "
+    "searched/test=scores.csv; NETWORK is searched or unet3d, SPLIT test or ensemble; a mere FILE is searched/test. "
+    "Read are the columns Label and, for every region, Dice_ET, Sensitivity_ET, Specificity_ET, Hausdorff95_ET and so "
+    "on; others are passed over, and rows Mean, StdDev, Median, 25quantile and 75quantile left out. May be given again",
     flag_values=values,
   )
   flags.DEFINE_integer("seed", 0, "seed of the bootstrap intervals", lower_bound=0, flag_values=values)

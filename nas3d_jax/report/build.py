@@ -36,8 +36,8 @@ _SECTIONS = (
   sections.making,
 )
 _LEAD = (
-  "What a search for a segmentation network found, how it was trained, and how it compares with a hand-designed 3D U-Net "
-  "on the same data. Figures and tables lie beside this page as files too."
+  "What a search for a segmentation network found, how it was trained, and how it compares with a hand-designed "
+  "3D U-Net on the same data. Figures and tables lie beside this page as files too."
 )
 
 

@@ -139,6 +139,7 @@ def _table_of_pictures(
       bottom = y + max(cell.shape[0] for cell in cells) / 2 + gap / 2
       axes.text(x, bottom, text, ha="center", va="center", fontsize=7.5, color="white")
   key = [Patch(color=colour, label=dict(schema.labels)[value]) for value, colour in label_colours(schema).items()]
-  figure.legend(handles=key, loc="lower left", ncols=len(key), fontsize=8, bbox_to_anchor=(0.0, 0.17 / total), borderpad=0.2)
+  place = dict(loc="lower left", bbox_to_anchor=(0.0, 0.17 / total), borderpad=0.2)
+  figure.legend(handles=key, ncols=len(key), fontsize=8, **place)
   figure.text(0.014, 0.05 / total, _FACING, ha="left", va="bottom", fontsize=7, color=GREY)
   return figure

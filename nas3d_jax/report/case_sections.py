@@ -33,7 +33,8 @@ def examples(c: Context) -> None:
     network, scores = next(iter(_scored(c, split).items()))
     chosen = {rank: name for rank, name in _ranked(scores).items() if views.has(name)}
     if not chosen:
-      c.missing(f"The images of {SHORT[split]} are not to be found. They are read from", f"experiment {c.run} --test_dir=...")
+      text = f"The images of {SHORT[split]} are not to be found. They are read from"
+      c.missing(text, f"experiment {c.run} --test_dir=...")
       continue
     captions = {
       rank: {n: _dice(found, name) for n, found in _scored(c, split).items()} for rank, name in chosen.items()
@@ -65,7 +66,7 @@ def cases(c: Context) -> None:
       scores = "; ".join(f"{NETWORKS[n]}: {_dice(found, name)}" for n, found in _scored(c, split).items())
       caption = f"{name}, {SHORT[split]}. Dice of the {scores}."
       file = f"cases/{split}/{name}"
-      c.figure(file, caption, views.inputs(name), draw, photograph=True, anchor=_anchor(split, name))
+      c.figure(file, caption, views.inputs(name), draw, photograph=True, small=True, anchor=_anchor(split, name))
       c.tick()
 
 
@@ -99,14 +100,19 @@ class _Views:
 
   def inputs(self, name: str) -> list:
     """What the picture of a case depends on, as plain values."""
-    sums = {n: scores.checksums[name] for n, scores in _scored(self._c, self._split).items()}
-    source = [name, self._c.material.dataset.fingerprint, [str(self._files[name].folder)] if name in self._files else None]
-    return [*source, sums, sorted(self._predictions(name)), {n: _dice(s, name) for n, s in _scored(self._c, self._split).items()}]
+    scored = _scored(self._c, self._split).items()
+    folder = str(self._files[name].folder) if name in self._files else None
+    found = {network: [scores.checksums[name], _dice(scores, name)] for network, scores in scored}
+    return [name, self._c.material.dataset.fingerprint, folder, found, sorted(self._predictions(name))]
 
   def _predictions(self, name: str) -> dict[str, Path]:
-    folders = {network: self._c.material.workdir / "predictions" / network / self._split for network in NETWORKS}
-    paths = {n: [p for e in (".nii.gz", ".nii") if (p := folder / f"{name}{e}").exists()] for n, folder in folders.items()}
-    return {network: found[0] for network, found in paths.items() if found}
+    found = {}
+    for network in NETWORKS:
+      stem = self._c.material.workdir / "predictions" / network / self._split / name
+      paths = [path for ending in (".nii.gz", ".nii") if (path := stem.with_name(name + ending)).exists()]
+      if paths:
+        found[network] = paths[0]
+    return found
 
 
 def _scored(c: Context, split: str) -> dict[str, Scores]:

@@ -84,7 +84,8 @@ def draw_cell(axes: Axes, kind: CellKind, nodes: int, edges: Sequence[Edge]) -> 
     axes.text(x + _BOX + 0.42, lanes[node + 2] + 0.3, "+", fontsize=12, color=INK, va="center")
   top, bottom = lanes[2] + 0.35, lanes[nodes + 1] - 0.35
   axes.add_patch(FancyBboxPatch((end, bottom), 0.28, top - bottom, "round,pad=0.02", facecolor=INK, edgecolor=INK))
-  axes.text(end + 0.14, (top + bottom) / 2, "concatenate", rotation=90, color="white", fontsize=7.5, ha="center", va="center")
+  middle = dict(ha="center", va="center", fontsize=7.5)
+  axes.text(end + 0.14, (top + bottom) / 2, "concatenate", rotation=90, color="white", **middle)
   axes.set(xlim=(-0.2, end + 0.4), ylim=(bottom - 0.15, 0.45), aspect="equal")
   bare(axes)
 

@@ -45,12 +45,9 @@ class Context:
     table.write(self.tables)
     self.page.table(table)
 
-  def figure(
-    self, name: str, caption: str, inputs: Any, make: Callable[[], Figure], *, photograph: bool = False, anchor: str = ""
-  ) -> None:
-    """Puts a figure on the page, drawn if it has to be; arguments as of `Gallery.draw` and `Page.picture`."""
-    picture = self.gallery.draw(name, caption, inputs, make)
-    self.page.picture(picture, caption, photograph=photograph, anchor=anchor)
+  def figure(self, name: str, caption: str, inputs: Any, make: Callable[[], Figure], **how: Any) -> None:
+    """Puts a figure on the page, drawn if it has to be; arguments as of `Gallery.draw`, `how` of `Page.picture`."""
+    self.page.picture(self.gallery.draw(name, caption, inputs, make), caption, **how)
 
   def missing(self, what: str, command: str) -> None:
     """Says on the page which command makes what is missing."""

@@ -11,7 +11,7 @@ from nas3d_jax import metrics
 from nas3d_jax.comparison import LEVEL, SAMPLES, PairedDifference, paired_difference
 from nas3d_jax.genotype import CELLS, Genotype
 from nas3d_jax.report.cell_graphs import FAMILIES, family
-from nas3d_jax.report.material import NETWORKS, SPLITS, Material
+from nas3d_jax.report.material import NETWORKS, SPLITS, History, Material
 from nas3d_jax.report.score_figures import SHORT
 from nas3d_jax.report.tables import Table, make_table
 from nas3d_jax.scores import label
@@ -29,33 +29,59 @@ def number(value: float, metric: str) -> str:
 
 
 def scores_table(material: Material, name: str, split: str, caption: str) -> Table:
-  """Mean, deviation, median and quartiles of every metric, region and network of a split (Tables 3 and 4)."""
+  """Every metric, network and region of a split: mean and deviation, median and quartiles (Tables 3 and 4)."""
+  regions = material.dataset.schema.region_names
   rows = []
-  for network in material.networks_of(split):
-    for metric, region in itertools.product(metrics.METRICS, material.dataset.schema.region_names):
-      if values := material.values(network, split, region, metric):
-        found = metrics.summarize(values)
-        cells = [number(found[statistic], metric) for statistic in ("mean", "std", "median", "q25", "q75")]
-        rows.append([NETWORKS[network], label(metric), region, str(found["count"]), *cells])
-  header = ("network", "metric", "region", "cases", "mean", "std", "median", "25% quantile", "75% quantile")
-  return make_table(name, caption, header, rows, text_columns=3)
+  for metric, network in itertools.product(metrics.METRICS, material.networks_of(split)):
+    values = [material.values(network, split, region, metric) for region in regions]
+    if not any(values):
+      continue
+    row = [label(metric), NETWORKS[network], str(max(map(len, values)))]
+    for found in values:
+      if not found:
+        row += ["–", "–"]
+        continue
+      every = metrics.summarize(found)
+      mean, std, median, q25, q75 = (number(every[s], metric) for s in ("mean", "std", "median", "q25", "q75"))
+      row += [f"{mean} ± {std}", f"{median} ({q25} to {q75})"]
+    rows.append(row)
+  header = ["metric", "network", "cases"]
+  for region in regions:
+    header += [f"{region}, mean ± std", f"{region}, median (quartiles)"]
+  return make_table(name, caption, header, rows, text_columns=2)
 
 
 def means_table(material: Material) -> Table:
-  """Mean and deviation over cases of the paper's metrics, a row for each split, network and region."""
+  """Mean and deviation over cases of the metrics that compare, a row for each split, network and region."""
   rows = []
   for split in material.splits():
     for network, region in itertools.product(material.networks_of(split), material.dataset.schema.region_names):
       cells = []
       for metric in COMPARED:
         values = material.values(network, split, region, metric)
-        cells.append(f"{number(np.mean(values), metric)} ± {number(np.std(values), metric)}" if values else "–")
+        digits = 1 if metric in metrics.UNITS else 3
+        cells.append(f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}" if values else "–")
       rows.append([SHORT[split], NETWORKS[network], region, *cells])
   caption = "Mean ± standard deviation over the cases of each split."
-  return make_table("means", caption, ("split", "network", "region", *map(label, COMPARED)), rows, text_columns=3)
+  header = ("split", "network", "region", *(label(metric).replace("_", " ") for metric in COMPARED))
+  return make_table("means", caption, header, rows, text_columns=3)
 
 
-def paired_differences(material: Material, *, seed: int, samples: int = SAMPLES) -> dict[tuple[str, str, str], PairedDifference]:
+def runs_table(runs: Mapping[str, History]) -> Table:
+  """Seed, size and device of every search and training."""
+  rows = []
+  for name, history in runs.items():
+    device = history.sessions[-1] if history.sessions else {}
+    settings = [str(history.settings.get(key, "–")) for key in ("seed", "patch_size", "batch_size")]
+    count = f"{len(history.records)} of {history.settings.get('epochs', '–')}"
+    where = f"{device.get('count', '–')} x {device.get('kind', '–')} ({device.get('platform', '–')})"
+    version = device.get("versions", {}).get("jax", "–")
+    rows.append([name, *settings, count, str(len(history.sessions)), where, version])
+  header = ("run", "seed", "patch (voxels)", "batch", "epochs", "sessions", "device of the last", "JAX")
+  return make_table("runs", "Every search and training of this run.", header, rows)
+
+
+def paired_differences(material: Material, *, seed: int, samples: int = SAMPLES) -> Differences:
   """Searched network minus 3D U-Net on the same cases, by split, region and metric, where both have scores."""
   found = {}
   for split in SPLITS:
@@ -77,11 +103,12 @@ def differences_table(differences: Differences) -> Table:
     cells = [str(found.count), str(found.differing), number(found.mean, metric), number(found.median, metric)]
     rows.append([SHORT[split], label(metric), region, *cells, interval, p_value, found.note])
   caption = (
-    f"Searched network minus 3D U-Net, paired by case: mean with bootstrap {LEVEL:.0%} interval (percentile), median, and "
-    f"two-sided Wilcoxon signed rank test. The p values are not corrected for the {len(rows)} tests of this table; "
-    "deviations between cases of one data set say nothing of other data, or of other seeds of the training."
+    f"Searched network minus 3D U-Net, paired by case: mean with bootstrap {LEVEL:.0%} interval (percentile), median, "
+    f"and two-sided Wilcoxon signed rank test. The p values are not corrected for the {len(rows)} tests of this table; "
+    "cases of one data set and one training say nothing of other data, or of other seeds."
   )
-  header = ("split", "metric", "region", "cases", "differing", "mean", "median", f"{LEVEL:.0%} interval", "p", "how p was found")
+  interval = f"{LEVEL:.0%} interval"
+  header = ("split", "metric", "region", "cases", "differing", "mean", "median", interval, "p", "how p was found")
   return make_table("differences", caption, header, rows, text_columns=3)
 
 
@@ -106,8 +133,15 @@ def costs_table(material: Material) -> Table:
       ]
     )
   header = (
-    "network", "parameters", "GFLOP a forward pass", "patch (voxels)", "peak memory of a step (GiB)", "training step (ms)",
-    "prediction of a case (s)", *(f"Dice {region}" for region in regions), "device",
+    "network",
+    "parameters",
+    "GFLOP a forward pass",
+    "patch (voxels)",
+    "peak memory of a step (GiB)",
+    "training step (ms)",
+    "prediction of a case (s)",
+    *(f"Dice {region}" for region in regions),
+    "device",
   )
   where = f"Dice is the mean of {SHORT[split]}." if split else "There are no scores yet."
   return make_table("costs", f"What each network costs beside what it scores. {where}", header, rows)
@@ -127,8 +161,8 @@ def genotypes_table(material: Material) -> Table:
     same = "–" if genotype is first else f"{agreement(first, genotype):.0%}"
     rows.append([name, str(len(searches[name].records)), *counts, f"{plain:.0%}", same])
   caption = (
-    "Operations of the genotype of each search, both cells. A search that collapses chooses little but pools and identity. "
-    "Agreement: rows (operation and input of a node) that are the same as the first search's."
+    "Operations of the genotype of each search, both cells. A search that collapses chooses little but pools and "
+    "identity. Agreement: rows (operation and input of a node) that are the same as the first search's."
   )
   header = ("search", "epochs", *FAMILIES, "pools and identity", "agreement")
   return make_table("genotypes", caption, header, rows)

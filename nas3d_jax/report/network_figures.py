@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ def backbone_figure(config: NetworkConfig, patch: int) -> Figure:
   _stage(axes, 5.2, 1, f"dropout, 1x1x1, sigmoid\n{config.out_channels} regions x {patch}³", GREY)
   centre = 1.2
   for stages in (down, up):
-    for first, second in zip(stages, stages[1:], strict=False):
+    for first, second in itertools.pairwise(stages):
       _arrow(axes, *_between(places[first.name], places[second.name], centre))
   _arrow(axes, (centre, 0.72), (centre, 0.28))
   _arrow(axes, (5.2 + centre, 0.28), (5.2 + centre, 0.72))
@@ -105,8 +106,9 @@ def hybrid_modules_figure(record: Mapping[str, Any]) -> Figure:
   """
   modules = []
   for towards in _DIRECTIONS:
-    found = [(cell, m) for cell in CELLS for m in record["hybrid_weights"][cell] if direction(cell, m["state"]) == towards]
-    modules += [(towards, *found[0])] if found else []
+    every = [(cell, module) for cell in CELLS for module in record["hybrid_weights"][cell]]
+    found = [(towards, *pair) for pair in every if direction(pair[0], pair[1]["state"]) == towards]
+    modules += found[:1]
   figure = new_figure(0.9 + 0.28 * sum(len(CANDIDATES[towards]) + 1 for towards, _, _ in modules))
   heights = [len(CANDIDATES[towards]) + 1 for towards, _, _ in modules]
   for axes, (towards, cell, module) in zip(
@@ -127,9 +129,8 @@ def _module(axes: Axes, source: str, target: str, names: Sequence[str], weights:
     width = 0.4 + 9 * weight
     for x0, y0, x1, y1 in ((1.1, middle, 2.6, -row), (4.9, -row, 7.4, middle)):
       axes.plot((x0, x1), (y0, y1), color=colour, linewidth=width, alpha=0.75, zorder=1, solid_capstyle="butt")
-    shape = FancyBboxPatch(
-      (2.6, -row - 0.36), 2.3, 0.72, "round,pad=0.02", facecolor="white", edgecolor=colour, linewidth=2.4 if best else 1.2
-    )
+    look = dict(facecolor="white", edgecolor=colour, linewidth=2.4 if best else 1.2)
+    shape = FancyBboxPatch((2.6, -row - 0.36), 2.3, 0.72, "round,pad=0.02", **look)
     axes.add_patch(shape)
     weight_of = "bold" if best else "normal"
     axes.text(2.72, -row, name, ha="left", va="center", fontsize=8, weight=weight_of, color=INK)
@@ -143,7 +144,8 @@ def _module(axes: Axes, source: str, target: str, names: Sequence[str], weights:
 
 
 def _stage(axes: Axes, x: float, y: float, text: str, colour: str) -> None:
-  shape = FancyBboxPatch((x, y - 0.26), 2.4, 0.52, "round,pad=0.02", facecolor="white", edgecolor=colour, linewidth=1.6, zorder=3)
+  look = dict(facecolor="white", edgecolor=colour, linewidth=1.6, zorder=3)
+  shape = FancyBboxPatch((x, y - 0.26), 2.4, 0.52, "round,pad=0.02", **look)
   axes.add_patch(shape)
   axes.text(x + 1.2, y, text, ha="center", va="center", fontsize=8, color=INK, zorder=4)
 

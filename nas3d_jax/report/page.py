@@ -16,6 +16,7 @@ from nas3d_jax.report.pictures import Picture
 from nas3d_jax.report.tables import Table
 
 _QUALITY = 82
+_ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 STYLE = """
 :root { color-scheme: light; }
@@ -30,14 +31,16 @@ figure { margin: 1.4rem 0; } figcaption { font-size: 0.92rem; color: #444; margi
 img { max-width: 100%; height: auto; display: block; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.84rem; }
 th { text-align: left; vertical-align: bottom; border-bottom: 2px solid #222; }
-th, td { padding: 0.18rem 0.7rem 0.18rem 0; } td { border-bottom: 1px solid #e4e4e4; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { padding: 0.18rem 0.7rem 0.18rem 0; } td { border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
+.number { text-align: right; font-variant-numeric: tabular-nums; } td.long { white-space: normal; }
+.small img { max-width: 680px; }
 summary { cursor: pointer; font-weight: 600; margin: 0.8rem 0; }
 @page { margin: 14mm; }
 @media print {
   body { max-width: none; padding: 0; font-size: 10.5pt; } nav { display: none; } .wide { overflow: visible; }
   h2, h3 { break-after: avoid; } figure:not(.table) { break-inside: avoid; } tr { break-inside: avoid; }
-  img { max-height: 235mm; width: auto; } table { font-size: 7pt; } .number { white-space: normal; }
+  img { max-height: 235mm; width: auto; } .small img { max-width: 130mm; }
+  table { font-size: 6.5pt; } td { white-space: normal; }
 }
 """
 
@@ -71,14 +74,17 @@ class Page:
     """Says that something is not there, and which command makes it."""
     self._add(f'<p class="missing">{html.escape(what)} <code>{html.escape(command)}</code></p>')
 
-  def picture(self, picture: Picture, caption: str, *, photograph: bool = False, anchor: str = "") -> None:
+  def picture(
+    self, picture: Picture, caption: str, *, photograph: bool = False, small: bool = False, anchor: str = ""
+  ) -> None:
     """A figure with its caption; a photograph is packed with loss."""
     data, kind = _packed(picture.png) if photograph else (picture.png.read_bytes(), "png")
     address = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     width, height = Image.open(picture.png).size
+    kind_of = ' class="small"' if small else ""
     name = anchor or f"figure-{picture.name}"
     self._add(
-      f'<figure id="{html.escape(name)}"><figcaption>{html.escape(caption)}</figcaption>'
+      f'<figure id="{html.escape(name)}"{kind_of}><figcaption>{html.escape(caption)}</figcaption>'
       f'<img src="{address}" width="{width}" height="{height}" alt="{html.escape(picture.alt)}"></figure>'
     )
 
@@ -105,7 +111,7 @@ class Page:
       '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
       '<meta name="viewport" content="width=device-width, initial-scale=1">'
       # Whatever the page were to ask for would be refused.
-      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+      f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">'
       f'<link rel="icon" href="data:,"><title>{html.escape(self.title)}</title><style>{STYLE}</style></head>\n'
       f"<body><h1>{html.escape(self.title)}</h1><p>{html.escape(self.lead)}</p>"
       f"<nav><ol>{''.join(links)}</ol></nav>\n{''.join(parts)}</body></html>\n"

@@ -75,7 +75,8 @@ def volumes_figure(material: Material) -> Figure:
       for network in (n for n in material.networks_of(split) if (n, split) in material.scores):
         truth, predicted = (material.values(network, split, region, name) for name in ("truth_ml", "prediction_ml"))
         marker = "o" if network == "searched" else "^"
-        axes.plot(truth, predicted, marker, color=NETWORK_COLOURS[network], markersize=4.5, alpha=0.75, label=NETWORKS[network])
+        look = dict(color=NETWORK_COLOURS[network], markersize=4.5, alpha=0.75, label=NETWORKS[network])
+        axes.plot(truth, predicted, marker, **look)
         top = max(top, *truth, *predicted)
       end = top * 1.08 or 1.0
       axes.plot((0, end), (0, end), color=GREY, linewidth=1, linestyle="--", label="equal volumes")
@@ -108,13 +109,13 @@ def differences_figure(differences: Mapping[tuple[str, str, str], PairedDifferen
       axes.plot(found.mean, y, "D", color=INK, markersize=5, markerfacecolor=INK if clear else "white")
     better = "left" if metrics.UNITS.get(name) else "right"
     axes.set_title(f"{TITLES[name]}\nsearched better: {better}", fontsize=8)
-    axes.margins(y=0.06)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     if index % columns == 0:
       axes.set_yticks(range(len(rows)), [f"{region}, {SHORT[split]}" for split, region in rows], fontsize=7.5)
-      axes.invert_yaxis() if not axes.yaxis_inverted() else None
     axes.tick_params(axis="x", labelsize=7)
     axes.locator_params(axis="x", nbins=4)
-  figure.supxlabel("mean of searched minus 3D U-Net with bootstrap 95% interval; filled where it leaves out 0", fontsize=8)
+  text = "mean of searched minus 3D U-Net with bootstrap 95% interval; filled where it leaves out 0"
+  figure.supxlabel(text, fontsize=8)
   return figure
 
 
@@ -124,7 +125,12 @@ def _boxes(axes: Axes, values: Sequence[Sequence[float]], positions: Sequence[fl
     return
   line = dict(color=colour, linewidth=1.2)
   axes.boxplot(
-    [v for v, _ in kept], positions=[p for _, p in kept], widths=0.3, patch_artist=True, showmeans=True, manage_ticks=False,
+    [v for v, _ in kept],
+    positions=[p for _, p in kept],
+    widths=0.3,
+    patch_artist=True,
+    showmeans=True,
+    manage_ticks=False,
     boxprops=dict(facecolor=_pale(colour), edgecolor=colour), medianprops=dict(color=INK, linewidth=1.6),
     whiskerprops=line, capprops=line,
     flierprops=dict(marker="o", markersize=2.8, markeredgecolor=colour, markerfacecolor="none"),

@@ -37,7 +37,8 @@ def history_figure(search: History) -> Figure:
     marker = "o" if len(epochs) == 1 else None
     upper.plot(epochs, search.column(name), color=colour, linestyle=style, marker=marker, label=name.replace("_", " "))
   upper.set(ylabel="loss (1 - soft Dice)", title=stop_reason(search))
-  lower.step(epochs, search.column("count"), where="mid", color=INK, label="times that the epoch's genotype was counted")
+  counted = "times that the epoch's genotype was counted"
+  lower.step(epochs, search.column("count"), where="mid", color=INK, label=counted)
   limit = search.settings["min_count"]
   lower.axhline(limit, color=PURPLE, linestyle=":", label=f"limit, {limit}")
   lower.set(xlabel="epoch", ylabel="count", ylim=(0, limit * 1.08))
@@ -58,14 +59,18 @@ def weights_figure(search: History, cell: str) -> Figure:
   rows = -(-len(modules) // columns)
   figure = new_figure(1.72 * rows + 0.55)
   places = figure.subplots(rows, columns, squeeze=False, sharex=True)
-  values = np.array([[m["weights"] + [np.nan] * (6 - len(m["weights"])) for m in r["hybrid_weights"][cell]] for r in search.records])
-  top = float(np.nanmax(values))
+  every = [record["hybrid_weights"][cell] for record in search.records]
+  top = max(weight for epoch in every for module in epoch for weight in module["weights"])
   for axes in places.flat[len(modules) :]:
     axes.set_axis_off()
   for index, (axes, module) in enumerate(zip(places.flat, modules, strict=False)):
     names = CANDIDATES[direction(cell, module["state"])]
     drawn = axes.imshow(
-      values[:, index, : len(names)].T, aspect="auto", interpolation="nearest", vmin=0, vmax=top,
+      np.array([epoch[index]["weights"] for epoch in every]).T,
+      aspect="auto",
+      interpolation="nearest",
+      vmin=0,
+      vmax=top,
       extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(names) - 0.5, -0.5),
     )
     axes.set_yticks(range(len(names)), names, fontsize=7)
@@ -91,7 +96,8 @@ def entropy_figure(search: History) -> Figure:
     marker = "o" if len(epochs) == 1 else None
     upper.plot(epochs, entropy, color=colour, linestyle=style, marker=marker, label=f"{cell}ward cell")
     upper.axhline(even, color=colour, linestyle=":", linewidth=1, label=f"{cell}ward cell, all weights equal")
-  upper.set(ylabel="mean entropy (nats)", title="entropy of the softmax weights; 0 where one operation has all the weight")
+  upper.set_title("entropy of the softmax weights; 0 where one operation has all the weight")
+  upper.set_ylabel("mean entropy (nats)")
   upper.legend(loc="best", ncols=2)
   kinds = list(FAMILIES)
   counts = np.array([operation_families(record["genotype"]) for record in search.records]).T
@@ -163,7 +169,8 @@ def _lines(trainings: Mapping[tuple[str, str], History]):
   for (network, fold), training in trainings.items():
     if training.records:
       name = "all cases" if fold == "all" else f"fold {fold}"
-      yield f"{NETWORKS[network]}, {name}", NETWORK_COLOURS[network], _DASHES[folds.index(fold) % len(_DASHES)], training
+      dashes = _DASHES[folds.index(fold) % len(_DASHES)]
+      yield f"{NETWORKS[network]}, {name}", NETWORK_COLOURS[network], dashes, training
 
 
 def _state(state: int) -> str:

@@ -14,12 +14,14 @@ from nas3d_jax.report.material import SPLITS
 from nas3d_jax.report.volumes import dataset_view
 
 _OPTIMISTIC = (
-  "The genotype was searched on cases that later serve as test folds of the cross-validation, so that the cross-validated "
-  "scores of the searched network are a little too good; unseen test cases are not touched by this. `experiment --nested` "
-  "searches once a fold, on the other folds alone."
+  "The genotype was searched on cases that later serve as test folds of the cross-validation, so that the "
+  "cross-validated scores of the searched network may be too good; unseen test cases are not touched by this. "
+  "`experiment --nested` searches once a fold, on the other folds alone."
 )
-_NESTED = "The genotype of each fold was searched on the other folds alone, so that no case had a part in choosing its network."
-_TRAINED_ON = "These are the cases that the network was trained on: they tell how well it fits, not how well it will do."
+_NESTED = (
+  "The genotype of each fold was searched on the other folds alone, so that no case had a part in choosing its network."
+)
+_TRAINED_ON = "The network was trained on these very cases: they tell how well it fits, not how well it will do."
 
 
 def summary(c: Context) -> None:
@@ -45,7 +47,8 @@ def data(c: Context) -> None:
   case = max(dataset.cases, key=functools.partial(_tumour, inner=dataset.schema.regions[-1].labels))
   view = functools.partial(dataset_view, dataset, case.name, {})
   caption = f"Figure 1. The modalities of {case.name}, and the truth over {dataset.schema.modality_names[0]}."
-  c.figure("fig1_modalities", caption, [dataset.fingerprint, case.name], lambda: modalities_figure(view()), photograph=True)
+  inputs = [dataset.fingerprint, case.name]
+  c.figure("fig1_modalities", caption, inputs, lambda: modalities_figure(view()), photograph=True)
   patch = _patch_size(c)
   if patch is None:
     c.missing("The patch size is settled by", f"search {c.run}")
@@ -174,17 +177,18 @@ def making(c: Context) -> None:
   """Configuration, versions, seeds, fingerprint of everything."""
   c.page.section("How it was made")
   material = c.material
-  c.page.text(f"Fingerprint of the data set: {material.dataset.fingerprint}.")
+  dataset = material.dataset
+  c.page.text(f"Fingerprint of the data set: {dataset.fingerprint}. Seed of its folds: {dataset.seed}.")
   runs = {"search": material.search, **{f"search, seed {seed}": h for seed, h in material.seeds.items()}}
   runs |= {f"search, nested fold {fold}": history for fold, history in material.nested.items()}
   runs |= {f"training, {network}, {fold}": history for (network, fold), history in material.trainings.items()}
-  seeds = ", ".join(f"{name}: {history.settings.get('seed')}" for name, history in runs.items() if history)
-  c.page.text(f"Seeds. Folds: {material.dataset.seed}; bootstrap: {c.seed}; {seeds or 'no run yet'}.")
+  c.table(findings.runs_table({name: history for name, history in runs.items() if history}))
   if material.experiment:
     c.page.details("experiment", dict(material.experiment))
   for name, history in runs.items():
     if history:
-      c.page.details(f"{name}: settings, devices and versions", {"settings": history.settings, "sessions": history.sessions})
+      content = {"settings": history.settings, "sessions": history.sessions}
+      c.page.details(f"{name}: settings, devices and versions", content)
 
 
 def _score_inputs(c: Context) -> list:

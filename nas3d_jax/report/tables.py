@@ -17,6 +17,9 @@ _LATEX = {
 }
 
 
+_LONG = 50  # characters, beyond which a cell may take several lines
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
   """Rows of text under a header.
@@ -49,19 +52,27 @@ class Table:
     lines = [" & ".join(map(latex, row)) + r" \\" for row in (self.header, *self.rows)]
     return "\n".join(
       [
-        "% needs the package booktabs", r"\begin{table}", r"\centering", rf"\caption{{{latex(self.caption)}}}",
-        rf"\label{{tab:{self.name}}}", rf"\begin{{tabular}}{{{places}}}", r"\toprule", lines[0], r"\midrule", *lines[1:],
-        r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
+        "% needs the package booktabs",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{latex(self.caption)}}}",
+        rf"\label{{tab:{self.name}}}",
+        rf"\begin{{tabular}}{{{places}}}",
+        r"\toprule",
+        lines[0],
+        r"\midrule",
+        *lines[1:],
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+        "",
       ]
     )
 
   def to_html(self) -> str:
     """A figure with the table and its caption; words to the left, numbers to the right."""
     head = "".join(f'<th scope="col"{self._place(i)}>{html.escape(text)}</th>' for i, text in enumerate(self.header))
-    body = "".join(
-      "<tr>" + "".join(f"<td{self._place(i)}>{self._cell(i, text)}</td>" for i, text in enumerate(row)) + "</tr>\n"
-      for row in self.rows
-    )
+    body = "".join(f"<tr>{''.join(self._cell(i, text) for i, text in enumerate(row))}</tr>\n" for row in self.rows)
     return (
       f'<figure class="table" id="table-{self.name}"><figcaption>{html.escape(self.caption)}</figcaption>'
       f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div></figure>'
@@ -75,12 +86,16 @@ class Table:
       beside.write_text(text, "utf-8", newline="")
       os.replace(beside, folder / f"{self.name}.{ending}")
 
-  def _place(self, column: int) -> str:
-    return "" if column < self.text_columns else ' class="number"'
+  def _place(self, column: int, text: str = "") -> str:
+    if column < self.text_columns:
+      return ' class="long"' if len(text) > _LONG else ""
+    return ' class="number"'
 
   def _cell(self, column: int, text: str) -> str:
-    plain = html.escape(text)
-    return f'<a href="{html.escape(self.links[text])}">{plain}</a>' if column == 0 and text in self.links else plain
+    shown = html.escape(text)
+    if column == 0 and text in self.links:
+      shown = f'<a href="{html.escape(self.links[text])}">{shown}</a>'
+    return f"<td{self._place(column, text)}>{shown}</td>"
 
 
 def make_table(
