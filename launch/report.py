@@ -27,6 +27,9 @@ def define(values: flags.FlagValues) -> None:
     "on; others are passed over, and rows Mean, StdDev, Median, 25quantile and 75quantile left out. May be given again",
     flag_values=values,
   )
+  flags.DEFINE_string(
+    "test_dir", None, "folder of the unseen cases, for pictures; not given: that of the experiment", flag_values=values
+  )
   flags.DEFINE_integer("seed", 0, "seed of the bootstrap intervals", lower_bound=0, flag_values=values)
   flags.DEFINE_bool("overwrite", False, "draw every figure anew", flag_values=values)
 
@@ -39,6 +42,7 @@ def main(values: flags.FlagValues) -> int:
     values["workdir"].value,
     values["out"].value,
     portal_csv=values["portal_csv"].value,
+    test_dir=values["test_dir"].value,
     seed=values["seed"].value,
     overwrite=values["overwrite"].value,
   )

@@ -116,5 +116,5 @@ def _wilcoxon(differences: NDArray[np.float64]) -> tuple[float | None, str]:
     method, note = "approx", "normal approximation"
   p_value = float(stats.wilcoxon(differences, method=method, correction=method == "approx").pvalue)
   if count < _FEWEST:
-    note = f"{note}; only {count} differ, p cannot be below {2 / 2**count:.3g}"
+    note = f"{note}; {count} differ: p ≥ {2 / 2**count:.3g}"
   return p_value, note

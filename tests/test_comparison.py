@@ -72,7 +72,7 @@ def test_equal_networks():
 def test_too_few_cases_say_so(count):
   got = paired_difference(np.arange(1, count + 1), np.zeros(count), seed=0)
   assert got.p_value == pytest.approx(2 / 2**count)  # all of one sign: the least that can be
-  assert f"only {count} differ, p cannot be below" in got.note
+  assert got.note == f"exact; {count} differ: p ≥ {2 / 2**count:.3g}"
   assert (got.low is None) == (count == 1)
 
 

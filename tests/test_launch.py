@@ -24,6 +24,7 @@ FLAGS = {
   "variant learning_rate dropout seed skip_empty augment checkpoint_minutes overwrite platform",
   "predict": "workdir fold checkpoint data_dir out patch_size probabilities overwrite platform",
   "evaluate": "predictions data_dir out tolerance overwrite",
+  "report": "workdir out portal_csv test_dir seed overwrite",
   "demo": "workdir platform",
 }
 

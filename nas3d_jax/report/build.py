@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,6 +47,7 @@ def write_report(
   out: str | Path | None = None,
   *,
   portal_csv: Iterable[str] = (),
+  test_dir: str | Path | None = None,
   seed: int = 0,
   overwrite: bool = False,
 ) -> Path:
@@ -58,6 +60,7 @@ def write_report(
     workdir: the run directory, with `dataset/` at least.
     out: the folder to write to; None means `report/` in the run directory.
     portal_csv: tables of a challenge's portal, see `Material.read`.
+    test_dir: folder of the unseen cases, for their pictures; None means that of the experiment.
     seed: of the bootstrap, a whole number of at least 0.
     overwrite: draw every figure anew.
 
@@ -70,6 +73,10 @@ def write_report(
   if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
     raise InputError(f"seed must be a whole number of at least 0, got {seed!r}")
   material = Material.read(workdir, portal_csv)
+  if test_dir is not None:
+    if not Path(test_dir).is_dir():
+      raise InputError(f"test_dir must be a folder of cases, got {str(test_dir)!r}; is it mistyped?")
+    material = dataclasses.replace(material, experiment={**material.experiment, "test_dir": str(test_dir)})
   out = Path(workdir) / "report" if out is None else Path(out)
   _check_out(out)
   page = Page(f"Report of {Path(workdir).resolve().name}", _LEAD)

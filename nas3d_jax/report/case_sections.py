@@ -34,7 +34,7 @@ def examples(c: Context) -> None:
     chosen = {rank: name for rank, name in _ranked(scores).items() if views.has(name)}
     if not chosen:
       text = f"The images of {SHORT[split]} are not to be found. They are read from"
-      c.missing(text, f"experiment {c.run} --test_dir=...")
+      c.missing(text, f"report {c.run} --test_dir=...")
       continue
     captions = {
       rank: {n: _dice(found, name) for n, found in _scored(c, split).items()} for rank, name in chosen.items()
@@ -54,13 +54,13 @@ def cases(c: Context) -> None:
     c.missing("There are no scored cases yet. They come from", f"experiment {c.run}")
   for split in _scored_splits(c):
     views = _Views.of(c, split)
-    names = list(next(iter(_scored(c, split).values())).cases)
+    names = _names(c, split)
     shown = [name for name in names if views.has(name)]
     c.page.heading(SHORT[split].capitalize())
     c.table(findings.cases_table(c.material, split, {name: f"#{_anchor(split, name)}" for name in shown}))
     if len(shown) < len(names):
       text = f"{len(names) - len(shown)} cases have no picture: their images are not to be found. They are read from"
-      c.missing(text, f"experiment {c.run} --test_dir=...")
+      c.missing(text, f"report {c.run} --test_dir=...")
     for name in shown:
       draw = functools.partial(_case, views.loader(name))
       scores = "; ".join(f"{NETWORKS[n]}: {_dice(found, name)}" for n, found in _scored(c, split).items())
@@ -72,7 +72,7 @@ def cases(c: Context) -> None:
 
 def count(c: Context) -> int:
   """Pictures of cases that `cases` is going to make, at most."""
-  return sum(len(next(iter(_scored(c, split).values())).cases) for split in _scored_splits(c))
+  return sum(len(_names(c, split)) for split in _scored_splits(c))
 
 
 class _Views:
@@ -80,7 +80,10 @@ class _Views:
 
   def __init__(self, c: Context, split: str, files: Mapping[str, CaseFiles]):
     self._c, self._split, self._files = c, split, files
-    self._known = {case.name for case in c.material.dataset.cases}
+    # A case of another folder may bear the name of one of the data set: its truth tells them apart.
+    truths = {name: {s.checksums[name]["truth"] for s in _scored(c, split).values()} for name in _names(c, split)}
+    cases = {case.name: set(case.checksums.values()) for case in c.material.dataset.cases}
+    self._known = {name for name, sums in truths.items() if sums <= cases.get(name, set())}
 
   @classmethod
   def of(cls, c: Context, split: str) -> _Views:
@@ -118,6 +121,10 @@ class _Views:
 def _scored(c: Context, split: str) -> dict[str, Scores]:
   """The scores with truth of a split, by network."""
   return {network: c.material.scores[network, split] for network in NETWORKS if (network, split) in c.material.scores}
+
+
+def _names(c: Context, split: str) -> list[str]:
+  return list(next(iter(_scored(c, split).values())).cases)
 
 
 def _scored_splits(c: Context) -> list[str]:

@@ -28,6 +28,12 @@ def number(value: float, metric: str) -> str:
   return f"{value:.2f}" if metric in metrics.UNITS else f"{value:.4f}"
 
 
+def brief(value: float, metric: str) -> str:
+  """A value in a table of many: full precision stands in scores.json."""
+  digits = 2 if metric in metrics.UNITS else 4 if metric == "specificity" else 3
+  return f"{value:.{digits}f}"
+
+
 def scores_table(material: Material, name: str, split: str, caption: str) -> Table:
   """Every metric, network and region of a split: mean and deviation, median and quartiles (Tables 3 and 4)."""
   regions = material.dataset.schema.region_names
@@ -42,8 +48,8 @@ def scores_table(material: Material, name: str, split: str, caption: str) -> Tab
         row += ["–", "–"]
         continue
       every = metrics.summarize(found)
-      mean, std, median, q25, q75 = (number(every[s], metric) for s in ("mean", "std", "median", "q25", "q75"))
-      row += [f"{mean} ± {std}", f"{median} ({q25} to {q75})"]
+      mean, std, median, q25, q75 = (brief(every[s], metric) for s in ("mean", "std", "median", "q25", "q75"))
+      row += [f"{mean} ± {std}", f"{median} ({q25}–{q75})"]
     rows.append(row)
   header = ["metric", "network", "cases"]
   for region in regions:
@@ -59,8 +65,7 @@ def means_table(material: Material) -> Table:
       cells = []
       for metric in COMPARED:
         values = material.values(network, split, region, metric)
-        digits = 1 if metric in metrics.UNITS else 3
-        cells.append(f"{np.mean(values):.{digits}f} ± {np.std(values):.{digits}f}" if values else "–")
+        cells.append(f"{brief(np.mean(values), metric)} ± {brief(np.std(values), metric)}" if values else "–")
       rows.append([SHORT[split], NETWORKS[network], region, *cells])
   caption = "Mean ± standard deviation over the cases of each split."
   header = ("split", "network", "region", *(label(metric).replace("_", " ") for metric in COMPARED))
@@ -189,7 +194,7 @@ def cases_table(material: Material, split: str, links: dict[str, str]) -> Table:
     row += [f"{values[region]['truth_ml']:.2f}" if values[region]["truth_ml"] else "none" for region in regions]
     for network, metric in itertools.product(networks, _CASE_METRICS):
       scores = material.scores[network, split].cases[name]
-      row.append(" / ".join(_short(scores[region][metric], metric) for region in regions))
+      row.append(" / ".join(brief(scores[region][metric], metric) for region in regions))
     rows.append(row)
   order = " / ".join(regions)
   header = ["case", "grade", "fold", *(f"truth {region} (ml)" for region in regions)]
@@ -223,7 +228,3 @@ def _known(value: float | None, form: str, unit: float | None = None) -> str:
   if value is None:
     return "–"
   return form.format(value if unit is None else value / unit)
-
-
-def _short(value: float, metric: str) -> str:
-  return f"{value:.1f}" if metric in metrics.UNITS else f"{value:.3f}"

@@ -21,7 +21,7 @@ _ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #222; background: #fff;
-  max-width: 1080px; margin: 0 auto; padding: 1rem 1.5rem 4rem; }
+  max-width: 1240px; margin: 0 auto; padding: 1rem 1.5rem 4rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0.2rem; } h2 { margin-top: 2.6rem; border-bottom: 2px solid #0072B2; }
 h3 { margin-top: 1.8rem; } nav ol { columns: 2; } a { color: #005b8f; }
 p, li { max-width: 52rem; } .missing { background: #FFF4DC; border-left: 4px solid #E69F00; padding: 0.6rem 1rem; }
