@@ -102,6 +102,15 @@ def test_one_file_knows(library, module):
   assert {name for name, names in THEIRS.items() if library in names} == {module}
 
 
+@pytest.mark.parametrize("library", ["matplotlib", "PIL"])
+def test_only_the_report_draws(library):
+  assert {name.split(".")[0] for name, names in THEIRS.items() if library in names} == {"report"}
+
+
+def test_nothing_uses_the_state_of_pyplot():
+  assert not [name for name, tree in TREES.items() if any("pyplot" in i for i in imports(tree))]
+
+
 @pytest.mark.parametrize("library", ["pickle", "torch", "tensorflow"])
 def test_nothing_imports(library):
   assert not {name for name, names in THEIRS.items() if library in names}
