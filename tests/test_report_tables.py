@@ -31,6 +31,7 @@ class TestTable:
     assert r"\caption{50\% of a\_b \& c}" in text
     assert r"\begin{tabular}{lr}" in text
     assert 'b "q", c & 2 $\\pm$ 1 \\\\' in text
+    assert latex("p ≥ 0.1, 8³") == r"p $\geq$ 0.1, 8$^3$"
     assert latex(r"a\b^~{$#}") == r"a\textbackslash{}b\textasciicircum{}\textasciitilde{}\{\$\#\}"
 
   def test_html_escapes_and_links(self):

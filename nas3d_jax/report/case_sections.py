@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -40,8 +41,8 @@ def examples(c: Context) -> None:
       rank: {n: _dice(found, name) for n, found in _scored(c, split).items()} for rank, name in chosen.items()
     }
     caption = (
-      f"Figure 8. {SHORT[split].capitalize()}: the case with the best, the median and the worst mean Dice of the "
-      f"{NETWORKS[network]}: {', '.join(chosen.values())}. Below: Dice."
+      f"Figure 8. {SHORT[split].capitalize()}, cases by their mean Dice of the {NETWORKS[network]}: "
+      f"{', '.join(f'{rank} {name}' for rank, name in chosen.items())}. Below each prediction: its Dice."
     )
     draw = functools.partial(_examples, views, chosen, captions)
     c.figure(f"fig8_{split}", caption, [views.inputs(name) for name in chosen.values()], draw, photograph=True)
@@ -155,4 +156,4 @@ def _case(load: Callable[[], View]) -> Figure:
 
 
 def _anchor(split: str, name: str) -> str:
-  return f"case-{split}-{name}"
+  return f"case-{split}-{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"

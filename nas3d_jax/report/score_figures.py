@@ -67,7 +67,7 @@ def volumes_figure(material: Material) -> Figure:
   """Volume of the prediction against that of the truth, a panel for each region."""
   splits = [split for split in material.splits() if _values(material, split, "truth_ml")]
   regions = material.dataset.schema.region_names
-  figure = new_figure(2.3 * len(splits) + 0.5)
+  figure = new_figure(2.55 * len(splits) + 0.45)
   places = figure.subplots(len(splits), len(regions), squeeze=False)
   for row, split in enumerate(splits):
     for axes, region in zip(places[row], regions, strict=True):

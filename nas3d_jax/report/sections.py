@@ -130,7 +130,9 @@ def scores(c: Context) -> None:
   if not material.splits():
     c.missing("There are no scores yet. They come from", f"experiment {c.run}")
     return
-  c.page.text(metrics.CONVENTIONS)
+  tolerances = sorted({found.tolerance for found in material.scores.values()})
+  known = f" Tolerance of the surface Dice: {', '.join(f'{t:g} mm' for t in tolerances)}." if tolerances else ""
+  c.page.text(metrics.CONVENTIONS + known)
   names = {"training": "table3_training", "test": "table4_test", "ensemble": "table4_ensemble"}
   for split, about in SPLITS.items():
     c.page.heading(score_figures.SHORT[split].capitalize())
@@ -202,8 +204,8 @@ def _tumour(case: Case, inner: tuple[int, ...]) -> int:
 
 
 def _patch_size(c: Context) -> int | None:
-  histories = [c.material.search, *c.material.trainings.values()]
-  return next((history.settings["patch_size"] for history in histories if history), None)
+  histories = [history for history in (c.material.search, *c.material.trainings.values()) if history]
+  return next((history.settings["patch_size"] for history in histories if "patch_size" in history.settings), None)
 
 
 def _patches(view, case: Case, patch: int):

@@ -14,6 +14,7 @@ from pathlib import Path
 _LATEX = {
   "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
   "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--",
+  "≥": r"$\geq$", "³": "$^3$",
 }
 
 
@@ -113,4 +114,4 @@ def make_table(
 
 def latex(text: str) -> str:
   """Text with what LaTeX takes for itself written out."""
-  return re.sub(r"[\\&%$#_{}~^±–]", lambda found: _LATEX[found[0]], text)
+  return re.sub(r"[\\&%$#_{}~^±–≥³]", lambda found: _LATEX[found[0]], text)

@@ -61,7 +61,9 @@ class View:
     """
     axis = _AXES[plane]
     low, high = _window(self.image[..., modality])
-    grey = np.clip((self._cut(self.image[..., modality], axis, where).astype(np.float32) - low) / (high - low), 0, 1)
+    raw = self._cut(self.image[..., modality], axis, where).astype(np.float32)
+    # Zero is background, and black, even where intensities within the brain are below it.
+    grey = np.where(raw == 0, 0, np.clip((raw - low) / (high - low), 0, 1))
     out = np.repeat(grey[..., None], 3, -1)
     if labels is not None:
       values = self._cut(self.labels[labels], axis, where)
