@@ -49,6 +49,8 @@ def run(tmp_path_factory, searched, phantom_dataset):
   """A run with a search, trainings, and scores of both networks on the cases of the data set."""
   folder = tmp_path_factory.mktemp("report") / "run"
   shutil.copytree(searched, folder, ignore=shutil.ignore_patterns("checkpoints"))
+  for other in ("seeds/1/search", "nested/0/search"):
+    shutil.copytree(searched / "search", folder / other, ignore=shutil.ignore_patterns("checkpoints"))
   data = phantom_dataset.folder.parent / "data"
   for network, name in (("searched", "train"), ("unet3d", "unet3d")):
     for fold in ("0", "all"):
@@ -145,6 +147,16 @@ def test_differences_are_paired_by_case(run, page):
   assert (rows["training", "dice", "WT"]["p"], rows["training", "dice", "WT"]["differing"]) == ("–", "0")
 
 
+def test_searches_of_other_seeds_and_folds_are_compared(run, page):
+  with open(page.parent / "tables" / "genotypes.csv", newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert [row["search"] for row in rows] == ["seed 0", "seed 1", "nested, fold 0"]
+  assert [row["agreement"] for row in rows] == ["–", "100%", "100%"]
+  genotype = json.loads((run / "search" / "genotype.json").read_text())
+  pools = sum(name.endswith("pool") for name, _ in genotype["down"] + genotype["up"])
+  assert {row["pool"] for row in rows} == {str(pools)}
+
+
 def test_what_is_said_of_the_choice_of_the_genotype(page):
   text = page.read_text("utf-8")
   assert "searched on cases that later serve as test folds" in text
@@ -221,7 +233,8 @@ class TestAgain:
     data = phantom_dataset.folder.parent / "data"
     out = copy / "predictions" / "searched" / "test"
     predict(data, out, 1)
-    evaluate(out, data, copy / "scores" / "searched" / "test", workers=1)
+    some = ["Phantom_0002", "Phantom_0003"]
+    evaluate(out, data, copy / "scores" / "searched" / "test", cases=some, workers=1)
     file = copy / "scores" / "searched" / "test" / "scores.json"
     content = json.loads(file.read_text())
     content["cases"]["Phantom_0003"]["checksums"]["truth"] = "0" * 64
