@@ -70,11 +70,12 @@ def lesion_scores(
   prediction, truth = prediction[box], truth[box]
   if not prediction.size:
     return LesionScores(1.0, 0.0, 0, 0, 0)
-  zones, lesions = ndimage.label(_dilate(truth), _ALL_NEIGHBOURS)
+  zones, lesions = _zones(truth)
   parts, components = ndimage.label(prediction, _ALL_NEIGHBOURS)
-  touch = _touching(zones[prediction], parts[prediction])
+  predicted = parts[prediction]
+  touch = _touching(zones[prediction], predicted)
   sizes, both = (np.bincount(zones[mask], minlength=lesions + 1)[1:] for mask in (truth, truth & prediction))
-  part_sizes = np.bincount(parts.ravel(), minlength=components + 1)
+  part_sizes = np.bincount(predicted, minlength=components + 1)
   compared = np.bincount(touch[0], part_sizes[touch[1]], minlength=lesions + 1)[1:]
   counted, hit = sizes > SMALLEST, compared > 0
   false = components - np.unique(touch[1]).size
@@ -95,6 +96,15 @@ def lesion_scores(
     missed=int(missed),
     false=int(false),
   )
+
+
+def _zones(truth: Mask) -> tuple[NDArray[np.integer], int]:
+  """The components of the dilated truth, numbered from 1, 0 elsewhere; and how many there are."""
+  zones = np.zeros(truth.shape, np.int32)
+  near = tuple(slice(max(0, span.start - DILATION), span.stop + DILATION) for span in box_of(truth))
+  labels, count = ndimage.label(_dilate(truth[near]), _ALL_NEIGHBOURS)
+  zones[near] = labels
+  return zones, count
 
 
 def _touching(zones: NDArray[np.integer], parts: NDArray[np.integer]) -> NDArray[np.int64]:

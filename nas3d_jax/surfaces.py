@@ -67,7 +67,10 @@ class SurfaceDistances:
 
 def surface(mask: Mask) -> Mask:
   """The voxels of a mask `[D, H, W]` with background, or the volume's end, among 6 neighbours."""
-  return mask & ~ndimage.binary_erosion(mask)
+  found = np.zeros_like(mask)
+  box = box_of(mask)
+  found[box] = mask[box] & ~ndimage.binary_erosion(mask[box])
+  return found
 
 
 def hausdorff95(prediction: Mask, truth: Mask, spacing: Sequence[float]) -> float:

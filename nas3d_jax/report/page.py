@@ -29,7 +29,7 @@ code, pre { font: 0.86rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
 pre { background: #f5f5f5; padding: 0.8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 figure { margin: 1.4rem 0; } figcaption { font-size: 0.92rem; color: #444; margin-bottom: 0.4rem; max-width: 60rem; }
 img { max-width: 100%; height: auto; display: block; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.84rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.8rem; }
 th { text-align: left; vertical-align: bottom; border-bottom: 2px solid #222; }
 th, td { padding: 0.18rem 0.7rem 0.18rem 0; } td { border-bottom: 1px solid #e4e4e4; white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; } td.long { white-space: normal; }
