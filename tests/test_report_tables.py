@@ -106,7 +106,8 @@ def test_an_empty_region_in_the_plots(material):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-  ({"parameters": None}, "–"), ({"parameters": 12345}, "12,345"), ({"peak_bytes": 3 * 2**29}, "1.50"),
+  ({"parameters": None}, "–"), ({"parameters": 12345}, "12,345"), ({"peak_bytes": 3 * 2**29}, "1.5"),
+  ({"flops": 582680.0}, "0.000583"), ({"step_ms": 1234.5}, "1,234"),
 ])
 def test_costs(material, change, message):
   cost = {"parameters": 1, "flops": 2e9, "patch_size": 8, "peak_bytes": None, "step_ms": 1.0, "case_s": 2.0}

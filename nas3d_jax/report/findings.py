@@ -127,12 +127,12 @@ def costs_table(material: Material) -> Table:
     rows.append(
       [
         NETWORKS.get(network, network),
-        _known(cost.get("parameters"), "{:,}"),
-        _known(cost.get("flops"), "{:.2f}", 1e9),
+        _three(cost.get("parameters")),
+        _three(cost.get("flops"), 1e9),
         f"{cost.get('patch_size', '–')}³",
-        _known(cost.get("peak_bytes"), "{:.2f}", 2**30),
-        _known(cost.get("step_ms"), "{:.1f}"),
-        _known(cost.get("case_s"), "{:.2f}"),
+        _three(cost.get("peak_bytes"), 2**30),
+        _three(cost.get("step_ms")),
+        _three(cost.get("case_s")),
         *(f"{np.mean(values):.4f}" if values else "–" for values in dice),
         str(cost.get("device", "–")),
       ]
@@ -224,7 +224,8 @@ def dataset_table(material: Material) -> Table:
   return make_table("dataset", "The data set.", ("what", "value"), rows, text_columns=2)
 
 
-def _known(value: float | None, form: str, unit: float | None = None) -> str:
+def _three(value: float | None, unit: float = 1) -> str:
+  """A number with three digits, or all those of its whole part; a dash where it is not known."""
   if value is None:
     return "–"
-  return form.format(value if unit is None else value / unit)
+  return f"{value / unit:,.0f}" if value >= 100 * unit else f"{value / unit:.3g}"
