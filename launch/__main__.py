@@ -18,7 +18,7 @@ from types import ModuleType
 
 from absl import flags
 
-STAGES = ("phantom", "preprocess", "search", "train", "predict", "evaluate", "experiment", "demo")
+STAGES = ("phantom", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
 
 _DONE, _WRONG_INPUT, _INTERRUPTED = 0, 2, 130
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort")

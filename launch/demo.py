@@ -26,7 +26,8 @@ def commands(workdir: str, platform: str | None) -> list[list[str]]:
   The network is the smallest that has every part, because compiling is what takes the time; the
   learning rate and the dropout are what so small a network needs to learn in a minute.
   """
-  cases, unseen, predictions = (f"{workdir}/{name}" for name in ("cases", "unseen", "predictions"))
+  cases, unseen = (f"{workdir}/{name}" for name in ("cases", "unseen"))
+  predictions, scores = (f"{workdir}/{name}/searched/test" for name in ("predictions", "scores"))
   run, shape = f"--workdir={workdir}", "--shape=64,64,48"
   device = [f"--platform={platform}"] if platform else []
   network = ["--nodes=1", "--depth=2", "--patch_size=32", *device]
@@ -37,7 +38,8 @@ def commands(workdir: str, platform: str | None) -> list[list[str]]:
     ["search", run, "--epochs=3", *network],
     ["train", run, "--fold=0", "--epochs=40", "--learning_rate=0.004", "--dropout=0.1", *network],
     ["predict", run, "--fold=0", f"--data_dir={unseen}", f"--out={predictions}", *device],
-    ["evaluate", f"--predictions={predictions}", f"--data_dir={unseen}", f"--out={workdir}/scores"],
+    ["evaluate", f"--predictions={predictions}", f"--data_dir={unseen}", f"--out={scores}"],
+    ["report", run, f"--test_dir={unseen}"],
   ]
 
 
@@ -60,7 +62,8 @@ def _whereabouts(workdir: str) -> str:
     "dataset": "the cases as preprocess wrote them",
     "search/genotype.json": "the cells that were found",
     "search, train/0": "metrics.jsonl and checkpoints of the search and of the training",
-    "predictions": "label volumes, to open in any NIfTI viewer over those of unseen",
-    "scores": "scores.csv and scores.json, every case and region",
+    "predictions/searched/test": "label volumes, to open in any NIfTI viewer over those of unseen",
+    "scores/searched/test": "scores.csv and scores.json, every case and region",
+    "report/index.html": "figures and tables of all this, to open in a browser",
   }
-  return "\n".join([f"\nIn {workdir}:", *(f"  {name:22}{text}" for name, text in files.items())])
+  return "\n".join([f"\nIn {workdir}:", *(f"  {name:27}{text}" for name, text in files.items())])

@@ -1,6 +1,8 @@
-"""Scores predictions: Dice, sensitivity, specificity and 95% Hausdorff distance of every region.
+"""Scores predictions: Dice, sensitivity, specificity, 95% Hausdorff distance and more of every region.
 
-Writes scores.csv and scores.json and prints the summary. A case without prediction, or a prediction
+Beside the paper's four metrics there are lesion-wise Dice and 95% Hausdorff distance as BraTS 2023
+defines them, the surface Dice at --tolerance, and the volumes of truth and prediction. Writes
+scores.csv and scores.json and prints the summary. A case without prediction, or a prediction
 without segmentation, is an error: none is left out.
 """
 
@@ -18,6 +20,10 @@ def define(values: flags.FlagValues) -> None:
     "data_dir", None, "folder of the cases with their segmentations", flag_values=values
   )
   flags.DEFINE_string("out", None, "folder to write the scores to", flag_values=values)
+  flags.DEFINE_float(
+    "tolerance", 1.0, "distance in mm up to which surfaces agree, for surface_dice", lower_bound=0.0,
+    flag_values=values,
+  )
   flags.DEFINE_bool("overwrite", False, "replace scores of other files", flag_values=values)
 
 
@@ -37,7 +43,11 @@ def main(values: flags.FlagValues) -> int:
 
   out = values["out"].value
   scores = evaluate(
-    values["predictions"].value, values["data_dir"].value, out, overwrite=values["overwrite"].value
+    values["predictions"].value,
+    values["data_dir"].value,
+    out,
+    tolerance=values["tolerance"].value,
+    overwrite=values["overwrite"].value,
   )
   console = Console()
   console.print(summary_table(scores))

@@ -41,6 +41,7 @@ def evaluate(
   *,
   schema: Schema = BRATS2019,
   cases: Iterable[str] | None = None,
+  tolerance: float = metrics.TOLERANCE,
   overwrite: bool = False,
   workers: int | None = None,
 ) -> Scores:
@@ -54,7 +55,8 @@ def evaluate(
     out: the folder to write into.
     schema: what the labels and regions are, and what a segmentation's file is called.
     cases: the cases to score; None means every prediction and every segmentation.
-    overwrite: whether to replace scores of other files that are there already.
+    tolerance: of the surface Dice, in mm, at least 0.
+    overwrite: whether to replace scores of other files, or of another tolerance, that are there already.
     workers: cases read and scored at once; None means one a core.
 
   Returns:
@@ -63,25 +65,28 @@ def evaluate(
   Raises:
     InputError: a prediction or a segmentation is missing, or cannot be read, or the two differ in
       shape, affine or labels (all such cases are listed; nothing is written), or `out` holds scores
-      of other files and overwrite is not given.
+      of other files or another tolerance and overwrite is not given.
   """
   if workers is None:
     workers = os.cpu_count() or 1
   if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
     raise InputError(f"workers must be a whole number of at least 1, got {workers!r}")
+  tolerance = metrics.check_tolerance(tolerance)
   pairs = _pair(Path(predictions_dir), Path(data_dir), schema, cases)
   out = Path(out)
   if not overwrite and (out / JSON_FILE).exists():
-    return _reuse(out, pairs, schema, workers)
+    return _reuse(out, pairs, schema, tolerance, workers)
   if not overwrite and (out / CSV_FILE).exists():
     raise InputError(f"{out / CSV_FILE} would be lost; give --overwrite, or another --out")
-  results = each("evaluate", functools.partial(_score_pair, schema=schema), pairs, workers)
+  work = functools.partial(_score_pair, schema=schema, tolerance=tolerance)
+  results = each("evaluate", work, pairs, workers)
   _refuse([fault for result in results if isinstance(result, CaseError) for fault in result.faults])
   named = dict(zip((pair.case for pair in pairs), results, strict=True))
   scores = Scores(
     schema,
     {case: values for case, (values, _) in named.items()},
     {case: checksums for case, (_, checksums) in named.items()},
+    tolerance,
   )
   scores.write(out)
   return scores
@@ -172,7 +177,7 @@ def _pair(
 
 
 def _score_pair(
-  pair: _Pair, *, schema: Schema
+  pair: _Pair, *, schema: Schema, tolerance: float
 ) -> tuple[RegionMetrics, dict[str, str]] | CaseError:
   """Metrics of each region and checksums of the files of a case, or all that is wrong with it."""
   files = {"prediction": pair.prediction, "truth": pair.truth}
@@ -191,7 +196,7 @@ def _score_pair(
     return CaseError(Fault(pair.case, *fault) for fault in found)
   # The labels are all known, so they are whole and fit.
   prediction, truth = (volumes[what].data.astype(np.uint8, copy=False) for what in files)
-  values = metrics.score(prediction, truth, schema, volumes["truth"].spacing)
+  values = metrics.score(prediction, truth, schema, volumes["truth"].spacing, tolerance=tolerance)
   return values, {what: volume.checksum for what, volume in volumes.items()}
 
 
@@ -227,8 +232,8 @@ def _refuse(faults: Sequence[Fault]) -> None:
     raise InputError(f"{count} of the cases cannot be scored, so nothing was written:\n{lines}")
 
 
-def _reuse(out: Path, pairs: Sequence[_Pair], schema: Schema, workers: int) -> Scores:
-  """The scores that are there, if they are of these files, read by this schema."""
+def _reuse(out: Path, pairs: Sequence[_Pair], schema: Schema, tolerance: float, workers: int) -> Scores:
+  """The scores that are there, if they are of these files, read by this schema, with this tolerance."""
   scores = Scores.load(out)
   now = dict(
     zip((p.case for p in pairs), each("compare", _checksums, pairs, workers), strict=True)
@@ -238,6 +243,8 @@ def _reuse(out: Path, pairs: Sequence[_Pair], schema: Schema, workers: int) -> S
   remedy = "give --overwrite to score anew, or another --out"
   if scores.schema != schema:
     raise InputError(f"{out / JSON_FILE} is of another schema ({scores.schema.name!r}); {remedy}")
+  if scores.tolerance != tolerance:
+    raise InputError(f"{out / JSON_FILE} has tolerance={scores.tolerance:g}, got {tolerance:g}; {remedy}")
   if changed:
     raise InputError(f"{out / JSON_FILE} is of other files of {', '.join(changed)}; {remedy}")
   if not (out / CSV_FILE).exists():

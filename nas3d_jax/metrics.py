@@ -1,26 +1,38 @@
-"""How well a segmentation agrees with the truth: overlap and surface distance of each region.
+"""How well a segmentation agrees with the truth: overlap, surface distance, lesions and volume of each region.
 
-NumPy and SciPy only. `score` takes label volumes; `Overlap`, `surface` and `hausdorff95` take masks
-of one region.
+NumPy and SciPy only. `score` takes label volumes; `Overlap` takes masks of one region, and so do `surfaces` and
+`lesions`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import math
+import types
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage, spatial
 
+from nas3d_jax import lesions
 from nas3d_jax.errors import InputError
+from nas3d_jax.lesions import lesion_scores
 from nas3d_jax.schema import Schema
+from nas3d_jax.surfaces import EMPTY_DISTANCE, Mask, SurfaceDistances, box_of
 
-METRICS = ("dice", "sensitivity", "specificity", "hausdorff95")
+PAPER_METRICS = ("dice", "sensitivity", "specificity", "hausdorff95")
+"""Those of the paper's Tables 3 and 4."""
+
+METRICS = (*PAPER_METRICS, "lesion_dice", "lesion_hausdorff95", "surface_dice", "truth_ml", "prediction_ml")
 STATISTICS = ("count", "mean", "std", "min", "q25", "median", "q75", "max")
 
-EMPTY_DISTANCE = 373.13
-"""Distance in mm where only one of two regions is empty: the diagonal of 240 x 240 x 155 mm."""
+UNITS: Mapping[str, str] = types.MappingProxyType(
+  {"hausdorff95": "mm", "lesion_hausdorff95": "mm", "truth_ml": "ml", "prediction_ml": "ml"}
+)
+"""Unit of each metric that has one."""
+
+TOLERANCE = 1.0
+"""Default tolerance of the surface Dice, in mm."""
 
 CONVENTIONS = (
   "Dice is 2 TP / (2 TP + FP + FN), sensitivity TP / (TP + FN), specificity TN / (TN + FP) over "
@@ -29,17 +41,15 @@ CONVENTIONS = (
   "region minus its 6-neighbour erosion, and outside the volume is background. Region empty in "
   "prediction and truth: Dice 1, sensitivity 1, distance 0. Empty in one of them: Dice 0, "
   f"sensitivity 0, distance {EMPTY_DISTANCE}. Specificity is 1 where the region fills the volume "
-  "in the truth."
+  "in the truth. lesion_dice and lesion_hausdorff95 are those of BraTS 2023: a lesion is the truth "
+  f"within a 26-connected component of the truth dilated {lesions.DILATION} times by its 18 neighbours; it is "
+  "compared with all 26-connected components of the prediction that touch it dilated; lesions of up to "
+  f"{lesions.SMALLEST} voxels are left out; a missed lesion and a predicted component that touches none count Dice 0 "
+  f"and distance {lesions.PENALTY:g}; the mean is over all of them, and 1 and 0 where there is none. surface_dice is "
+  "the part of the surface voxels of both regions that lie within the tolerance, in mm, of the other surface; 1 where "
+  "both are empty, 0 where one is. truth_ml and prediction_ml are volumes in ml."
 )
 """How the metrics are defined and empty regions counted; `--help` and the outputs quote it."""
-
-_QUANTILE = 0.95
-# One query of the k-d tree costs about as much as the distance transform of this many voxels: the
-# tree wins on solid regions, where few voxels are surface, the transform on ragged ones.
-_VOXELS_PER_QUERY = 10
-
-Mask = NDArray[np.bool_]
-Box = tuple[slice, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Overlap:
 
 
 def score(
-  prediction: ArrayLike, truth: ArrayLike, schema: Schema, spacing: Sequence[float]
+  prediction: ArrayLike, truth: ArrayLike, schema: Schema, spacing: Sequence[float], *, tolerance: float = TOLERANCE
 ) -> dict[str, dict[str, float]]:
   """Scores the label volume of one case against the truth, as `CONVENTIONS` says.
 
@@ -97,10 +107,12 @@ def score(
     truth: integer labels, same shape.
     schema: names the labels and the regions they form.
     spacing: edges of a voxel along D, H and W, in mm.
+    tolerance: of the surface Dice, in mm, at least 0.
 
   Returns:
-    Region -> metric -> value, for the schema's regions and `METRICS`: "dice", "sensitivity" and
-    "specificity" in 0..1, "hausdorff95" in mm (equation 7).
+    Region -> metric -> value, for the schema's regions and `METRICS`: "dice", "sensitivity", "specificity",
+    "lesion_dice" and "surface_dice" in 0..1, "hausdorff95" (equation 7) and "lesion_hausdorff95" in mm, "truth_ml" and
+    "prediction_ml" in ml.
 
   Raises:
     InputError: an argument has the wrong shape or type, or holds a label outside the schema.
@@ -112,49 +124,49 @@ def score(
       f"prediction has shape {prediction.shape} and truth {truth.shape}; give both on one grid"
     )
   spacing = _checked_spacing(spacing)
+  tolerance = check_tolerance(tolerance)
   # Outside this box everything is background, which belongs to no region.
-  box = _box((prediction != 0) | (truth != 0))
+  box = box_of((prediction != 0) | (truth != 0))
   predicted_masks = _region_masks("prediction", prediction[box], schema)
   true_masks = _region_masks("truth", truth[box], schema)
-  result = {}
-  for region, predicted, true in zip(
-    schema.region_names, predicted_masks, true_masks, strict=True
-  ):
-    overlap = Overlap.of(predicted, true, volume=truth.size)
-    result[region] = {
-      "dice": overlap.dice,
-      "sensitivity": overlap.sensitivity,
-      "specificity": overlap.specificity,
-      "hausdorff95": hausdorff95(predicted, true, spacing),
-    }
-  return result
+  return {
+    region: _region_scores(predicted, true, spacing, truth.size, tolerance)
+    for region, predicted, true in zip(schema.region_names, predicted_masks, true_masks, strict=True)
+  }
 
 
-def surface(mask: Mask) -> Mask:
-  """The voxels of a mask `[D, H, W]` with background, or the volume's end, among 6 neighbours."""
-  return mask & ~ndimage.binary_erosion(mask)
+def check_tolerance(tolerance: float) -> float:
+  """The tolerance of the surface Dice in mm, as a float.
 
-
-def hausdorff95(prediction: Mask, truth: Mask, spacing: Sequence[float]) -> float:
-  """95% Hausdorff distance of two masks (equation 7): the larger of the two directed 95% quantiles.
-
-  Args:
-    prediction: mask `[D, H, W]`.
-    truth: mask, same shape.
-    spacing: edges of a voxel along D, H and W, in mm.
-
-  Returns:
-    Distance in mm between the surfaces; 0 where both masks are empty, `EMPTY_DISTANCE` where one
-    is.
+  Raises:
+    InputError: it is no finite number of at least 0.
   """
-  filled = prediction.any(), truth.any()
-  if not all(filled):
-    return EMPTY_DISTANCE if any(filled) else 0.0
-  box = _box(prediction | truth)
-  ours, theirs = surface(prediction[box]), surface(truth[box])
-  steps = np.asarray(spacing, np.float64)
-  directed = _distances(ours, theirs, steps), _distances(theirs, ours, steps)
-  return float(max(np.quantile(distances, _QUANTILE) for distances in directed))
+  if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < math.inf:
+    raise InputError(f"tolerance must be a length in mm of at least 0, got {tolerance!r}")
+  return float(tolerance)
+
+
+def _region_scores(
+  prediction: Mask, truth: Mask, spacing: Sequence[float], volume: int, tolerance: float
+) -> dict[str, float]:
+  """`METRICS` of one region; the masks are crops of a volume of so many voxels."""
+  overlap = Overlap.of(prediction, truth, volume=volume)
+  distances = SurfaceDistances.between(prediction, truth, spacing)
+  hausdorff95 = distances.hausdorff95()
+  by_lesion = lesion_scores(prediction, truth, spacing, whole=hausdorff95)
+  millilitres = math.prod(spacing) / 1000
+  values = (
+    overlap.dice,
+    overlap.sensitivity,
+    overlap.specificity,
+    hausdorff95,
+    by_lesion.dice,
+    by_lesion.hausdorff95,
+    distances.surface_dice(tolerance),
+    overlap.truth * millilitres,
+    overlap.prediction * millilitres,
+  )
+  return dict(zip(METRICS, values, strict=True))
 
 
 def summarize(values: Iterable[float]) -> dict[str, float]:
@@ -184,26 +196,6 @@ def summarize(values: Iterable[float]) -> dict[str, float]:
     "q75": q75,
     "max": high,
   }
-
-
-def _distances(source: Mask, target: Mask, spacing: NDArray[np.float64]) -> NDArray[np.float64]:
-  """Distance in mm from each voxel of `source` to the nearest of `target`, in no set order."""
-  apart = source & ~target  # the shared voxels are at distance 0
-  queries = np.count_nonzero(apart)
-  distances = np.zeros(np.count_nonzero(source))
-  if queries * _VOXELS_PER_QUERY > source.size:
-    distances[:queries] = ndimage.distance_transform_edt(~target, sampling=spacing)[apart]
-  elif queries:
-    # Sliding midpoints build faster than medians, and voxels of a grid never make them degenerate.
-    tree = spatial.KDTree(np.argwhere(target) * spacing, balanced_tree=False, compact_nodes=False)
-    distances[:queries] = tree.query(np.argwhere(apart) * spacing)[0]
-  return distances
-
-
-def _box(mask: Mask) -> Box:
-  """The smallest box that holds the mask; an empty one for an empty mask."""
-  found = ndimage.find_objects(mask.view(np.uint8))
-  return found[0] if found else (slice(0, 0),) * mask.ndim
 
 
 def _checked_labels(name: str, labels: ArrayLike) -> NDArray[np.integer]:

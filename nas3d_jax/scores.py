@@ -1,8 +1,8 @@
 """What an evaluation found: the scores of every case, their files and their table. No JAX here.
 
     <out>/scores.csv     one row per case and region: case, region, and one column per metric
-    <out>/scores.json    the same in full precision, with the summary, the conventions, the schema,
-                         the versions and the checksum of every file that was read
+    <out>/scores.json    the same in full precision, with the summary, the conventions, the tolerance of the surface
+                         Dice, the schema, the versions and the checksum of every file that was read
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.schema import Schema
 
 FORMAT = "nas3d_jax.scores"
-VERSION = 1
+VERSION = 2
 """Another form of the file, or another meaning of a metric, takes another version."""
 CSV_FILE = "scores.csv"
 JSON_FILE = "scores.json"
@@ -45,11 +45,13 @@ class Scores:
     schema: names the regions.
     cases: case -> region -> metric -> value, cases sorted by name; units as `metrics.score` gives.
     checksums: case -> "prediction" and "truth" -> SHA-256 (hex) of the file.
+    tolerance: of the surface Dice, in mm.
   """
 
   schema: Schema
   cases: Mapping[str, RegionMetrics]
   checksums: Mapping[str, Mapping[str, str]]
+  tolerance: float = metrics.TOLERANCE
 
   @functools.cached_property
   def summary(self) -> dict[str, dict[str, dict[str, float]]]:
@@ -78,6 +80,7 @@ class Scores:
       "format": FORMAT,
       "version": VERSION,
       "conventions": metrics.CONVENTIONS,
+      "tolerance": self.tolerance,
       "schema": self.schema.to_dict(),
       "summary": self.summary,
       "cases": {
@@ -118,7 +121,8 @@ class Scores:
     found = tuple(content.get(key) for key in ("format", "version")) if _is_map(content) else None
     if found != (FORMAT, VERSION):
       raise InputError(
-        f"{path} must be of format {FORMAT} version {VERSION}, got {found}; evaluate with overwrite"
+        f"{path} must be of format {FORMAT} version {VERSION}, got {found}; evaluate with overwrite (version 1 had the "
+        "paper's four metrics alone)"
       )
     try:
       return cls._from_dict(content)
@@ -147,6 +151,7 @@ class Scores:
       schema,
       {case: record["scores"] for case, record in records.items()},
       {case: record["checksums"] for case, record in records.items()},
+      metrics.check_tolerance(content.get("tolerance")),
     )
 
 
@@ -154,7 +159,7 @@ def summary_table(scores: Scores) -> Table:
   """The summary as a table to print: a row per region and metric, a column per statistic."""
   count = len(scores.cases)
   table = Table(
-    title=f"Scores of {count} case{'s' if count > 1 else ''}",
+    title=f"Scores of {count} case{'s' if count > 1 else ''}, surface Dice at {scores.tolerance:g} mm",
     caption=metrics.CONVENTIONS,
     caption_justify="left",
     # Within the 80 columns of a terminal.
@@ -170,11 +175,17 @@ def summary_table(scores: Scores) -> Table:
   for region, by_metric in scores.summary.items():
     for metric, values in by_metric.items():
       last = metric == metrics.METRICS[-1]
-      digits = 2 if metric == "hausdorff95" else 4
-      label = f"{metric} (mm)" if metric == "hausdorff95" else metric
+      unit = metrics.UNITS.get(metric)
+      digits = 2 if unit else 4
       cells = [f"{values[name]:.{digits}f}" for name in columns]
-      table.add_row(region, label, *cells, end_section=last)
+      table.add_row(region, label(metric), *cells, end_section=last)
   return table
+
+
+def label(metric: str) -> str:
+  """A metric with its unit, as tables show it."""
+  unit = metrics.UNITS.get(metric)
+  return f"{metric} ({unit})" if unit else metric
 
 
 def _is_map(value: Any) -> bool:

@@ -11,11 +11,18 @@ import pytest
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluate import evaluate, find_segmentations
+from nas3d_jax.metrics import METRICS
 from nas3d_jax.schema import BRATS2019
 from nas3d_jax.scores import CSV_FILE, JSON_FILE
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
-PERFECT = {"dice": 1, "sensitivity": 1, "specificity": 1, "hausdorff95": 0}
+PERFECT = dict(zip(METRICS, (1, 1, 1, 0, 1, 0, 1), strict=False))
+
+
+def perfect(voxels, size=6):
+  """Scores of a region of so many voxels of so many cubic millimetres that was predicted as it is."""
+  millilitres = pytest.approx(voxels * size / 1000)
+  return {**PERFECT, "truth_ml": millilitres, "prediction_ml": millilitres}
 
 
 def save(path, data, affine=AFFINE):
@@ -48,13 +55,14 @@ def test_scores_every_case_and_writes_both_files(folders):
   save(predictions / "b.nii", shifted.astype(np.float32))
   scores = evaluate(*folders)
   assert list(scores.cases) == ["a", "b"]
-  assert scores.cases["a"] == {"WT": PERFECT, "TC": PERFECT, "ET": PERFECT}
+  assert scores.cases["a"] == {"WT": perfect(12), "TC": perfect(8), "ET": perfect(4)}
   # One voxel along the third axis is 3 mm: no overlap, and every voxel 3 mm away; 12 false
   # positives in 240 - 12 voxels of background.
   for region, size in (("WT", 12), ("TC", 8), ("ET", 4)):
-    expected = {"dice": 0, "sensitivity": 0, "hausdorff95": 3}
+    expected = {**perfect(size), "dice": 0, "sensitivity": 0, "hausdorff95": 3, "surface_dice": 0}
     expected["specificity"] = 1 - size / (240 - size)
-    assert scores.cases["b"][region] == pytest.approx(expected)
+    # Too small for a lesion.
+    assert scores.cases["b"][region] == {n: v if n.endswith("ml") else pytest.approx(v) for n, v in expected.items()}
   with open(out / CSV_FILE, newline="", encoding="utf-8") as file:
     rows = {(row["case"], row["region"]): row for row in csv.DictReader(file)}
   assert len(rows) == 6
@@ -67,7 +75,7 @@ def test_scores_every_case_and_writes_both_files(folders):
 def test_affines_may_differ_by_rounding(folders):
   predictions, _, _ = folders
   save(predictions / "a.nii.gz", labels(), AFFINE + 1e-4)
-  assert evaluate(*folders).cases["a"]["WT"] == PERFECT
+  assert evaluate(*folders).cases["a"]["WT"] == perfect(12)
 
 
 def test_every_missing_file_is_listed(folders):
@@ -166,6 +174,14 @@ class TestAgain:
     assert (folders[2] / JSON_FILE).read_text() == before
     assert evaluate(*folders, overwrite=True).cases["b"]["ET"]["hausdorff95"] == 373.13
 
+  def test_another_tolerance_needs_overwrite(self, folders):
+    save(folders[0] / "b.nii", np.roll(labels(), 1, axis=2))
+    assert evaluate(*folders).cases["b"]["WT"]["surface_dice"] == 0
+    with pytest.raises(InputError, match=r"tolerance=1, got 3; give --overwrite"):
+      evaluate(*folders, tolerance=3)
+    # All is 3 mm away.
+    assert evaluate(*folders, tolerance=3, overwrite=True).cases["b"]["WT"]["surface_dice"] == 1
+
   def test_a_foreign_table_is_not_lost(self, folders):
     folders[2].mkdir()
     (folders[2] / CSV_FILE).write_text("mine")
@@ -230,8 +246,10 @@ def test_real_patients(shared, tmp_path):
   shutil.copy(real / "segmentations" / "TCGA-DU-7294" / name, predictions / f"{low}.nii.gz")
   shutil.copy(real / "cases" / "HGG" / high / f"{high}_seg.nii.gz", predictions / f"{high}.nii.gz")
   scores = evaluate(predictions, real / "cases", tmp_path / "out", schema=BRATS2019)
-  assert scores.cases[high] == {"WT": PERFECT, "TC": PERFECT, "ET": PERFECT}
-  assert scores.cases[low]["ET"] == PERFECT  # empty in both
+  for values in scores.cases[high].values():
+    assert values == {**PERFECT, "truth_ml": values["truth_ml"], "prediction_ml": values["truth_ml"]}
+    assert values["truth_ml"] > 1
+  assert scores.cases[low]["ET"] == perfect(0)  # empty in both
   golden = json.loads((real / "segmentations" / "metrics_TCGA-DU-7294.json").read_text())[name]
   for region in ("WT", "TC"):
     got = scores.cases[low][region]

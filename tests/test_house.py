@@ -14,7 +14,7 @@ LEVELS = (
   "errors",
   "config genotype schema",
   "initial rearrange norm wide ops hybrid cells networks unet3d",
-  "losses metrics scores components choices",
+  "losses surfaces lesions metrics scores components choices comparison portal",
   "data",
   "plain checkpoints devices metadata",
   "packing precision chunks counts settings schedules steps inference",
@@ -103,6 +103,15 @@ def test_the_foundation_needs_no_jax(name):
 @pytest.mark.parametrize(("library", "module"), [("orbax", "checkpoints"), ("grain", "data.pipeline")])
 def test_one_file_knows(library, module):
   assert {name for name, names in THEIRS.items() if library in names} == {module}
+
+
+@pytest.mark.parametrize("library", ["matplotlib", "PIL"])
+def test_only_the_report_draws(library):
+  assert {name.split(".")[0] for name, names in THEIRS.items() if library in names} == {"report"}
+
+
+def test_nothing_uses_the_state_of_pyplot():
+  assert not [name for name, tree in TREES.items() if any("pyplot" in i for i in imports(tree))]
 
 
 @pytest.mark.parametrize("library", ["pickle", "torch", "tensorflow"])

@@ -24,11 +24,12 @@ FLAGS = {
   "levels learning_rate dropout seed skip_empty augment data_placement precision checkpoint_minutes overwrite platform",
   "predict": "workdir fold cross_validation network checkpoint data_dir cases out patch_size tta overlap gaussian "
   "whole_volume patch_batch min_component_ml probabilities overwrite platform",
-  "evaluate": "predictions data_dir out overwrite",
+  "evaluate": "predictions data_dir out tolerance overwrite",
   "experiment": "workdir data_dir test_dir portal_csv folds nested seeds search_patch_size search_epochs min_count "
   "hybrid_learning_rate kernel_learning_rate search_dropout patch_size epochs batch_size kernels nodes depth variant "
   "filters levels learning_rate dropout unet3d_learning_rate unet3d_dropout skip_empty augment tta overlap gaussian "
   "whole_volume patch_batch min_component_ml choose_min_component checkpoint_minutes overwrite dry_run platform",
+  "report": "workdir out portal_csv test_dir seed overwrite",
   "demo": "workdir platform",
 }
 

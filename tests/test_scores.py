@@ -12,9 +12,11 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.schema import BRATS2019
 from nas3d_jax.scores import CSV_FILE, JSON_FILE, Scores, summary_table
 
+REST = ["0.250000", "374.000000", "0.750000", "1.500000", "2.000000"]
+
 
 def values(dice, distance):
-  return {"dice": dice, "sensitivity": 0.5, "specificity": 1.0, "hausdorff95": distance}
+  return dict(zip(metrics.METRICS, (dice, 0.5, 1.0, distance, 0.25, 374.0, 0.75, 1.5, 2.0), strict=True))
 
 
 def case(dice, distance):
@@ -25,7 +27,7 @@ def case(dice, distance):
 def scores():
   sums = {"prediction": "a" * 64, "truth": "b" * 64}
   cases = {"one, odd": case(1 / 3, 2.0), "two": case(1.0, 0.0), "z": case(0.0, 373.13)}
-  return Scores(BRATS2019, cases, {name: sums for name in cases})
+  return Scores(BRATS2019, cases, {name: sums for name in cases}, tolerance=2.0)
 
 
 def test_summary_by_hand(scores):
@@ -44,16 +46,18 @@ def test_csv_is_one_row_per_case_and_region(scores, tmp_path):
   scores.write(tmp_path)
   with open(tmp_path / CSV_FILE, newline="", encoding="utf-8") as file:
     header, *rows = csv.reader(file)
-  assert header == ["case", "region", "dice", "sensitivity", "specificity", "hausdorff95"]
+  assert header[:6] == ["case", "region", "dice", "sensitivity", "specificity", "hausdorff95"]
+  assert header[6:] == ["lesion_dice", "lesion_hausdorff95", "surface_dice", "truth_ml", "prediction_ml"]
   assert len(rows) == 9
-  assert rows[1] == ["one, odd", "TC", "0.333333", "0.500000", "1.000000", "2.000000"]
-  assert rows[8] == ["z", "ET", "0.000000", "0.500000", "1.000000", "373.130000"]
+  assert rows[1] == ["one, odd", "TC", "0.333333", "0.500000", "1.000000", "2.000000", *REST]
+  assert rows[8] == ["z", "ET", "0.000000", "0.500000", "1.000000", "373.130000", *REST]
 
 
 def test_json_says_what_it_holds(scores, tmp_path):
   scores.write(tmp_path / "new" / "folder")
   content = json.loads((tmp_path / "new" / "folder" / JSON_FILE).read_text())
   assert content["conventions"] == metrics.CONVENTIONS
+  assert content["tolerance"] == 2
   assert content["schema"] == BRATS2019.to_dict()
   assert content["cases"]["one, odd"]["scores"]["WT"]["dice"] == 1 / 3
   assert content["cases"]["z"]["checksums"] == {"prediction": "a" * 64, "truth": "b" * 64}
@@ -94,8 +98,10 @@ def put(value, *path):
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    (put("other", "format"), "format nas3d_jax.scores version 1"),
-    (put(2, "version"), "version 1, got .*2"),
+    (put("other", "format"), "format nas3d_jax.scores version 2"),
+    (put(1, "version"), "version 2, got .*1.*; evaluate with overwrite .version 1 had the paper's four"),
+    (put(-1, "tolerance"), "damaged: tolerance must be"),
+    (drop("tolerance"), "damaged: tolerance must be"),
     (drop("schema"), "damaged: schema"),
     (put({}, "cases"), "damaged: it has no cases"),
     (put([], "cases", "z"), "case 'z' must have the fields"),
@@ -133,8 +139,9 @@ def test_table_shows_the_summary_and_the_conventions(scores):
   with console.capture() as capture:
     console.print(summary_table(scores))
   text = capture.get()
-  assert "Scores of 3 cases" in text
+  assert "Scores of 3 cases, surface Dice at 2 mm" in text
   assert re.search(r"WT\W+dice\W+0\.4444\W+0\.4157\W+0\.0000", text)
   assert re.search(r"hausdorff95 \(mm\)\W+125\.04", text)
-  assert text.count("hausdorff95 (mm)") == 3
+  assert text.count(" hausdorff95 (mm)") == text.count("lesion_hausdorff95 (mm)") == 3
+  assert text.count("truth_ml (ml)") == 3
   assert "distance 373.13" in " ".join(text.split())

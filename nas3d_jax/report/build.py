@@ -1,0 +1,105 @@
+"""Writes the report of a run: one page, each figure as PNG and PDF, each table as CSV and LaTeX.
+
+    <out>/index.html          the page, with everything in it
+    <out>/figures/*.{png,pdf} made.json says from what each was drawn
+    <out>/tables/*.{csv,tex}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.report import case_sections, sections
+from nas3d_jax.report.context import Context
+from nas3d_jax.report.material import Material
+from nas3d_jax.report.page import Page
+from nas3d_jax.report.pictures import Gallery
+
+PAGE = "index.html"
+
+_SECTIONS = (
+  sections.summary,
+  sections.data,
+  sections.network,
+  sections.search,
+  sections.training,
+  sections.scores,
+  sections.comparison,
+  case_sections.examples,
+  case_sections.cases,
+  sections.making,
+)
+_LEAD = (
+  "What a search for a segmentation network found, how it was trained, and how it compares with a hand-designed "
+  "3D U-Net on the same data. Figures and tables lie beside this page as files too."
+)
+
+
+def write_report(
+  workdir: str | Path,
+  out: str | Path | None = None,
+  *,
+  portal_csv: Iterable[str] = (),
+  test_dir: str | Path | None = None,
+  seed: int = 0,
+  overwrite: bool = False,
+) -> Path:
+  """Writes the report of a run from whatever it holds; progress goes to stderr.
+
+  Figures whose input has not changed since the last report are kept. A section whose input is missing says which
+  command makes it.
+
+  Args:
+    workdir: the run directory, with `dataset/` at least.
+    out: the folder to write to; None means `report/` in the run directory.
+    portal_csv: tables of a challenge's portal, see `Material.read`.
+    test_dir: folder of the unseen cases, for their pictures; None means that of the experiment.
+    seed: of the bootstrap, a whole number of at least 0.
+    overwrite: draw every figure anew.
+
+  Returns:
+    The page.
+
+  Raises:
+    InputError: there is no data set, `out` holds something else, or a file of the run is damaged or does not fit.
+  """
+  if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    raise InputError(f"seed must be a whole number of at least 0, got {seed!r}")
+  material = Material.read(workdir, portal_csv)
+  if test_dir is not None:
+    if not Path(test_dir).is_dir():
+      raise InputError(f"test_dir must be a folder of cases, got {str(test_dir)!r}; is it mistyped?")
+    material = dataclasses.replace(material, experiment={**material.experiment, "test_dir": str(test_dir)})
+  out = Path(workdir) / "report" if out is None else Path(out)
+  _check_out(out)
+  page = Page(f"Report of {Path(workdir).resolve().name}", _LEAD)
+  columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+  with Progress(*columns, console=Console(stderr=True)) as bar:
+    task = bar.add_task("report", total=None)
+    gallery = Gallery(out / "figures", overwrite=overwrite)
+    context = Context(material, page, gallery, out / "tables", seed, lambda: bar.advance(task))
+    bar.update(task, total=len(_SECTIONS) + case_sections.count(context))
+    for section in _SECTIONS:
+      bar.update(task, description=f"report, {section.__name__}")
+      section(context)
+      bar.advance(task)
+  gallery.close()
+  beside = out / f".{PAGE}.partial"
+  beside.write_text(page.to_html(), "utf-8")
+  os.replace(beside, out / PAGE)
+  return out / PAGE
+
+
+def _check_out(out: Path) -> None:
+  """A folder that is new, empty or a report's."""
+  if out.exists() and not out.is_dir():
+    raise InputError(f"out must be a folder, got the file {out}")
+  if out.exists() and any(out.iterdir()) and not (out / "figures").is_dir():
+    raise InputError(f"{out} holds something else than a report; give another --out")
