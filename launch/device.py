@@ -15,6 +15,7 @@ def start(values: flags.FlagValues) -> None:
   """
   from nas3d_jax import devices
 
+  devices.compile_faster(values["platform"].value)
   report = devices.select(values["platform"].value)
   devices.enable_compilation_cache()
   if report.platform == "cpu":

@@ -62,6 +62,13 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_bool(
     "choose_min_component", False, "choose min_component_ml on the cross-validation", **own
   )
+  flags.DEFINE_enum(
+    "data_placement", "auto", ["auto", "device", "host"], "where the data lies; auto: on an accelerator where it fits",
+    **own,
+  )
+  flags.DEFINE_enum(
+    "precision", "float32", ["float32", "tf32", "bfloat16"], "of convolutions; all else is float32", **own
+  )
   flags.DEFINE_float("checkpoint_minutes", 10.0, "minutes between checkpoints", **rate)
   flags.DEFINE_bool(
     "overwrite", False, "replace predictions and scores of other checkpoints or settings", **own

@@ -21,6 +21,7 @@ from nas3d_jax.ensemble import restore_ensemble
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import operation_direction
 from nas3d_jax.networks import DerivedNet
+from nas3d_jax.packing import PackedNet
 from nas3d_jax.restoring import AnyNetwork, restore, variable_shapes
 from nas3d_jax.schedules import adam
 from nas3d_jax.steps import TrainState, make_train_step
@@ -149,8 +150,10 @@ def _training_step(net: AnyNetwork, variables: Any, shape: tuple[int, ...]) -> t
   optimizer = adam(1e-4)
   image = jax.random.uniform(key_of(0), (*shape, net.config.in_channels), minval=10.0, maxval=110.0)
   target = jnp.zeros((*shape, net.config.out_channels), jnp.float32).at[:, ::2].set(1)
-  state = TrainState.create(variables, optimizer, key_of(1))
-  step = make_train_step(net, optimizer).lower(state, (image, target)).compile()
+  # As a training computes it.
+  packed = PackedNet(net, variables)
+  state = TrainState.create(packed.pack(variables), optimizer, key_of(1))
+  step = make_train_step(packed, optimizer).lower(state, (image, target)).compile()
   state, losses = step(state, (image, target))
   jax.block_until_ready(losses)
   times, began = [], time.monotonic()

@@ -23,6 +23,8 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # The wheel's name carries the CUDA version; the first that is installed counts.
 _CUDNN = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 
+_LEVEL = "xla_backend_optimization_level"
+
 # Names of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
@@ -133,6 +135,22 @@ def enable_compilation_cache(folder: str | Path | None = None) -> Path:
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
   return folder
+
+
+def compile_faster(platform: str | None = None) -> None:
+  """Lets XLA optimise for a CPU at level 2; to be called before JAX is first asked for a device.
+
+  The last level takes a fifth more of the processor's time to compile a step, and its programs are no faster. Whatever
+  XLA_FLAGS says of that level holds; so does XLA's default where an NVIDIA driver is present, unless `platform` is
+  "cpu".
+
+  Args:
+    platform: as of `select`.
+  """
+  flags = os.environ.get("XLA_FLAGS", "")
+  on_cpu = platform == "cpu" or (platform is None and not has_nvidia_driver())
+  if on_cpu and _LEVEL not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --{_LEVEL}=2".strip()
 
 
 def keep_freed_memory() -> None:

@@ -16,6 +16,7 @@ from nas3d_jax.data.patches import PatchAverage, extract_patch, gaussian_weights
 from nas3d_jax.data.preprocess import brain_cube, intensity_range
 from nas3d_jax.errors import InputError
 from nas3d_jax.networks import Network
+from nas3d_jax.precision import Precision, computing
 
 Variables = Mapping[str, Any]
 PredictStep = Callable[[Variables, np.ndarray, np.ndarray, np.ndarray], jax.Array]
@@ -26,13 +27,16 @@ FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((-4,
 """The 8 sets of spatial axes that an array [..., D, H, W, C] can be mirrored along."""
 
 
-def make_predict_step(net: Network, *, xi: float = 100.0, lam: float = 0.1) -> PredictStep:
+def make_predict_step(
+  net: Network, *, xi: float = 100.0, lam: float = 0.1, precision: Precision = "float32"
+) -> PredictStep:
   """Makes the forward pass of one patch; it is compiled once a patch size, so keep it for all volumes.
 
   Args:
     net: a network.
     xi: length of the range of the normalised input (equation 2), as in training.
     lam: offset of that range, in units of `xi`.
+    precision: in which convolutions multiply; the arrays between them are of the network's `dtype`.
 
   Returns:
     A jitted function (variables, patch, low, high) -> probabilities: `patch` float32 [p, p, p, M] raw intensities,
@@ -43,7 +47,8 @@ def make_predict_step(net: Network, *, xi: float = 100.0, lam: float = 0.1) -> P
   @jax.jit
   def predict_step(variables, patch, low, high):
     image = normalize(patch, xi, lam, low=low, high=high)
-    return net.apply(variables, image) if image.ndim == 5 else net.apply(variables, image[None])[0]
+    with computing(precision):
+      return net.apply(variables, image) if image.ndim == 5 else net.apply(variables, image[None])[0]
 
   return predict_step
 

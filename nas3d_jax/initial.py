@@ -52,7 +52,7 @@ def initial_values(key: jax.Array, shapes: Mapping[str, Any], *, host: bool = Fa
   for (path, name), leaf, bound in layers:
     if bound:
       size = math.prod(leaf.shape)
-      value = array.float32(bound) * draw[start : start + size].reshape(leaf.shape)
+      value = array.asarray(array.float32(bound) * draw[start : start + size].reshape(leaf.shape))
       start += size
     else:
       value = array.full(leaf.shape, float(name == "scale"), array.float32)

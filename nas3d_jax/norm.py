@@ -104,9 +104,9 @@ def _gradients(layout, mixed, saved, gradients):
   for y, (edges, relu) in zip(raws, layout, strict=True):
     rows = slice(start, start + sum(edges))
     own = [gradients[0]] * len(edges) if mixed else gradients[operation : operation + len(edges)]
-    each = own[0] if len(edges) == 1 else jnp.concatenate(own, axis=-2)
+    each = (own[0] if len(edges) == 1 else jnp.concatenate(own, axis=-2)).astype(jnp.float32)
     z = y * over_voxels(a[:, rows], y) + over_voxels(b[:, rows], y)
-    each = each.astype(jnp.float32) if not any(relu) else jnp.where(z > _floors(edges, relu), each, 0)
+    each = jnp.where(z > _floors(edges, relu), each, 0) if any(relu) else each
     voxels = _voxels(y)
     sums.append((jnp.sum(each, voxels), jnp.sum(each * y, voxels)))
     passed.append(each)

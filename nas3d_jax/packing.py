@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nas3d_jax import wide
+from nas3d_jax.errors import InputError
 
 PACKED = "packed"
 
@@ -30,10 +31,15 @@ class Packing:
 
   Args:
     tree: nested dicts whose leaves have `shape` and are all float32.
+
+  Raises:
+    InputError: it has no leaf.
   """
 
   def __init__(self, tree: Mapping[str, Any]):
     shapes = {path: tuple(leaf.shape) for path, leaf in _leaves(tree)}
+    if not shapes:
+      raise InputError("tree must have at least one parameter, got none; give the params of a network's init")
     self._shapes = {path: shapes[path] for path in sorted(shapes, key=_place)}
     sizes = {path: math.prod(shape) for path, shape in self._shapes.items()}
     ends = np.cumsum(list(sizes.values()))
@@ -50,7 +56,7 @@ class Packing:
     return np.concatenate([np.asarray(leaves[path], np.float32).ravel() for path in self._shapes])
 
   def unpack(self, vector: np.ndarray | jax.Array) -> Tree:
-    """The tree on the host, whose leaves are views into a copy of the vector."""
+    """The tree on the host; its leaves are views of one array, not to be written to."""
     return self._tree(np.asarray(vector))
 
   def in_tree_order(self, vector: np.ndarray | jax.Array) -> np.ndarray:

@@ -8,8 +8,10 @@ from typing import Literal
 
 from nas3d_jax.choices import InferenceChoices
 from nas3d_jax.config import TRAIN_FOLDERS, Architecture, NetworkConfig, UNetConfig, Variant
+from nas3d_jax.data.part import Placement
 from nas3d_jax.errors import InputError
 from nas3d_jax.networks import SEARCH_DROPOUT
+from nas3d_jax.precision import Precision
 from nas3d_jax.predict import Fold, PredictConfig
 from nas3d_jax.run import GENOTYPE
 from nas3d_jax.search import SearchConfig
@@ -62,6 +64,8 @@ class ExperimentConfig:
     min_component_ml: likewise.
     choose_min_component: instead, choose that threshold for each network on its cross-validation, for the test and the
       ensemble; the cross-validation itself and the training cases are left as they are.
+    data_placement: where the data of searches and trainings lies, see `SearchConfig`.
+    precision: of convolutions in searches and trainings, see `SearchConfig`.
     checkpoint_minutes: minutes between checkpoints within an epoch.
     overwrite: replace predictions and scores of other checkpoints or settings; searches and trainings stay.
 
@@ -104,6 +108,8 @@ class ExperimentConfig:
   patch_batch: int = 1
   min_component_ml: float = 0.0
   choose_min_component: bool = False
+  data_placement: Placement = "auto"
+  precision: Precision = "float32"
   checkpoint_minutes: float = 10.0
   overwrite: bool = False
 
@@ -150,7 +156,7 @@ class ExperimentConfig:
     """A search of a seed; or, with a fold out of `folds`, the nested one, whose hybrid part is the next fold."""
     names = (
       "min_count", "batch_size", "kernels", "nodes", "depth", "variant", "hybrid_learning_rate", "kernel_learning_rate",
-      "skip_empty", "augment", "checkpoint_minutes",
+      "skip_empty", "augment", "data_placement", "precision", "checkpoint_minutes",
     )  # fmt: skip
     return SearchConfig(
       self.search_root(seed, fold),
@@ -170,7 +176,7 @@ class ExperimentConfig:
     """A training. That on all cases starts from fold 0's parameters, as the paper's; if searches are nested, anew."""
     names = (
       "patch_size", "epochs", "batch_size", "kernels", "nodes", "depth", "variant", "filters", "levels", "skip_empty",
-      "augment", "checkpoint_minutes",
+      "augment", "data_placement", "precision", "checkpoint_minutes",
     )  # fmt: skip
     own = "" if network == "searched" else f"{network}_"
     return TrainConfig(

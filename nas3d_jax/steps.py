@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nas3d_jax.errors import InputError
 from nas3d_jax.losses import dice_loss
 from nas3d_jax.networks import merge, partition
 from nas3d_jax.packing import PackedNet
@@ -135,6 +136,8 @@ def make_search_step(
   def step(state: SearchState, hybrid_batch: Batch, kernel_batch: Batch) -> tuple[SearchState, Metrics]:
     keys = jax.random.split(jax.random.fold_in(state.key, state.step))
     alike = jax.tree.map(jnp.shape, hybrid_batch) == jax.tree.map(jnp.shape, kernel_batch)
+    if rolled and not alike:
+      raise InputError("rolled=True needs hybrid and kernel batches of one shape; give rolled=None or False")
     if rolled if rolled is not None else alike and jax.default_backend() == "cpu":
       batches = jax.tree.map(lambda *pair: jnp.stack(pair), hybrid_batch, kernel_batch)
       state, (hybrid_loss, kernel_loss) = jax.lax.scan(turn, state, (jnp.array([True, False]), batches, keys))

@@ -156,3 +156,20 @@ def test_cache_folder_of_the_environment_or_the_caller(tmp_path, given):
     JAX_COMPILATION_CACHE_DIR=str(tmp_path),
   )
   assert got == [given or str(tmp_path)] * 2
+
+
+@pytest.mark.parametrize(
+  ("before", "platform", "driver", "after"),
+  [
+    ("", None, False, "--xla_backend_optimization_level=2"),
+    ("--xla_x=1", "cpu", True, "--xla_x=1 --xla_backend_optimization_level=2"),
+    ("--xla_backend_optimization_level=0", "cpu", False, "--xla_backend_optimization_level=0"),
+    ("", None, True, ""),
+    ("", "gpu", False, ""),
+  ],
+)
+def test_the_level_of_optimisation_is_chosen_on_a_cpu_where_nobody_did(monkeypatch, before, platform, driver, after):
+  monkeypatch.setenv("XLA_FLAGS", before)
+  monkeypatch.setattr(devices, "has_nvidia_driver", lambda: driver)
+  devices.compile_faster(platform)
+  assert os.environ["XLA_FLAGS"] == after

@@ -44,6 +44,24 @@ def test_values_are_a_function_of_the_key():
   assert not np.array_equal(first[0], other[0])
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_on_the_host_the_numbers_are_the_same(seed):
+  tree = {**TREE, "gate": {"squeeze": {"kernel": leaf(5), "bias": leaf()}}}
+  values, host = (initial_values(jax.random.key(seed), tree, host=host) for host in (False, True))
+  assert jax.tree.structure(host) == jax.tree.structure(values)
+  # A scalar of NumPy is as good as an array of no axes.
+  assert all(isinstance(value, np.ndarray | np.float32) for value in jax.tree.leaves(host))
+  assert all(isinstance(value, jax.Array) for value in jax.tree.leaves(values))
+  jax.tree.map(lambda got, expected: np.testing.assert_array_equal(got, expected, strict=True), host, values)
+
+
+def test_a_tree_without_anything_to_draw_on_the_host():
+  values = initial_values(jax.random.key(0), {"norm": {"scale": leaf(3), "bias": leaf(3)}}, host=True)
+  assert {type(value) for value in values["norm"].values()} == {np.ndarray}
+  np.testing.assert_array_equal(values["norm"]["scale"], np.ones(3, np.float32), strict=True)
+  assert initial_values(jax.random.key(0), {}, host=True) == {}
+
+
 def test_a_tree_without_anything_to_draw():
   values = initial_values(jax.random.key(0), {"norm": {"scale": leaf(3), "bias": leaf(3)}})
   np.testing.assert_array_equal(values["norm"]["scale"], [1, 1, 1])

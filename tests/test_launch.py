@@ -25,11 +25,12 @@ FLAGS = {
   "predict": "workdir fold cross_validation network checkpoint data_dir cases out patch_size tta overlap gaussian "
   "whole_volume patch_batch min_component_ml probabilities overwrite platform",
   "evaluate": "predictions data_dir out tolerance overwrite",
+  "report": "workdir out portal_csv test_dir seed overwrite",
   "experiment": "workdir data_dir test_dir portal_csv folds nested seeds search_patch_size search_epochs min_count "
   "hybrid_learning_rate kernel_learning_rate search_dropout patch_size epochs batch_size kernels nodes depth variant "
   "filters levels learning_rate dropout unet3d_learning_rate unet3d_dropout skip_empty augment tta overlap gaussian "
-  "whole_volume patch_batch min_component_ml choose_min_component checkpoint_minutes overwrite dry_run platform",
-  "report": "workdir out portal_csv test_dir seed overwrite",
+  "whole_volume patch_batch min_component_ml choose_min_component data_placement precision checkpoint_minutes "
+  "overwrite dry_run platform",
   "demo": "workdir platform",
 }
 
@@ -171,7 +172,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 
 def test_the_demos_commands_parse():
   commands = demo.commands("w", "cpu")
-  assert list(dict.fromkeys(command[0] for command in commands)) == list(STAGES[:6])
+  assert list(dict.fromkeys(command[0] for command in commands)) == list(STAGES[:7])
   for name, *arguments in commands:
     values(sys.modules[f"launch.{name}"], *arguments)
   assert all("--platform=cpu" in command for command in commands if command[0] in ("search", "train", "predict"))

@@ -49,16 +49,12 @@ FORMS = {
 CASES = [(name, lengths) for name, (_, _, shapes) in FORMS.items() for lengths in shapes]
 
 
-@pytest.mark.parametrize("gathered", [False, True])
-@pytest.mark.parametrize(("name", "lengths"), CASES)
-def test_form_equals_the_direct_convolution(monkeypatch, name, lengths, gathered):
-  if gathered and jax.default_backend() != "cpu":
-    pytest.skip("taps are gathered on CPU alone")
-  monkeypatch.setattr(rearrange, "_GATHER_VOXELS", 1 if gathered else 10**9)
+def check(name, lengths, c_in, c_out):
+  """Compares values and both gradients of a form with those of the direct convolution."""
   form, direct, _ = FORMS[name]
   random = np.random.default_rng(0)
-  x = random.standard_normal((2, *lengths, 3), np.float32)
-  kernel = random.standard_normal((3, 3, 3, 3, 5), np.float32)
+  x = random.standard_normal((2, *lengths, c_in), np.float32)
+  kernel = random.standard_normal((3, 3, 3, c_in, c_out), np.float32)
 
   def value_and_gradients(form, x, kernel):
     y, backward = jax.vjp(form, x, kernel)
@@ -70,6 +66,70 @@ def test_form_equals_the_direct_convolution(monkeypatch, name, lengths, gathered
   for ours, theirs in zip(got, expected, strict=True):
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-4)
+
+
+def only_on_cpu():
+  if jax.default_backend() != "cpu":
+    pytest.skip("taps are gathered on CPU alone")
+
+
+@pytest.mark.parametrize("gathered", [False, True])
+@pytest.mark.parametrize(("name", "lengths"), CASES)
+def test_form_equals_the_direct_convolution(monkeypatch, name, lengths, gathered):
+  if gathered:
+    only_on_cpu()
+  monkeypatch.setattr(rearrange, "_GATHER_VOXELS", 1 if gathered else 10**9)
+  check(name, lengths, 3, 5)
+
+
+# A 3x3x3 kernel collapses where 9 C_in + 3 C_out < 27 C_in + C_out, that is C_out < 9 C_in; one of stride 2 never. An
+# upward one is 2x2x2 with 8 C_out channels: 4 C_in + 16 C_out < 8 C_in + 8 C_out, that is 2 C_out < C_in.
+@pytest.mark.parametrize(
+  ("name", "lengths", "c_in", "c_out", "narrow"),
+  [
+    ("conv", ODD, 2, 17, True),
+    ("conv", ODD, 2, 18, False),
+    ("conv", EVEN, 1, 11, False),
+    ("conv", THIN, 1, 11, False),
+    ("conv_dilated", ODD, 1, 8, True),
+    ("conv_dilated", ODD, 1, 9, False),
+    ("conv_dilated", THIN, 1, 9, False),
+    ("conv_down", EVEN, 5, 2, False),
+    ("conv_down", (2, 4, 2), 1, 10, False),
+    ("conv_up", ODD, 5, 2, True),
+    ("conv_up", ODD, 4, 2, False),
+    ("conv_dilated_down", EVEN, 1, 10, False),
+    ("conv_dilated_up", ODD, 1, 10, False),
+  ],
+)
+def test_gathered_taps_of_narrow_and_of_wide_results(monkeypatch, name, lengths, c_in, c_out, narrow):
+  only_on_cpu()
+  collapses, seen = rearrange._collapses, set()
+
+  def spy(*args):
+    seen.add(collapses(*args))
+    return collapses(*args)
+
+  monkeypatch.setattr(rearrange, "_collapses", spy)
+  monkeypatch.setattr(rearrange, "_GATHER_VOXELS", 1)
+  check(name, lengths, c_in, c_out)
+  assert seen == {narrow}
+
+
+@pytest.mark.parametrize(
+  ("kernel", "stride", "collapses"),
+  [
+    # 9 * 8 + 3 * 71 = 285 < 27 * 8 + 71 = 287; with 72 channels it is 288 on both sides.
+    ((3, 3, 3, 8, 71), 1, True),
+    ((3, 3, 3, 8, 72), 1, False),
+    ((3, 3, 3, 8, 8), 2, False),
+    # 4 * 16 + 2 * 56 = 176 < 8 * 16 + 56 = 184; with 64 channels it is 192 on both sides.
+    ((2, 2, 2, 16, 56), 1, True),
+    ((2, 2, 2, 16, 64), 1, False),
+  ],
+)
+def test_which_form_moves_less_memory(kernel, stride, collapses):
+  assert rearrange._collapses(jax.ShapeDtypeStruct(kernel, jnp.float32), stride) == collapses
 
 
 @pytest.mark.parametrize(("voxels", "stride", "gathers"), [(2047, 1, False), (2048, 1, True), (2048, 2, False)])

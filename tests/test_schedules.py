@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from nas3d_jax.schedules import Plateau, adam, with_rate
+from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
 
 NAN = math.nan
 
@@ -93,3 +93,25 @@ def test_another_rate_is_no_other_program():
   state = update(optimizer.init(jax.tree.map(jnp.asarray, PARAMS)))
   update(with_rate(update(state), 0.05))
   assert len(traces) == 1
+
+
+def test_both_moments_are_changed_and_nothing_else():
+  _, state = run(adam(0.1), 2)
+  before = jax.tree.map(np.array, state)
+  got = with_moments(state, lambda vector: 2 * vector[::-1])
+  assert jax.tree.structure(got) == jax.tree.structure(state)
+  first, old = got.inner_state[0], before.inner_state[0]
+  assert not np.array_equal(old.mu, old.nu)
+  np.testing.assert_array_equal(first.mu, 2 * old.mu[::-1])
+  np.testing.assert_array_equal(first.nu, 2 * old.nu[::-1])
+  again = with_moments(got, lambda vector: vector[::-1] / 2)
+  jax.tree.map(np.testing.assert_array_equal, again, before)
+  jax.tree.map(np.testing.assert_array_equal, state, before)
+
+
+def test_changed_moments_are_those_of_the_next_update():
+  """Forgotten after one step: the second has moments of 0.1 g and 0.001 g^2, over 1 - 0.9^2 and 1 - 0.999^2."""
+  optimizer, params, gradient = adam(0.1), {"a": np.float32([3.0])}, {"a": np.float32([2.0])}
+  _, state = optimizer.update(gradient, optimizer.init(params), params)
+  updates, _ = optimizer.update(gradient, with_moments(state, jnp.zeros_like), params)
+  np.testing.assert_allclose(updates["a"], [-0.1 * (0.1 / 0.19) / math.sqrt(0.001 / 0.001999)], rtol=1e-4)

@@ -7,8 +7,10 @@ import pytest
 from toy import ToyDerivedNet, ToySupernet, toy_batch
 
 from nas3d_jax.config import NetworkConfig
+from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.losses import dice_loss
+from nas3d_jax.packing import PackedNet
 from nas3d_jax.schedules import adam, with_rate
 from nas3d_jax.steps import SearchState, TrainState, make_search_step, make_train_step, make_validation_step
 
@@ -48,16 +50,17 @@ def assert_close(got, expected):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), got, expected)
 
 
+@pytest.mark.parametrize("rolled", [True, False], ids=["rolled", "unrolled"])
 @pytest.mark.parametrize(
   "optimizers", [(optax.sgd(3.0), optax.sgd(2.0)), (optax.adam(0.3), optax.adam(0.1, b1=0.5))], ids=["sgd", "adam"]
 )
-def test_a_search_step_is_two_updates_written_out(optimizers):
+def test_a_search_step_is_two_updates_written_out(optimizers, rolled):
   net = ToySupernet(CONFIG, dropout_rate=0.0)
   kernel = draw(net)["params"]
   alphas = {"hybrid": kernel.pop("hybrid")}
   alphas_state, kernel_state = optimizers[0].init(alphas), optimizers[1].init(kernel)
   state = SearchState.create(draw(net), *optimizers, jax.random.key(0))
-  step = make_search_step(net, *optimizers)
+  step = make_search_step(net, *optimizers, rolled=rolled)
 
   def loss(alphas, kernel, batch):
     return dice_loss(net.apply({"params": {**alphas, **kernel}}, batch[0]), batch[1])
@@ -80,6 +83,86 @@ def test_a_search_step_is_two_updates_written_out(optimizers):
     assert_close(jax.tree.leaves(state.hybrid_optimizer), jax.tree.leaves(alphas_state))
     assert_close(jax.tree.leaves(state.kernel_optimizer), jax.tree.leaves(kernel_state))
     assert int(state.step) == count + 1
+
+
+def three_steps(net, batches, rolled=None):
+  """Losses of three steps and the last state, with an optimiser of its own for each partition; with dropout."""
+  optimizers = adam(0.3), optax.sgd(2.0, momentum=0.5)
+  variables = draw(ToySupernet(CONFIG))
+  variables = net.pack(variables) if isinstance(net, PackedNet) else variables
+  state = SearchState.create(variables, *optimizers, jax.random.key(0))
+  step, losses = make_search_step(net, *optimizers, rolled=rolled), []
+  for _ in range(3):
+    state, current = step(state, *batches)
+    losses.append(current)
+  return losses, state
+
+
+SMALLER = toy_batch(np.random.default_rng(9), size=1)
+
+
+@pytest.mark.parametrize(
+  ("batches", "other"),
+  [(BATCHES[:2], True), ([BATCHES[0], SMALLER], None), ([SMALLER, BATCHES[0]], None)],
+  ids=["rolled", "smaller-second", "smaller-first"],
+)
+def test_every_form_of_a_step_does_the_same(batches, other):
+  net = ToySupernet(CONFIG, dropout_rate=0.5)
+  losses, state = three_steps(net, batches, rolled=False)
+  got_losses, got = three_steps(net, batches, rolled=other)
+  assert jax.tree.structure(got) == jax.tree.structure(state)
+  assert_close(got_losses, losses)
+  assert_close(numbers(got), numbers(state))
+  assert len({float(value) for step in losses for value in step.values()}) == 6
+
+
+@pytest.mark.parametrize(
+  ("backend", "rolled", "second", "loops"),
+  [
+    ("cpu", None, BATCHES[1], True),
+    ("cpu", None, SMALLER, False),
+    ("cpu", False, BATCHES[1], False),
+    ("gpu", None, BATCHES[1], False),
+    ("gpu", True, BATCHES[1], True),
+  ],
+)
+def test_where_the_updates_are_turns_of_a_loop(monkeypatch, backend, rolled, second, loops):
+  net, optimizers = ToySupernet(CONFIG), (optax.sgd(1.0), optax.sgd(1.0))
+  state = SearchState.create(draw(net), *optimizers, jax.random.key(0))
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  program = jax.make_jaxpr(make_search_step(net, *optimizers, rolled=rolled))(state, BATCHES[0], second)
+  assert ("scan[" in str(program)) == loops
+
+
+def test_a_packed_search_is_that_of_the_tree():
+  net = ToySupernet(CONFIG, dropout_rate=0.5)
+  packed = PackedNet(net, draw(net))
+  losses, state = three_steps(net, BATCHES[:2])
+  got_losses, got = three_steps(packed, BATCHES[:2])
+  assert_close(got_losses, losses)
+  assert_close(packed.unpack(got.variables), state.variables)
+  assert_close(numbers(got.hybrid_optimizer), numbers(state.hybrid_optimizer))
+  (momentum,) = jax.tree.leaves(got.kernel_optimizer)
+  assert_close(packed.packing.unpack(momentum), state.kernel_optimizer[0].trace["params"])
+  before = packed.pack(draw(net))["params"]["packed"]
+  assert np.abs(got.kernel["params"]["packed"] - before).max() > 1e-2, "nothing has moved"
+
+
+def test_a_packed_training_is_that_of_the_tree():
+  optimizer, results = optax.adam(0.1), []
+  net = ToyDerivedNet(CONFIG, GENOTYPE, dropout_rate=0.5)
+  packed = PackedNet(net, draw(net))
+  for own, variables in ((net, draw(net)), (packed, packed.pack(draw(net)))):
+    state, step = TrainState.create(variables, optimizer, jax.random.key(0)), make_train_step(own, optimizer)
+    losses = []
+    for _ in range(3):
+      state, current = step(state, BATCHES[0])
+      losses.append(float(current["loss"]))
+    results.append((losses, state.variables, make_validation_step(own)(state.variables, BATCHES[1])))
+  (losses, variables, validation), (got_losses, got, got_validation) = results
+  np.testing.assert_allclose(got_losses, losses, rtol=1e-5)
+  assert_close(packed.unpack(got), variables)
+  np.testing.assert_allclose(got_validation, validation, rtol=1e-5)
 
 
 def search_once(hybrid_batch, kernel_batch, rates=(3.0, 2.0)):
@@ -203,3 +286,11 @@ def test_a_search_step_on_the_gpu_is_that_of_the_cpu(gpu, tiny):
   scale = np.sqrt(sum((leaf**2).sum() for leaf in cpu_moved))
   for got, expected in zip(gpu_moved, cpu_moved, strict=True):
     assert np.linalg.norm(got - expected) <= 1e-3 * np.linalg.norm(expected) + 1e-6 * scale
+
+
+def test_a_loop_over_batches_of_two_sizes_is_refused():
+  net, optimizer = ToySupernet(CONFIG, 0.0), optax.sgd(1.0)
+  state = SearchState.create(draw(net), optimizer, optimizer, jax.random.key(0))
+  step = make_search_step(net, optimizer, optimizer, rolled=True)
+  with pytest.raises(InputError, match="rolled=True needs hybrid and kernel batches of one shape"):
+    step(state, BATCHES[0], jax.tree.map(lambda leaf: leaf[:1], BATCHES[1]))

@@ -1,0 +1,1 @@
+"""What is timed, how, and the last figures: see README.md here."""

@@ -1,0 +1,74 @@
+"""Several steps in one call are the same steps one by one, wherever the data lies and however a run is cut up."""
+
+import shutil
+
+import numpy as np
+import pytest
+from runs import assert_same_end, history, interrupt
+from toy import ToyDerivedNet, ToySupernet
+
+import nas3d_jax.chunks
+import nas3d_jax.search
+import nas3d_jax.train
+from nas3d_jax.genotype import Genotype
+from nas3d_jax.search import SearchConfig, search
+from nas3d_jax.train import TrainConfig, train
+
+SIZES = dict(patch_size=16, kernels=1, nodes=1, depth=2, epochs=2)
+GENOTYPE = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=(("identity", 0), ("up_conv", 1)))
+
+
+@pytest.fixture
+def toy(monkeypatch):
+  monkeypatch.setattr(nas3d_jax.search, "Supernet", ToySupernet)
+  monkeypatch.setattr(nas3d_jax.train, "DerivedNet", ToyDerivedNet)
+
+
+@pytest.fixture
+def copies(tmp_path, phantom_dataset):
+  """Run directories with the same data set."""
+
+  def make(name):
+    shutil.copytree(phantom_dataset.folder, tmp_path / name / "dataset")
+    return tmp_path / name
+
+  return make
+
+
+def run_search(folder, **changes):
+  search(SearchConfig(folder, **SIZES, hybrid_learning_rate=0.3, kernel_learning_rate=0.1, **changes))
+  return folder / "search"
+
+
+def run_train(folder, **changes):
+  (folder / "genotype.json").write_text(GENOTYPE.to_json())
+  return train(TrainConfig(folder, genotype=folder / "genotype.json", learning_rate=0.1, **SIZES, **changes))
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("run", [run_search, run_train])
+def test_data_on_the_device_and_three_steps_a_call_change_nothing(monkeypatch, copies, run):
+  expected = history(run(copies("host"), data_placement="host"))
+  ends = []
+  for name, steps in (("single", 1), ("three", 3)):
+    for module in (nas3d_jax.search, nas3d_jax.train):
+      monkeypatch.setattr(module, "steps_per_call", lambda steps=steps: steps)
+    ends.append(run(copies(name), data_placement="device"))
+  assert_same_end(*ends)
+  for got, wanted in zip(history(ends[0]), expected, strict=True):
+    assert got["step"] == wanted["step"]
+    for loss in [name for name in wanted if name.endswith("loss")]:
+      np.testing.assert_allclose(got[loss], wanted[loss], rtol=1e-4)
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_search_on_the_device_that_was_stopped_ends_in_the_same_bits(monkeypatch, copies):
+  for module in (nas3d_jax.search, nas3d_jax.train):
+    monkeypatch.setattr(module, "steps_per_call", lambda: 2)
+  whole = run_search(copies("whole"), data_placement="device")
+  stopped = copies("stopped")
+  with monkeypatch.context() as patch:
+    interrupt(patch, nas3d_jax.search, "make_chunk", after=3)
+    with pytest.raises(KeyboardInterrupt):
+      run_search(stopped, data_placement="device", checkpoint_minutes=1e-9)
+  assert_same_end(run_search(stopped, data_placement="device"), whole)
