@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from benchmarks.step import DERIVED, make_job
-from nas3d_jax import BRATS2019, NetworkConfig, devices
+from nas3d_jax import NetworkConfig, devices
 from nas3d_jax.basis import key_of
 from nas3d_jax.data.brats import find_cases, read_case
 from nas3d_jax.data.part import Part
@@ -33,6 +33,7 @@ from nas3d_jax.networks import DerivedNet
 from nas3d_jax.precision import computing
 from nas3d_jax.predictions import write_volume
 from nas3d_jax.restoring import variable_shapes
+from nas3d_jax.schema import BRATS2019
 
 
 def timed(function: Callable, *arguments: Any, **options: Any) -> tuple[float, Any]:
