@@ -10,6 +10,7 @@ from __future__ import annotations
 from absl import flags
 
 from launch.choices import define_choices
+from launch.common import define_common
 from launch.device import PLATFORM_HELP, settings, start
 
 REQUIRED = ("workdir",)
@@ -37,14 +38,7 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_float("search_dropout", 0.1, "part of the channels dropped", upper_bound=1.0, **rate)
   flags.DEFINE_integer("patch_size", 128, "edge of a patch in training and prediction", **count)
   flags.DEFINE_integer("epochs", 200, "epochs of each training", **count)
-  flags.DEFINE_integer("batch_size", 1, "patches a step", **count)
-  flags.DEFINE_integer("kernels", None, "kernels a node; not given: the modalities", **count)
-  flags.DEFINE_integer("nodes", 3, "nodes of a cell", **count)
-  flags.DEFINE_integer("depth", 4, "downward cells", **count)
-  flags.DEFINE_enum(
-    "variant", "paper", ["paper", "released"], "squeeze-and-excitation convolution as in the paper "
-    "or as in its released program", **own,
-  )
+  define_common(values)
   flags.DEFINE_integer("filters", 16, "channels of the first level of the 3D U-Net", **count)
   flags.DEFINE_integer("levels", 5, "resolutions of the 3D U-Net", **count)
   for prefix, what, numbers in (("", "searched network", "1e-3 0.5"), ("unet3d_", "3D U-Net", "5e-4 0.3")):
@@ -56,20 +50,10 @@ def define(values: flags.FlagValues) -> None:
       f"{prefix}dropout", None, f"part of the channels dropped, {what}; not given: {dropout}",
       upper_bound=1.0, **rate,
     )
-  flags.DEFINE_bool("skip_empty", True, "leave out patches without tumour", **own)
-  flags.DEFINE_bool("augment", True, "scale, flip and rotate patches", **own)
   define_choices(values)
   flags.DEFINE_bool(
     "choose_min_component", False, "choose min_component_ml on the cross-validation", **own
   )
-  flags.DEFINE_enum(
-    "data_placement", "auto", ["auto", "device", "host"], "where the data lies; auto: on an accelerator where it fits",
-    **own,
-  )
-  flags.DEFINE_enum(
-    "precision", "float32", ["float32", "tf32", "bfloat16"], "of convolutions; all else is float32", **own
-  )
-  flags.DEFINE_float("checkpoint_minutes", 10.0, "minutes between checkpoints", **rate)
   flags.DEFINE_bool(
     "overwrite", False, "replace predictions and scores of other checkpoints or settings", **own
   )

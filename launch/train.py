@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from launch.common import define_common
 from launch.device import PLATFORM_HELP, settings, start
 from launch.folds import parse_fold
 
@@ -35,14 +36,7 @@ def define(values: flags.FlagValues) -> None:
   )
   flags.DEFINE_integer("patch_size", 128, "edge of a patch, in voxels", **count)
   flags.DEFINE_integer("epochs", 200, "epochs", **count)
-  flags.DEFINE_integer("batch_size", 1, "patches a step", **count)
-  flags.DEFINE_integer("kernels", None, "kernels a node; not given: the modalities", **count)
-  flags.DEFINE_integer("nodes", 3, "nodes of a cell", **count)
-  flags.DEFINE_integer("depth", 4, "downward cells", **count)
-  flags.DEFINE_enum(
-    "variant", "paper", ["paper", "released"], "squeeze-and-excitation convolution as in the paper "
-    "or as in its released program", flag_values=values,
-  )
+  define_common(values)
   flags.DEFINE_integer("filters", 16, "channels of the first level of the 3D U-Net", **count)
   flags.DEFINE_integer("levels", 5, "resolutions of the 3D U-Net", **count)
   flags.DEFINE_float(
@@ -53,16 +47,6 @@ def define(values: flags.FlagValues) -> None:
     upper_bound=1.0, **rate,
   )
   flags.DEFINE_integer("seed", 0, "seed of parameters, order, dropout", flag_values=values)
-  flags.DEFINE_bool("skip_empty", True, "leave out patches without tumour", flag_values=values)
-  flags.DEFINE_bool("augment", True, "scale, flip and rotate patches", flag_values=values)
-  flags.DEFINE_enum(
-    "data_placement", "auto", ["auto", "device", "host"], "where the data lies; auto: on an accelerator where it fits",
-    flag_values=values,
-  )
-  flags.DEFINE_enum(
-    "precision", "float32", ["float32", "tf32", "bfloat16"], "of convolutions; all else is float32", flag_values=values
-  )
-  flags.DEFINE_float("checkpoint_minutes", 10.0, "minutes between checkpoints", **rate)
   flags.DEFINE_bool("overwrite", False, "start anew: train/<fold>/ is deleted", flag_values=values)
   flags.DEFINE_string("platform", None, PLATFORM_HELP, flag_values=values)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from nas3d_jax.errors import InputError
 
@@ -16,8 +16,44 @@ TRAIN_FOLDERS: Mapping[str, str] = types.MappingProxyType({"searched": "train", 
 """Where in a run directory the trainings of each architecture lie, a folder a fold."""
 
 
+class _Size:
+  """What the configurations of all networks can do.
+
+  Attributes:
+    formula: how `multiple` follows from the fields, for messages.
+  """
+
+  formula: ClassVar[str]
+
+  def check_patch_size(self, size: int, name: str = "patch_size") -> None:
+    """Raises InputError unless a cube of `size` voxels along each axis fits the network."""
+    unit = self.multiple
+    if isinstance(size, bool) or not isinstance(size, int) or size < unit or size % unit:
+      low = max(unit, size // unit * unit) if isinstance(size, int) else unit
+      raise InputError(
+        f"{name} must be a multiple of {unit} ({self.formula}), got {size!r}; use {low} or {low + unit}"
+      )
+
+  def to_dict(self) -> dict[str, Any]:
+    """All fields as plain values, for JSON."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+    """The inverse of `to_dict`.
+
+    Raises:
+      InputError: a field is unknown or out of range.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    unknown = sorted(set(fields) - known)
+    if unknown:
+      raise InputError(f"network config has unknown fields {unknown}; known are {sorted(known)}")
+    return cls(**fields)
+
+
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(_Size):
   """Size and kind of a network; supernet and derived network share it (section 2.1 of the paper).
 
   Attributes:
@@ -35,6 +71,7 @@ class NetworkConfig:
   """
 
   architecture: ClassVar[Architecture] = "searched"
+  formula: ClassVar[str] = "2 ** (depth + 1)"
 
   in_channels: int = 4
   out_channels: int = 3
@@ -58,26 +95,9 @@ class NetworkConfig:
     """Every spatial length of an input is a multiple of this: 2 ** (depth + 1) voxels."""
     return 2 ** (self.depth + 1)
 
-  def check_patch_size(self, size: int, name: str = "patch_size") -> None:
-    """Raises InputError unless a cube of `size` voxels along each axis fits the network."""
-    _check_multiple(size, name, self.multiple, "2 ** (depth + 1)")
-
-  def to_dict(self) -> dict[str, Any]:
-    """All fields as plain values, for JSON."""
-    return dataclasses.asdict(self)
-
-  @classmethod
-  def from_dict(cls, fields: Mapping[str, Any]) -> NetworkConfig:
-    """The inverse of `to_dict`.
-
-    Raises:
-      InputError: a field is unknown or out of range.
-    """
-    return cls(**_known(cls, fields))
-
 
 @dataclasses.dataclass(frozen=True)
-class UNetConfig:
+class UNetConfig(_Size):
   """Size of the hand-designed 3D U-Net, see `UNet3D`.
 
   Attributes:
@@ -91,6 +111,7 @@ class UNetConfig:
   """
 
   architecture: ClassVar[Architecture] = "unet3d"
+  formula: ClassVar[str] = "2 ** (levels - 1)"
 
   in_channels: int = 4
   out_channels: int = 3
@@ -105,40 +126,9 @@ class UNetConfig:
     """Every spatial length of an input is a multiple of this: 2 ** (levels - 1) voxels."""
     return 2 ** (self.levels - 1)
 
-  def check_patch_size(self, size: int, name: str = "patch_size") -> None:
-    """Raises InputError unless a cube of `size` voxels along each axis fits the network."""
-    _check_multiple(size, name, self.multiple, "2 ** (levels - 1)")
-
-  def to_dict(self) -> dict[str, Any]:
-    """All fields as plain values, for JSON."""
-    return dataclasses.asdict(self)
-
-  @classmethod
-  def from_dict(cls, fields: Mapping[str, Any]) -> UNetConfig:
-    """The inverse of `to_dict`.
-
-    Raises:
-      InputError: a field is unknown or out of range.
-    """
-    return cls(**_known(cls, fields))
-
 
 def _check_whole(config: Any, **least: int) -> None:
   for name, low in least.items():
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
       raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
-
-
-def _check_multiple(size: int, name: str, unit: int, formula: str) -> None:
-  if isinstance(size, bool) or not isinstance(size, int) or size < unit or size % unit:
-    low = max(unit, size // unit * unit) if isinstance(size, int) else unit
-    raise InputError(f"{name} must be a multiple of {unit} ({formula}), got {size!r}; use {low} or {low + unit}")
-
-
-def _known(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-  known = {field.name for field in dataclasses.fields(cls)}
-  unknown = sorted(set(fields) - known)
-  if unknown:
-    raise InputError(f"network config has unknown fields {unknown}; known are {sorted(known)}")
-  return dict(fields)

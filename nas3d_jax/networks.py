@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from nas3d_jax import rearrange
 from nas3d_jax.cells import DerivedCell, Projection, SearchCell
-from nas3d_jax.config import NetworkConfig
+from nas3d_jax.config import NetworkConfig, UNetConfig
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import CellKind, Genotype, hybrid_shapes
 from nas3d_jax.initial import declare, initial_values
@@ -144,9 +144,7 @@ def _u_shape(
   config: NetworkConfig, x: jax.Array, make_cell: MakeCell, dropout_rate: float, train: bool, dtype: Any
 ) -> jax.Array:
   """Stem, downward cells, upward cells with skips, dropout, confidence; called inside a compact module."""
-  _check_input(config, x)
-  if not 0 <= dropout_rate < 1:
-    raise InputError(f"dropout_rate must be at least 0 and below 1, got {dropout_rate!r}")
+  check_call(config, x, dropout_rate)
   x = x.astype(dtype)
   width = config.nodes * config.kernels
   p0 = Projection(width, name="stem0")(x)
@@ -180,11 +178,14 @@ class Confidence(nn.Module):
     return jax.nn.sigmoid(rearrange.project(x, layer["kernel"]).astype(jnp.float32) + layer["bias"])
 
 
-def _check_input(config: NetworkConfig, x: jax.Array) -> None:
+def check_call(config: NetworkConfig | UNetConfig, x: jax.Array, dropout_rate: float) -> None:
+  """Raises InputError unless a network of this size takes the input, and the dropout rate is one."""
   unit = config.multiple
   if x.ndim != 5 or x.shape[-1] != config.in_channels or not jnp.issubdtype(x.dtype, jnp.floating):
     raise InputError(
       f"x must be a floating-point array [N, D, H, W, {config.in_channels}], got {x.dtype} of shape {x.shape}"
     )
   if any(length < unit or length % unit for length in x.shape[1:4]):
-    raise InputError(f"x must have lengths that are multiples of {unit} (2 ** (depth + 1)), got {x.shape}; pad it")
+    raise InputError(f"x must have lengths that are multiples of {unit} ({config.formula}), got {x.shape}; pad it")
+  if not 0 <= dropout_rate < 1:
+    raise InputError(f"dropout_rate must be at least 0 and below 1, got {dropout_rate!r}")

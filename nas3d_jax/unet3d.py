@@ -14,9 +14,8 @@ import jax.numpy as jnp
 
 from nas3d_jax import rearrange
 from nas3d_jax.config import UNetConfig
-from nas3d_jax.errors import InputError
 from nas3d_jax.initial import declare
-from nas3d_jax.networks import Network
+from nas3d_jax.networks import Network, check_call
 
 UNET_DROPOUT = 0.3
 SLOPE = 0.3
@@ -74,9 +73,7 @@ class UNet3D(Network):
       InputError: a shape that does not fit.
     """
     config = self.config
-    _check_input(config, x)
-    if not 0 <= self.dropout_rate < 1:
-      raise InputError(f"dropout_rate must be at least 0 and below 1, got {self.dropout_rate!r}")
+    check_call(config, x, self.dropout_rate)
     x = x.astype(self.dtype)
     skips: list[jax.Array] = []
     for level in range(config.levels):
@@ -179,13 +176,3 @@ def upsample(x: jax.Array) -> jax.Array:
   n, d, h, w, c = x.shape
   repeated = jnp.broadcast_to(x[:, :, None, :, None, :, None], (n, d, 2, h, 2, w, 2, c))
   return repeated.reshape(n, 2 * d, 2 * h, 2 * w, c)
-
-
-def _check_input(config: UNetConfig, x: jax.Array) -> None:
-  unit = config.multiple
-  if x.ndim != 5 or x.shape[-1] != config.in_channels or not jnp.issubdtype(x.dtype, jnp.floating):
-    raise InputError(
-      f"x must be a floating-point array [N, D, H, W, {config.in_channels}], got {x.dtype} of shape {x.shape}"
-    )
-  if any(length < unit or length % unit for length in x.shape[1:4]):
-    raise InputError(f"x must have lengths that are multiples of {unit} (2 ** (levels - 1)), got {x.shape}; pad it")
