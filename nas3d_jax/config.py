@@ -14,6 +14,8 @@ VARIANTS: tuple[Variant, ...] = ("paper", "released")
 Architecture = Literal["searched", "unet3d"]
 TRAIN_FOLDERS: Mapping[str, str] = types.MappingProxyType({"searched": "train", "unet3d": "unet3d"})
 """Where in a run directory the trainings of each architecture lie, a folder a fold."""
+_MOST = types.MappingProxyType({"nodes": 32, "depth": 10, "levels": 10})
+"""Far beyond what can be trained; a file that claims more would keep the reader busy for ever. Others: 65536."""
 
 
 class _Size:
@@ -132,3 +134,5 @@ def _check_whole(config: Any, **least: int) -> None:
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
       raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    if value > (most := _MOST.get(name, 1 << 16)):
+      raise InputError(f"{name} must be at most {most}, got {value!r}")

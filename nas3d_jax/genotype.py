@@ -12,6 +12,7 @@ import numpy as np
 
 from nas3d_jax.config import NetworkConfig
 from nas3d_jax.errors import InputError
+from nas3d_jax.strict_json import parse_json
 
 CellKind = Literal["down", "up"]
 Direction = Literal["normal", "down", "up"]
@@ -139,15 +140,15 @@ class Genotype:
     return "{\n" + head + ",\n".join(cells) + "\n}\n"
 
   @classmethod
-  def from_json(cls, text: str) -> Genotype:
+  def from_json(cls, text: str | bytes) -> Genotype:
     """Reads what `to_json` wrote, checking every field.
 
     Raises:
       InputError: no JSON, another format or a newer version, a field that is missing or wrong.
     """
     try:
-      fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
+      fields = parse_json(text)
+    except InputError as error:
       raise InputError(f"genotype is not valid JSON ({error}); give a file written by the search") from error
     if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
       raise InputError(f'genotype JSON must be an object with "format": "{_FORMAT}"; give a file written by the search')

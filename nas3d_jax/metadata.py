@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from nas3d_jax.config import Architecture, NetworkConfig, UNetConfig
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import CELLS, Genotype
 from nas3d_jax.schema import Schema
+from nas3d_jax.strict_json import check_plain
 
 Kind = Literal["search", "train"]
 _CONFIGS: Mapping[str, type[NetworkConfig] | type[UNetConfig]] = types.MappingProxyType(
@@ -125,8 +126,9 @@ class RunMetadata:
     """The inverse of `to_dict`; the "format_version" that a checkpoint adds is left out.
 
     Raises:
-      InputError: a field is missing, unknown or wrong; begins with the field's name.
+      InputError: a field is missing, unknown or wrong, and then begins with the field's name; or no plain value.
     """
+    check_plain(fields)
     known = {field.name for field in dataclasses.fields(cls)}
     given = {name: value for name, value in fields.items() if name != "format_version"}
     given.setdefault("architecture", "searched")  # checkpoints from before there was another
@@ -165,4 +167,4 @@ def _read(name: str, reader: Callable[[Any], Any], value: Any) -> Any:
 
 def _is_number(value: Any) -> bool:
   """Whether a value is a finite number of at least 0, and not a bool."""
-  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -141,7 +142,7 @@ def check_tolerance(tolerance: float) -> float:
   Raises:
     InputError: it is no finite number of at least 0.
   """
-  if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance < math.inf:
+  if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance <= sys.float_info.max:
     raise InputError(f"tolerance must be a length in mm of at least 0, got {tolerance!r}")
   return float(tolerance)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,8 +22,10 @@ import numpy as np
 
 from nas3d_jax.choices import PAPER
 from nas3d_jax.data.brats import CaseError, CaseFiles, Fault, RawCase
+from nas3d_jax.data.case import is_file_name
 from nas3d_jax.data.dataset import write_json
 from nas3d_jax.errors import InputError
+from nas3d_jax.strict_json import parse_json
 
 FORMAT = "nas3d_jax.predictions"
 VERSION = 1
@@ -160,15 +161,19 @@ def _volumes(folder: Path) -> set[str]:
 def _read_record(path: Path) -> dict[str, Any]:
   """The record of a folder, empty where there is none."""
   try:
-    record = json.loads(path.read_text("utf-8"))
+    record = parse_json(path.read_bytes())
   except FileNotFoundError:
     return {"settings": {}, "cases": {}}
-  except (OSError, ValueError, RecursionError) as error:
+  except (OSError, ValueError) as error:
     raise InputError(f"{path} cannot be read ({error}); move it away with the predictions beside it") from error
   names = {"format", "version", "settings", "cases"}
   good = isinstance(record, dict) and set(record) == names and record["format"] == FORMAT
   if not good or not isinstance(record["cases"], dict) or not isinstance(record["settings"], dict):
     raise InputError(f"{path} is no record of predictions; give another --out")
+  # What is recorded may be replaced or removed, so it has to lie in this folder.
+  strays = [case for case in record["cases"] if not is_file_name(case)]
+  if strays:
+    raise InputError(f"{path} names a case {strays[0]!r:.80}, which is no file name; give another --out")
   if record["version"] != VERSION:
     raise InputError(f"{path} has version {record['version']!r}, this nas3d_jax reads {VERSION}; give another --out")
   return record
@@ -179,6 +184,6 @@ def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) ->
   former = {"inference": PAPER.to_dict()}  # what records from before there were choices mean
   for name, value in now.items():
     was = before.get(name, former.get(name))
-    same = set(was or ()) == set(value) if name == "checkpoints" else was == value
+    same = isinstance(was, dict) and set(was) == set(value) if name == "checkpoints" else was == value
     if not same:
       raise OtherSettings(f"{folder} was predicted with {name}={was!r:.300}, got {value!r:.300}; {_REMEDY}")

@@ -119,7 +119,7 @@ class Run:
   def _keep_records(self, count: int) -> None:
     path = self.folder / METRICS
     if path.exists():
-      self.write(METRICS, "".join(path.read_text("utf-8").splitlines(keepends=True)[:count]))
+      self.write(METRICS, "".join(path.read_text("utf-8", errors="replace").splitlines(keepends=True)[:count]))
 
   def _earlier(self) -> dict[str, Any] | None:
     if (self.folder / CONFIG).exists():

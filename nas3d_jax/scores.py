@@ -13,9 +13,9 @@ import functools
 import importlib.metadata
 import io
 import json
-import math
 import os
 import platform
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from rich.table import Table
 from nas3d_jax import metrics
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import Schema
+from nas3d_jax.strict_json import parse_json
 
 FORMAT = "nas3d_jax.scores"
 VERSION = 2
@@ -113,10 +114,10 @@ class Scores:
     """
     path = Path(out) / JSON_FILE
     try:
-      content = json.loads(path.read_text("utf-8"))
+      content = parse_json(path.read_bytes())
     except FileNotFoundError as error:
       raise InputError(f"{path} is missing; evaluate first, or give another folder") from error
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
       raise InputError(f"{path} is no JSON ({error}); evaluate with overwrite") from error
     found = tuple(content.get(key) for key in ("format", "version")) if _is_map(content) else None
     if found != (FORMAT, VERSION):
@@ -197,7 +198,7 @@ def _is_row(values: Any) -> bool:
   return (
     _is_map(values)
     and tuple(values) == metrics.METRICS
-    and all(type(v) in (int, float) and math.isfinite(v) for v in values.values())
+    and all(type(v) in (int, float) and abs(v) <= sys.float_info.max for v in values.values())
   )
 
 

@@ -18,6 +18,7 @@ from nas3d_jax.genotype import Genotype
 from nas3d_jax.predictions import RECORD
 from nas3d_jax.run import CONFIG, GENOTYPE, METRICS
 from nas3d_jax.search import FOLDER, SearchConfig
+from nas3d_jax.strict_json import parse_json
 from nas3d_jax.train import OTHERS, TrainConfig
 
 Status = Literal["done", "begun", "to do", "changed"]
@@ -52,7 +53,7 @@ def training_status(config: TrainConfig, folder: Path, fingerprint: str) -> Stat
   if not _same(stored, config, fingerprint, _APART | set(OTHERS[config.network])):
     return "changed"
   if config.network == "searched" and Path(config.genotype).exists():
-    genotype = Genotype.from_json(Path(config.genotype).read_text("utf-8"))
+    genotype = Genotype.from_json(Path(config.genotype).read_bytes())
     if stored.get("genotype") != json.loads(json.dumps(rows_of(genotype))):
       return "changed"
   records = history(folder)
@@ -78,14 +79,14 @@ def predictions_status(
   record = _read(folder / RECORD)
   if record is None:
     return "to do", len(expected)
-  settings, cases = record.get("settings", {}), record.get("cases", {})
+  settings, cases = _object(record, "settings"), _object(record, "cases")
   left = [c for c, sums in expected.items() if cases.get(c) != sums or not (folder / f"{c}.nii.gz").exists()]
   try:
     best = [checkpoints.open_run(run) for run in runs]
   except InputError:
     return "changed", len(expected)
   # Best checkpoints by run and step: paths change when a run directory is moved.
-  made_by = {_tail(path) for path in settings.get("checkpoints", {}).values()}
+  made_by = {_tail(path) for path in _object(settings, "checkpoints").values()}
   newer = any(_written(step) > _written(folder / RECORD) for step in best)
   same = settings.get("inference") == choices.to_dict() and not settings.get("probabilities")
   if not same or newer or made_by != {_tail(step) for step in best}:
@@ -100,7 +101,8 @@ def scores_status(folder: Path, predictions: Path, truths: Checksums) -> Status:
   if content is None:
     return "to do"
   wanted = {case: {"prediction": _sum(predictions / f"{case}.nii.gz"), "truth": sha} for case, sha in truths.items()}
-  found = {case: record.get("checksums") for case, record in content.get("cases", {}).items()}
+  cases = _object(content, "cases")
+  found = {case: _object(cases, case).get("checksums") for case in cases}
   same = content.get("version") == scores.VERSION and found == wanted and (folder / scores.CSV_FILE).exists()
   return "done" if same else "changed"
 
@@ -115,12 +117,21 @@ def newer_than(path: Path, inputs: Iterable[Path]) -> Status:
 def history(run: Path) -> list[dict[str, Any]]:
   """The records of the epochs of a run, up to one that was being written when it was killed; empty without any."""
   path, records = run / METRICS, []
-  for line in path.read_text("utf-8").splitlines() if path.exists() else ():
+  for line in path.read_bytes().splitlines() if path.exists() else ():
     try:
-      records.append(json.loads(line))
-    except ValueError:
+      record = parse_json(line)
+    except InputError:
       break
+    if not isinstance(record, dict) or not _is_record(record):
+      break
+    records.append(record)
   return records
+
+
+def _is_record(record: Mapping[str, Any]) -> bool:
+  """Whether it holds what is asked of it here."""
+  step, seconds = record.get("step"), record.get("seconds")
+  return type(step) is int and type(seconds) in (int, float)
 
 
 def seconds_left(run: Path, epochs: int, cases: int, others: Mapping[Path, int]) -> float | None:
@@ -145,7 +156,7 @@ def seconds_left(run: Path, epochs: int, cases: int, others: Mapping[Path, int])
 
 def _settings(folder: Path) -> dict[str, Any] | None:
   content = _read(folder / CONFIG)
-  return None if content is None else content.get("settings", {})
+  return None if content is None else _object(content, "settings")
 
 
 def _same(stored: Mapping[str, Any], config: Any, fingerprint: str, apart: set[str]) -> bool:
@@ -155,13 +166,19 @@ def _same(stored: Mapping[str, Any], config: Any, fingerprint: str, apart: set[s
 
 def _tail(step: str | Path) -> str:
   """Network, fold and step of a checkpoint's folder."""
-  return "/".join(Path(step).parts[-4:])
+  return "/".join(Path(str(step)).parts[-4:])
+
+
+def _object(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """An object in a file of ours; empty where there is none or something else, which fits no run."""
+  value = content.get(name)
+  return value if isinstance(value, dict) else {}
 
 
 def _read(path: Path) -> dict[str, Any] | None:
   """The object in a file of ours, None where there is none or it is damaged: then the stage says so."""
   try:
-    content = json.loads(path.read_text("utf-8"))
+    content = parse_json(path.read_bytes())
   except (OSError, ValueError):
     return None
   return content if isinstance(content, dict) else None

@@ -117,7 +117,7 @@ def test_fingerprint_is_that_of_the_content(folder):
     (("cases", 0, "cube"), [[1, 3], [0, 3], [2, 9]], "cube of case 'a'"),
     (("cases", 0, "cube"), [[1, 1], [0, 3], [2, 6]], "cube of case 'a'"),
     (("cases", 0, "low"), [1, 2, 3], "low of case 'a'"),
-    (("cases", 0, "low"), [1, 2, 3, float("nan")], "low of case 'a'"),
+    (("cases", 0, "low"), [1, 2, 3, float("nan")], "a number in it is not finite"),
     (("cases", 0, "high"), [1, 9, 9, 9], "high of case 'a'"),
     (("cases", 0, "label_counts"), {"0": 1}, "label_counts of case 'a'"),
     (("cases", 0, "affine"), [[1, 0, 0, 0]] * 3, "affine of case 'a'"),

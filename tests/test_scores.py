@@ -111,7 +111,7 @@ def put(value, *path):
     (drop("cases", "z", "scores", "TC"), "scores of case 'z' must be of WT, TC, ET"),
     (drop("cases", "z", "scores", "TC", "dice"), "scores of case 'z' must be numbers"),
     (put("1", "cases", "z", "scores", "TC", "dice"), "scores of case 'z' must be numbers"),
-    (put(float("nan"), "cases", "z", "scores", "ET", "dice"), "case 'z' must be numbers"),
+    (put(float("nan"), "cases", "z", "scores", "ET", "dice"), "a number in it is not finite"),
   ],
 )
 def test_load_checks_every_field(scores, tmp_path, change, message):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Case:
     """
     name = record.get("name") if isinstance(record, Mapping) else None
     names = {f.name for f in dataclasses.fields(cls)}
-    if not isinstance(record, Mapping) or set(record) != names or not _is_file_name(name):
+    if not isinstance(record, Mapping) or set(record) != names or not is_file_name(name):
       raise InputError(f"case {name!r} of the manifest must have the fields {sorted(names)} only")
     channels = (len(schema.modalities),)
     low, high = (_numbers(record[field], channels, float) for field in ("low", "high"))
@@ -112,7 +112,8 @@ def is_index(value: Any) -> bool:
   return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_file_name(value: Any) -> bool:
+def is_file_name(value: Any) -> bool:
+  """Whether a value is the name of something in a folder, and leads nowhere else."""
   return isinstance(value, str) and value == Path(value).name and value not in ("", "..")
 
 
@@ -125,6 +126,6 @@ def _numbers(values: Any, shape: tuple[int, ...], kind: type) -> tuple[Any, ...]
     return None if None in rows else rows
   allowed = int if kind is int else (int, float)
   good = all(
-    isinstance(v, allowed) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    isinstance(v, allowed) and not isinstance(v, bool) and abs(v) <= sys.float_info.max for v in values
   )
   return tuple(kind(v) for v in values) if good else None

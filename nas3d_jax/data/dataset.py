@@ -21,6 +21,7 @@ import numpy as np
 from nas3d_jax.data.case import Case, is_index
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import Schema
+from nas3d_jax.strict_json import parse_json
 
 FORMAT = "nas3d_jax.dataset"
 VERSION = 1
@@ -101,9 +102,9 @@ class Dataset:
     if set(manifest) != names:
       raise InputError(f"the manifest must have exactly the fields {sorted(names)}")
     for field, good in (
-      ("folds", is_index(manifest["folds"]) and manifest["folds"] > 0),
-      ("seed", is_index(manifest["seed"])),
       ("cases", isinstance(manifest["cases"], list) and manifest["cases"]),
+      ("folds", is_index(manifest["folds"]) and 0 < manifest["folds"] <= len(manifest["cases"])),
+      ("seed", is_index(manifest["seed"])),
       ("versions", isinstance(manifest["versions"], Mapping)),
     ):
       if not good:
@@ -177,13 +178,15 @@ def read_json(path: Path) -> dict[str, Any]:
   """The object in a JSON file.
 
   Raises:
-    InputError: there is no such file, or it holds no JSON object.
+    InputError: there is no such file, it cannot be read, or it holds no JSON object.
   """
   try:
-    value = json.loads(path.read_text("utf-8"))
+    value = parse_json(path.read_bytes())
   except FileNotFoundError as error:
     raise InputError(f"{path} is missing; run preprocess, or give another folder") from error
-  except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+  except OSError as error:
+    raise InputError(f"{path} cannot be read ({error.strerror}); give another folder, or correct that") from error
+  except ValueError as error:  # also of a name that no file can have
     raise InputError(f"{path} is no JSON: {error}; {_REMEDY}") from error
   if not isinstance(value, dict):
     raise InputError(f"{path} must hold a JSON object, got {type(value).__name__}; {_REMEDY}")
@@ -200,10 +203,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def _memory_map(path: Path, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
   """The array in a file, unread, if it has this shape and one of these types."""
   try:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    # Unlike np.load, this opens no archive, and no array of objects, whose reading could run code.
+    array = np.lib.format.open_memmap(path, mode="r")
   except (OSError, ValueError, EOFError) as error:
     raise InputError(f"{path} cannot be opened ({error})") from error
-  if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype.name not in dtypes:
-    found = f"{getattr(array, 'dtype', '?')} {getattr(array, 'shape', '?')}"
+  if array.shape != shape or array.dtype.name not in dtypes:
+    found = f"{array.dtype} {array.shape}"
     raise InputError(f"{path} must be {' or '.join(dtypes)} of shape {shape}, got {found}")
   return array

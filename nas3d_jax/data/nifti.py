@@ -21,6 +21,14 @@ from nas3d_jax.errors import InputError
 
 _HEADER_BYTES = 348
 _CHUNK_BYTES = 1 << 22
+_MOST_VOXELS = 1 << 29
+"""Of a file: 60 times a BraTS volume, 4 GiB in double precision."""
+_MOST_OFFSET = 1 << 26
+"""Bytes before the voxels: header and extensions."""
+_MOST_SURPLUS = 1 << 20
+"""Bytes after the voxels that are passed over, as padding."""
+_MOST_PACKED = 1040
+"""Bytes that one byte of gzip can stand for; deflate's bound is 1032."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _AGAIN = "copy or download the file again"
 
@@ -83,9 +91,14 @@ def read_volume(path: str | Path) -> Volume:
     header = _header(_read(stream, _HEADER_BYTES), path)
     shape, dtype, offset = _layout(header, path)
     size = offset + math.prod(shape) * dtype.itemsize
+    if size > (most := len(raw) * (_MOST_PACKED if compressed else 1)):
+      raise EOFError(f"at most {most} bytes where its header takes {size}")
     content = _read(stream, size - _HEADER_BYTES)
-    while stream.read(_CHUNK_BYTES):  # only the end of a gzip stream tells whether it is sound
-      pass
+    surplus = 0
+    while piece := stream.read(_MOST_SURPLUS):  # only the end of a gzip stream tells whether it is sound
+      surplus += len(piece)
+      if surplus > _MOST_SURPLUS:
+        raise VolumeError(f"{path.name} holds far more than the {size} bytes that its header takes", _AGAIN)
   except EOFError as error:
     raise VolumeError(f"{path.name} is truncated ({error})", _AGAIN) from error
   except (OSError, zlib.error) as error:
@@ -127,11 +140,13 @@ def _layout(header: nib.Nifti1Header, path: Path) -> tuple[tuple[int, ...], np.d
       f"{path.name} must have three axes of at least one voxel, got shape {shape}",
       "store one three-dimensional volume a file",
     )
+  if math.prod(shape) > _MOST_VOXELS:
+    raise VolumeError(f"{path.name} has {math.prod(shape)} voxels, {_MOST_VOXELS} are read at most", "crop it")
   dtype = header.get_data_dtype()
   if dtype.kind not in "iuf":
     raise VolumeError(f"{path.name} holds {dtype} voxels", "store them as real numbers")
   offset = float(header["vox_offset"])
-  if not offset.is_integer() or offset < _HEADER_BYTES:
+  if not offset.is_integer() or not _HEADER_BYTES <= offset <= _MOST_OFFSET:
     raise VolumeError(f"the header of {path.name} puts its voxels at byte {offset}", _AGAIN)
   return shape, dtype, int(offset)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.portal import PortalScores, read_portal
 from nas3d_jax.scores import JSON_FILE, Scores
+from nas3d_jax.strict_json import parse_json
 
 NETWORKS: Mapping[str, str] = types.MappingProxyType({"searched": "searched network", "unet3d": "3D U-Net"})
 """The networks that are compared, as folders and as the reader knows them."""
@@ -67,12 +67,20 @@ class History:
     if not isinstance(settings, dict) or not isinstance(sessions, list):
       raise InputError(f"{folder / 'config.json'} is no configuration of a run; run it again with --overwrite")
     found = folder / "genotype.json"
-    genotype = Genotype.from_json(found.read_text("utf-8")) if found.exists() else None
+    genotype = Genotype.from_json(found.read_bytes()) if found.exists() else None
     return cls(folder, settings, tuple(sessions), _records(folder / "metrics.jsonl"), genotype)
 
   def column(self, name: str) -> list[Any]:
-    """One field of every epoch."""
-    return [record[name] for record in self.records]
+    """One field of every epoch.
+
+    Raises:
+      InputError: an epoch lacks it.
+    """
+    try:
+      return [record[name] for record in self.records]
+    except KeyError as error:
+      where = self.folder / "metrics.jsonl"
+      raise InputError(f"{where} has a record without {name}; run with --overwrite, or remove the line") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,11 +187,13 @@ def _records(path: Path) -> tuple[Mapping[str, Any], ...]:
   """The records of the epochs that are over; a line without end is still being written."""
   if not path.exists():
     return ()
-  lines = path.read_text("utf-8").splitlines(keepends=True)
   try:
-    return tuple(json.loads(line) for line in lines if line.endswith("\n"))
-  except ValueError as error:
+    records = tuple(parse_json(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
+  except (OSError, ValueError) as error:
     raise InputError(f"{path} is damaged ({error}); run with --overwrite, or remove the line") from error
+  if not all(isinstance(record, dict) for record in records):
+    raise InputError(f"{path} must hold a JSON object a line; run with --overwrite, or remove the lines that are none")
+  return records
 
 
 def _searches(folder: Path) -> dict[str, History]:
