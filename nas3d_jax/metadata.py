@@ -128,6 +128,8 @@ class RunMetadata:
     Raises:
       InputError: a field is missing, unknown or wrong, and then begins with the field's name; or no plain value.
     """
+    if not isinstance(fields, Mapping):
+      raise InputError(f"metadata must be a mapping, got {fields!r:.200}")
     check_plain(fields)
     known = {field.name for field in dataclasses.fields(cls)}
     given = {name: value for name, value in fields.items() if name != "format_version"}

@@ -205,7 +205,7 @@ def _memory_map(path: Path, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> 
   try:
     # Unlike np.load, this opens no archive, and no array of objects, whose reading could run code.
     array = np.lib.format.open_memmap(path, mode="r")
-  except (OSError, ValueError, EOFError) as error:
+  except Exception as error:  # its header is Python's, and a damaged one makes the tokeniser raise what it likes
     raise InputError(f"{path} cannot be opened ({error})") from error
   if array.shape != shape or array.dtype.name not in dtypes:
     found = f"{array.dtype} {array.shape}"
