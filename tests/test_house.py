@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From the foundation up; a module imports from its own level and those before it, without circles.
 LEVELS = (
   "errors",
-  "strict_json config genotype schema",
+  "strict_json config genotype schema schemas schema_file",
   "initial rearrange norm wide ops hybrid cells networks unet3d",
   "losses surfaces lesions metrics scores components choices comparison portal",
   "data",
@@ -27,7 +27,7 @@ LEVELS = (
   "__init__",
   "launch",
 )
-WITHOUT_JAX = ("errors", "strict_json", "config", "genotype", "schema", "metadata", "counts", "settings")
+WITHOUT_JAX = ("errors", "strict_json", "config", "genotype", "schema", "schemas", "schema_file", "metadata", "counts", "settings")
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.schema import BRATS2019, SCHEMAS, Modality, Region, Schema
+from nas3d_jax.schema import BRATS2019, Modality, Region, Schema
+from nas3d_jax.schemas import SCHEMAS
 
 # label -> (WT, TC, ET), from the definition of the BraTS regions.
 MEMBERS = {0: (0, 0, 0), 1: (1, 1, 0), 2: (1, 0, 0), 4: (1, 1, 1)}

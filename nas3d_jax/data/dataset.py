@@ -102,9 +102,9 @@ class Dataset:
     if set(manifest) != names:
       raise InputError(f"the manifest must have exactly the fields {sorted(names)}")
     for field, good in (
-      ("cases", isinstance(manifest["cases"], list) and manifest["cases"]),
-      ("folds", is_index(manifest["folds"]) and 0 < manifest["folds"] <= len(manifest["cases"])),
+      ("folds", is_index(manifest["folds"]) and manifest["folds"] > 0),
       ("seed", is_index(manifest["seed"])),
+      ("cases", isinstance(manifest["cases"], list) and manifest["cases"]),
       ("versions", isinstance(manifest["versions"], Mapping)),
     ):
       if not good:
@@ -114,6 +114,8 @@ class Dataset:
     order = [case.name for case in cases]
     if order != sorted(set(order)):
       raise InputError("the cases of the manifest are not sorted by name, or one is doubled")
+    if manifest["folds"] > len(cases):
+      raise InputError(f"the manifest has {manifest['folds']} folds, but only {len(cases)} cases")
     folds = range(manifest["folds"])
     stray = [c.name for c in cases if c.fold not in (folds if c.label_counts else (None,))]
     if stray:

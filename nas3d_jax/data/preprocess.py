@@ -208,10 +208,9 @@ def _write_array(path: Path, array: np.ndarray) -> None:
 
 
 def _checksums(files: CaseFiles) -> dict[str, str] | None:
-  """SHA-256 of each file of a case by name; None where one cannot be read."""
-  paths = [*files.images, *filter(None, [files.segmentation])]
+  """SHA-256 of each file of a case by its name in records; None where one cannot be read."""
   try:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.named.items()}
   except OSError:
     return None
 
