@@ -18,7 +18,7 @@ from types import ModuleType
 
 from absl import flags
 
-STAGES = ("phantom", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
+STAGES = ("phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
 
 _DONE, _WRONG_INPUT, _INTERRUPTED = 0, 2, 130
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort")
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     arguments: the command line after `python -m launch`.
 
   Returns:
-    The exit code: 0, 2 for a wrong input, 130 where Ctrl-C ended it.
+    The exit code: 0, 1 where inspect found something, 2 for a wrong input, 130 where Ctrl-C ended it.
   """
   # XLA reports as errors on stderr what is none: that a program in the cache was compiled with
   # features such as "prefer-no-gather", on this same machine. True errors come as exceptions. It

@@ -49,7 +49,7 @@ def short(raw, path):
 
 def huge_claim(raw, path):
   raw = bytearray(raw)
-  raw[42:48] = np.asarray([32767] * 3, "<i2").tobytes()
+  raw[42:48] = np.asarray([800] * 3, "<i2").tobytes()
   path.write_bytes(gzip.compress(bytes(raw)))
 
 

@@ -17,6 +17,7 @@ from nas3d_jax.schema import Schema
 
 Severity = Literal["error", "warning"]
 _LARGEST = float(np.finfo(np.float32).max)
+_MOST_STRANGE = 20
 _GRID = "resample all files of the case to one grid"
 
 
@@ -60,9 +61,10 @@ class Examination:
     affine: float64 [4, 4], its voxel indices to millimetres; None likewise.
     checksums: SHA-256 (hex) of each file that could be read, by file name.
     intensities: of each modality that could be read and is neither constant nor has voxels that are not finite.
-    label_counts: voxels of each label of the schema; None without a segmentation that could be read.
+    labels: voxels of each value in the segmentation, whether the schema knows it or not, of values from 0 to 255 all,
+      of others the first few; None without a segmentation that could be read.
     labelled: whether there is a segmentation.
-    findings: what is wrong or strange in the case alone.
+    findings: what is wrong or strange in the case alone, whatever the schema says of labels.
   """
 
   name: str
@@ -71,7 +73,7 @@ class Examination:
   affine: np.ndarray | None
   checksums: Mapping[str, str]
   intensities: Mapping[str, Intensities]
-  label_counts: Mapping[int, int] | None
+  labels: Mapping[float, int] | None
   labelled: bool
   findings: tuple[Finding, ...]
 
@@ -94,7 +96,7 @@ class _Reading:
     self.findings: list[Finding] = []
     self.checksums: dict[str, str] = {}
     self.intensities: dict[str, Intensities] = {}
-    self.counts: dict[int, int] | None = None
+    self.labels: dict[float, int] | None = None
     self.first: tuple[str, Volume] | None = None  # without its voxels
     self.shape: tuple[int, ...] | None = None
     # Where an image is not zero; None as long as none was read, and useless once one could not be.
@@ -120,7 +122,7 @@ class _Reading:
     first = self.first and self.first[1]
     return Examination(
       self.files.name, self.shape, first and first.spacing, first and first.affine, self.checksums, self.intensities,
-      self.counts, self.files.segmentation is not None, tuple(self.findings),
+      self.labels, self.files.segmentation is not None, tuple(self.findings),
     )
 
   def _add(self, severity: Severity, kind: str, reason: str, remedy: str) -> None:
@@ -147,7 +149,8 @@ class _Reading:
     on_grid = self._geometry(kind, data.shape, volume)
     flat = data.ravel(order="K")  # without a copy: the volumes are stored as the files are
     if kind == "segmentation":
-      self._labels(flat, on_grid)
+      self.labels = _value_counts(flat)
+      self._outside(flat, on_grid)
       return
     inside = flat != 0
     if on_grid:
@@ -164,7 +167,7 @@ class _Reading:
       return True
     name, first = self.first
     if shape != self.shape:
-      reason = f"{kind} has {_lengths(shape)} voxels, {name} {_lengths(self.shape)}"
+      reason = f"{kind} has {lengths(shape)} voxels, {name} {lengths(self.shape)}"
       self._add("error", "geometry", reason, _GRID)
       self.whole = False
       return False
@@ -199,19 +202,7 @@ class _Reading:
     inside.partition((middle, most))
     self.intensities[kind] = Intensities(low, float(inside[middle]), float(inside[most]), high)
 
-  def _labels(self, flat: np.ndarray, on_grid: bool) -> None:
-    schema = self.schema
-    self.counts = {value: int(np.count_nonzero(flat == value)) for value in schema.label_values}
-    strange = flat.size - sum(self.counts.values())
-    if strange:
-      values = np.unique(flat[~np.isin(flat, schema.label_values)])
-      some = ", ".join(f"{value:g}" for value in values[:5].tolist()) + (", ..." if len(values) > 5 else "")
-      reason = f"{strange} voxels have labels ({some}) outside schema {schema.name}"
-      self._add("error", "labels", reason, "correct the labels, or give the schema that fits with --schema")
-    empty = [r.name for r in schema.regions if not any(self.counts[value] for value in r.labels)]
-    if empty:
-      what = f"region {empty[0]} is" if len(empty) == 1 else f"regions {', '.join(empty)} are"
-      self._add("warning", "empty_region", f"{what} empty", "right where there is none of it; else correct the labels")
+  def _outside(self, flat: np.ndarray, on_grid: bool) -> None:
     if on_grid and self.whole and self.brain is not None:
       outside = int(np.count_nonzero(flat[~self.brain]))
       if outside:
@@ -220,7 +211,22 @@ class _Reading:
         self._add("error", "outside_brain", reason, remedy)
 
 
-def _lengths(shape: tuple[int, ...]) -> str:
+def _value_counts(flat: np.ndarray) -> dict[float, int]:
+  """How often each value is there, in order; of values that no schema can have, the first few."""
+  with np.errstate(invalid="ignore"):
+    small = flat.astype(np.uint8, copy=False)
+  fits = small == flat
+  whole = bool(fits.all())
+  counts = np.bincount(small if whole else small[fits])
+  found: dict[float, int] = {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+  if not whole:
+    others, numbers = np.unique(flat[~fits], return_counts=True)
+    found |= dict(zip(others[:_MOST_STRANGE].tolist(), numbers.tolist(), strict=False))
+  return found
+
+
+def lengths(shape: tuple[int, ...]) -> str:
+  """Lengths of a volume for a reader."""
   return " x ".join(map(str, shape))
 
 

@@ -1,0 +1,51 @@
+"""Reads every case of a folder and lists what is wrong or strange, in one table.
+
+An error keeps a case from being used; a warning is for a person to judge. Nothing is written but
+the file of --json. The exit code is 0 when all is well, 1 when anything is listed, 2 when a flag is
+wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+REQUIRED = ("data_dir",)
+
+
+def define(values: flags.FlagValues) -> None:
+  """Defines the flags of this stage on `values`."""
+  own = dict(flag_values=values)
+  flags.DEFINE_string("data_dir", None, "folder of the cases", **own)
+  flags.DEFINE_string("schema", None, "name of the schema, or a YAML file; not given: found out", **own)
+  flags.DEFINE_integer("workers", None, "cases read at once; not given: the cores, 4 at most", lower_bound=1, **own)
+  flags.DEFINE_string("json", None, "file to write everything to, beside the table; - prints it in its place", **own)
+
+
+def main(values: flags.FlagValues) -> int:
+  """Runs the stage; returns the exit code."""
+  from rich.console import Console
+
+  from nas3d_jax.data.inspection import inspect_cases
+  from nas3d_jax.data.inspection_table import render
+  from nas3d_jax.errors import InputError
+
+  out = values["json"].value
+  if out not in (None, "-") and not Path(out).absolute().parent.is_dir():
+    raise InputError(f"--json must name a file in a folder that is there, got {out!r}")
+  inspection = inspect_cases(
+    values["data_dir"].value, schema=values["schema"].value, workers=values["workers"].value
+  )
+  text = json.dumps(inspection.to_dict(), indent=1, allow_nan=False)
+  if out == "-":
+    print(text)
+  else:
+    Console(highlight=False).print(render(inspection))
+    if out is not None:
+      try:
+        Path(out).write_text(text + "\n", "utf-8")
+      except OSError as error:
+        raise InputError(f"--json={out} cannot be written ({error.strerror}); name another file") from error
+  return 0 if inspection.ok else 1
