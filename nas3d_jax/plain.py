@@ -88,10 +88,19 @@ def encode_position(name: str, state: Any) -> dict[str, Any]:
 
 
 def decode_position(entry: Mapping[str, Any]) -> Any:
-  """The inverse of `encode_position`."""
-  if entry["encoding"] == "base64":
+  """The inverse of `encode_position`.
+
+  Raises:
+    InputError: it is none of its results.
+  """
+  if not isinstance(entry, Mapping) or set(entry) != {"encoding", "state"}:
+    raise InputError(f"the position of an iterator must have encoding and state, got {entry!r:.200}")
+  if entry["encoding"] == "json":
+    return entry["state"]
+  try:
     return base64.b64decode(entry["state"], validate=True)
-  return entry["state"]
+  except (TypeError, ValueError) as error:
+    raise InputError(f"the position of an iterator is no base64: {error}") from None
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:

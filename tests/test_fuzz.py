@@ -16,13 +16,16 @@ import textwrap
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nas3d_jax import metrics, states
+from layouts import write_layout
+from nas3d_jax import metrics, schema_file, states
 from nas3d_jax.config import NetworkConfig
 from nas3d_jax.data.brats import find_cases, read_case
 from nas3d_jax.data.dataset import Dataset, write_json
+from nas3d_jax.data.detect import find_schema
 from nas3d_jax.data.nifti import VolumeError, read_volume
 from nas3d_jax.data.reference import open_dataset, write_reference
 from nas3d_jax.errors import InputError
@@ -46,6 +49,15 @@ few = settings(
   suppress_health_check=list(HealthCheck),
 )
 GENOTYPE = Genotype(down=(("max_pool", 1), ("down_conv", 0)), up=(("identity", 0), ("up_conv", 1)))
+YAML = """
+name: two
+modalities: {flair: _flair, t1ce: [_t1ce, _t1gd]}
+segmentation: _seg
+labels: {1: oedema, 2: tumour core}
+regions:
+  WT: {labels: [1, 2], paint: 1}
+  TC: [2]
+"""
 SETTINGS = {"schema": {"name": "s"}, "patch_size": 16, "checkpoints": {"aa": "a"}, "probabilities": False}
 
 
@@ -164,6 +176,16 @@ def read_schema(content):
   return schema
 
 
+def read_layout(path):
+  """Through all that makes use of a dataset.json."""
+  schema = find_schema(path.parent, labels=True)
+  value_or_refusal(find_schema, path.parent, "decathlon")
+  cases, _ = find_cases(path.parent, schema)
+  for case in cases:
+    value_or_refusal(read_case, case, schema)
+  return schema
+
+
 def read_genotype(path):
   genotype = Genotype.from_json(path.read_bytes())
   assert Genotype.from_json(genotype.to_json()) == genotype
@@ -236,6 +258,10 @@ def files(tmp_path_factory, phantom_dataset):
     "Dice", "Sensitivity", "Specificity", "Hausdorff95"))
   add("portal", "portal.csv", f"{header}\na,{'0.5,' * 11}0.5\nMean,{'0.5,' * 11}0.5\n",
       lambda path: read_portal(path, BRATS2019))
+  add("yaml", "schema.yaml", YAML, lambda path: read_schema(schema_file.read_schema(path).to_dict()))
+  for layout in ("decathlon", "nnunet"):
+    write_layout(layout, root / layout, 1, (16, 16, 16))
+    add(layout, "dataset.json", None, read_layout)
   for name in ("metadata", "schema"):
     content, read = {"metadata": (metadata(), read_metadata), "schema": (BRATS2019.to_dict(), read_schema)}[name]
     add(name, f"{name}.json", json.dumps(content), lambda path, read=read: read(parse_json(path.read_bytes())))
@@ -244,9 +270,9 @@ def files(tmp_path_factory, phantom_dataset):
 
 JSON = (
   "genotype", "manifest", "reference", "config", "history", "scores", "scores_status", "predictions", "metadata",
-  "schema",
+  "schema", "decathlon", "nnunet",
 )  # fmt: skip
-FILES = (*JSON, "image", "records", "run", "portal")
+FILES = (*JSON, "image", "records", "run", "portal", "yaml")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -271,10 +297,13 @@ def test_flipped_and_missing_bytes(files, name):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", (*JSON, "records", "run"))
+@pytest.mark.parametrize("name", (*JSON, "records", "run", "yaml"))
 def test_values_of_another_kind(files, name):
   path, content, read = files[name]
-  values = [json.loads(line) for line in content.splitlines()] if name in ("records", "run") else json.loads(content)
+  if name in ("records", "run"):
+    values = [json.loads(line) for line in content.splitlines()]
+  else:
+    values = yaml.safe_load(content)  # JSON is YAML
 
   @few
   @given(st.integers(0, 2**64))
@@ -532,6 +561,31 @@ def test_a_header_alone_allocates_nothing(tmp_path, head, zeros, message):
   )
   assert done.returncode == 0, done.stderr
   assert message in done.stdout
+
+
+@pytest.mark.parametrize("text", [
+  "!!python/object/apply:builtins.open [{path}, w]",
+  "name: !!python/object/apply:builtins.open [{path}, w]",
+  "name: !!python/object/new:builtins.open {{args: [{path}, w]}}",
+  "!!python/object/apply:os.system ['touch {path}']",
+  "!<tag:yaml.org,2002:python/object/apply:builtins.open> [{path}, w]",
+])  # fmt: skip
+def test_a_schema_cannot_run_code(tmp_path, text):
+  path = tmp_path / "schema.yaml"
+  path.write_text(text.format(path=tmp_path / "executed"))
+  yaml.unsafe_load(path.read_text())
+  assert (tmp_path / "executed").exists()  # it does what it is for, where it is let
+  (tmp_path / "executed").unlink()
+  with pytest.raises(InputError, match="refused|no YAML"):
+    schema_file.read_schema(path)
+  assert not (tmp_path / "executed").exists()
+
+
+def test_a_schema_cannot_unfold_without_end(tmp_path):
+  lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [{', '.join(f'*a{i - 1}' for _ in range(9))}]" for i in range(1, 12)]
+  (tmp_path / "schema.yaml").write_text("\n".join(lines))
+  with pytest.raises(InputError, match="anchor"):
+    schema_file.read_schema(tmp_path / "schema.yaml")
 
 
 def test_padding_after_the_voxels_is_passed_over(tmp_path):
