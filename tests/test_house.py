@@ -27,7 +27,10 @@ LEVELS = (
   "__init__",
   "launch",
 )
-WITHOUT_JAX = ("errors", "strict_json", "config", "genotype", "schema", "schemas", "schema_file", "metadata", "counts", "settings")
+WITHOUT_JAX = (
+  "errors", "strict_json", "config", "genotype", "schema", "schemas", "schema_file", "metadata", "counts", "settings",
+  "data.inspection", "data.inspection_table",
+)
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 
 

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from nas3d_jax.data.brats import AFFINE_TOLERANCE
-from nas3d_jax.data.examination import Examination, Finding, lengths, millimetres
+from nas3d_jax.data.examination import Examination, Finding, lengths, millimetres, voxels
 from nas3d_jax.schema import Schema
 
 FEWEST_CASES = 5
 DEVIATIONS = 5.0
 LEAST_DEVIATION = 0.1
+_STRANGER = "see that it belongs to this data set"
 _STATISTICS = {"median": "median", "percentile99": "99th percentile"}
 
 
@@ -36,7 +37,8 @@ def label_findings(case: Examination, schema: Schema) -> Iterator[Finding]:
   if strange:
     some = ", ".join(f"{value:g}" for value in list(strange)[:5]) + (", ..." if len(strange) > 5 else "")
     known = ", ".join(map(str, schema.label_values))
-    reason = f"{sum(strange.values())} voxels have labels ({some}) that schema {schema.name} does not have ({known})"
+    number = voxels(sum(strange.values()))
+    reason = f"{number} with labels ({some}) that schema {schema.name} does not have ({known})"
     yield Finding(case.name, "error", "labels", reason, "correct the labels, or give the schema that fits, --schema")
   empty = [region.name for region in schema.regions if not any(case.labels.get(value) for value in region.labels)]
   if empty:
@@ -48,13 +50,12 @@ def label_findings(case: Examination, schema: Schema) -> Iterator[Finding]:
 def compare(cases: Sequence[Examination], schema: Schema) -> list[Finding]:
   """What is strange between cases."""
   read = [case for case in cases if case.affine is not None]
-  remedy = "see that it belongs to this data set"
   return [
     *_unlabelled(cases),
-    *_unlike("shape", read, lambda case: case.shape, lambda case: f"shape {lengths(case.shape)}", remedy),
-    *_unlike("spacing", read, _rounded_spacing, lambda case: f"voxels of {millimetres(case.spacing)}", remedy),
-    *_unlike("orientation", read, lambda case: case.orientation, lambda case: f"axes {case.orientation}", remedy),
-    *_affines(read, remedy),
+    *_unlike("shape", "shape", read, lambda case: case.shape, lambda case: lengths(case.shape)),
+    *_unlike("spacing", "voxel size", read, _rounded_spacing, lambda case: millimetres(case.spacing)),
+    *_unlike("orientation", "orientation", read, lambda case: case.orientation, lambda case: case.orientation),
+    *_affines(read),
     *_duplicates(cases),
     *(finding for name in schema.modality_names for finding in _intensities(name, cases)),
   ]
@@ -70,10 +71,10 @@ def _unlabelled(cases: Sequence[Examination]) -> Iterator[Finding]:
 
 def _unlike(
   kind: str,
+  what: str,
   cases: Sequence[Examination],
   key: Callable[[Examination], Hashable],
   words: Callable[[Examination], str],
-  remedy: str,
 ) -> Iterator[Finding]:
   """Cases whose value is not that of most."""
   groups: dict[Hashable, list[Examination]] = defaultdict(list)
@@ -86,20 +87,20 @@ def _unlike(
     frequent = sorted(groups.values(), key=len, reverse=True)[:3]
     some = "; ".join(f"{words(group[0])} in {len(group)}" for group in frequent)
     more = f"; and {len(groups) - 3} others" if len(groups) > 3 else ""
-    reason = f"the cases differ in {kind}: {some}{more}"
+    reason = f"the cases differ in {what}: {some}{more}"
     yield Finding(None, "warning", kind, reason, "see that they belong together")
     return
   for group in groups.values():
     for case in group if group is not most else ():
-      reason = f"{words(case)}, {words(most[0])} in {len(most)} of {len(cases)} cases"
-      yield Finding(case.name, "warning", kind, reason, remedy)
+      reason = f"{what} {words(case)}, but {words(most[0])} in {len(most)} of {len(cases)} cases"
+      yield Finding(case.name, "warning", kind, reason, _STRANGER)
 
 
 def _rounded_spacing(case: Examination) -> tuple[float, ...]:
   return tuple(round(length, 3) for length in case.spacing)
 
 
-def _affines(cases: Sequence[Examination], remedy: str) -> Iterator[Finding]:
+def _affines(cases: Sequence[Examination]) -> Iterator[Finding]:
   """Of the cases that are else alike, those that lie elsewhere than most; silent where every one lies elsewhere."""
   if not cases:
     return
@@ -113,10 +114,10 @@ def _affines(cases: Sequence[Examination], remedy: str) -> Iterator[Finding]:
   for case in same:
     if not np.allclose(case.affine, usual, rtol=0, atol=10 * AFFINE_TOLERANCE):
       one, other = (", ".join(f"{x:.4g}" for x in affine[:3, 3]) for affine in (case.affine, usual))
-      what = f"first voxel at ({one}) mm, at ({other}) in {count} of {len(cases)} cases"
+      reason = f"the first voxel is at ({one}) mm, but at ({other}) in {count} of {len(cases)} cases"
       if one == other:
-        what = f"turned against {count} of {len(cases)} cases"
-      yield Finding(case.name, "warning", "affine", what, remedy)
+        reason = f"the axes are turned against those of {count} of {len(cases)} cases"
+      yield Finding(case.name, "warning", "affine", reason, _STRANGER)
 
 
 def _duplicates(cases: Sequence[Examination]) -> Iterator[Finding]:
@@ -129,24 +130,28 @@ def _duplicates(cases: Sequence[Examination]) -> Iterator[Finding]:
       if (other, name) != (case.name, file):
         found[case.name, other].append((file, name))
   for (case, other), pairs in found.items():
-    some = ", ".join(f"{file} = {name}" for file, name in pairs[:2]) + (", ..." if len(pairs) > 2 else "")
-    number = "a file is" if len(pairs) == 1 else f"{len(pairs)} files are"
-    where = "twice in the case" if case == other else f"also in case {other}"
-    reason = f"{number} {where}, byte for byte: {some}"
+    some = ", ".join(f"{file} is {name}" for file, name in pairs[:2]) + (", ..." if len(pairs) > 2 else "")
+    where = "" if case == other else f" of {other}"
+    reason = f"{some}{where}, byte for byte"
     yield Finding(case, "warning", "duplicate", reason, "put the right file there, or leave one out")
 
 
 def _intensities(modality: str, cases: Sequence[Examination]) -> Iterator[Finding]:
   known = [case for case in cases if modality in case.intensities]
+  strange: dict[str, list[str]] = defaultdict(list)
   for field, name in _STATISTICS.items():
     values = np.asarray([getattr(case.intensities[modality], field) for case in known], float)
     limits = intensity_limits(values)
     for case, value in zip(known, values.tolist(), strict=True):
       if limits is not None and not limits[0] <= value <= limits[1]:
-        low, high = (f"{limit:.3g}" for limit in limits)
-        reason = f"{modality}: {name} of the voxels that are not 0 is {value:.3g}, expected {low} to {high}"
-        remedy = "see that it is the right image, in the units of the others"
-        yield Finding(case.name, "warning", "intensity", reason, remedy)
+        strange[case.name].append(f"{name} {_number(value)} instead of {_number(limits[0])} to {_number(limits[1])}")
+  for case, found in strange.items():
+    reason = f"intensities of {modality} are far from those of the other cases: {', '.join(found)}"
+    yield Finding(case, "warning", "intensity", reason, "see that it is the right image, in the same units")
+
+
+def _number(value: float) -> str:
+  return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def intensity_limits(values: Any) -> tuple[float, float] | None:

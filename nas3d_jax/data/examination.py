@@ -178,8 +178,8 @@ class _Reading:
   def _scale(self, path: Path, volume: Volume) -> None:
     slope, intercept = volume.header.get_slope_inter()
     if slope is not None and (slope, intercept) != (1.0, 0.0):
-      reason = f"{path.name} has scale factors: values times {slope:g} plus {intercept:g}"
-      self._add("warning", "scale", reason, "they are applied; see that all files of the data set are stored alike")
+      reason = f"{path.name} has scale factors, slope {slope:g} and intercept {intercept:g}"
+      self._add("warning", "scale", reason, "they are applied; see that the values are what they should be")
 
   def _image(self, kind: str, inside: np.ndarray, size: int) -> None:
     """Intensities of the voxels that are not zero, out of so many."""
@@ -188,10 +188,10 @@ class _Reading:
       self._add("error", "constant", f"{kind} is 0 in every voxel", remedy)
       return
     low, high = float(inside.min()), float(inside.max())
-    if not (-_LARGEST <= low and high <= _LARGEST):  # NaN fails both
+    if not (low >= -_LARGEST and high <= _LARGEST):  # NaN fails both
       nans, count = int(np.isnan(inside).sum()), int((~(np.abs(inside) <= _LARGEST)).sum())
       which = "NaN" if nans == count else "infinite or beyond single precision" if not nans else "NaN or infinite"
-      reason = f"{kind} has {count} voxels that are {which}"
+      reason = f"{kind} has {voxels(count)} that are {which}"
       self._add("error", "not_finite", reason, "export the volume again, or replace them by 0")
       return
     if low == high:
@@ -206,7 +206,7 @@ class _Reading:
     if on_grid and self.whole and self.brain is not None:
       outside = int(np.count_nonzero(flat[~self.brain]))
       if outside:
-        reason = f"{outside} labelled voxels lie outside the brain, where all modalities are 0"
+        reason = f"{voxels(outside)} with a label outside the brain, where all modalities are 0"
         remedy = "check that the segmentation belongs to this case, or clear them"
         self._add("error", "outside_brain", reason, remedy)
 
@@ -241,6 +241,11 @@ def _affines_differ(kind: str, volume: Volume, name: str, first: Volume) -> str:
     places = [", ".join(f"{x:.4g}" for x in v.affine[:3, 3]) for v in (volume, first)]
     return f"{kind} lies elsewhere than {name}: its first voxel is at ({places[0]}) mm, not ({places[1]})"
   return f"{kind} is turned against {name}: their affines differ"
+
+
+def voxels(count: int) -> str:
+  """A number of voxels for a reader."""
+  return f"{count} voxel{'' if count == 1 else 's'}"
 
 
 def millimetres(spacing: tuple[float, ...]) -> str:

@@ -157,7 +157,8 @@ def inspect_cases(
   )
   alike = [first]
   if schema is None:
-    alike += [s for s in SCHEMAS.values() if s != first and (s.layout, s.modalities) == (first.layout, first.modalities)]
+    files_of = first.layout, first.modalities
+    alike += [s for s in SCHEMAS.values() if s != first and (s.layout, s.modalities) == files_of]
   chosen, others = _choose(alike, cases)
   if chosen != first:
     say_schema(chosen, f"found out from the labels, of {data_dir}")

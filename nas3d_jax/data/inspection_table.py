@@ -1,4 +1,4 @@
-"""An inspection as a person reads it: a table of what is wrong or strange, and the data set in a few lines. No JAX here."""
+"""An inspection for a reader: a table of what is wrong or strange, and the data set in a few lines. No JAX here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -30,30 +29,27 @@ def render(inspection: Inspection) -> RenderableType:
 def findings_table(findings: Sequence[Finding]) -> Table:
   """A row a finding, case by case; one that many cases share has one row, at the end."""
   table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-  table.add_column("case", overflow="fold", max_width=30)
+  table.add_column("case", overflow="fold", max_width=24)
   table.add_column("", no_wrap=True)
-  table.add_column("what is wrong or strange, and what to do", overflow="fold")
+  table.add_column("what, and what to do", overflow="fold")
   groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
   for finding in findings:
     groups[finding.severity, finding.kind, finding.reason].append(finding)
   shared = [group for group in groups.values() if len(group) > _FEW]
   apart = [f for f in findings if len(groups[f.severity, f.kind, f.reason]) <= _FEW]
-  before: str | None = ""
+  before = ""
   for finding in apart:
-    name = "" if finding.case == before else "all cases" if finding.case is None else escape(finding.case)
-    if name and before:
-      table.add_section()
-    before = finding.case or "all cases"
-    table.add_row(name, *_cells(finding))
+    name = "all cases" if finding.case is None else finding.case
+    table.add_row(Text("" if name == before else name), *_cells(finding))
+    before = name
   for group in shared:
-    table.add_section()
-    some = escape(", ".join(finding.case for finding in group[:_FEW]))
-    table.add_row(f"{len(group)} cases: {some}, ...", *_cells(group[0]))
+    some = ", ".join(finding.case for finding in group[:_FEW])
+    table.add_row(Text(f"{len(group)} cases"), *_cells(group[0], f"{some}, ...: "))
   return table
 
 
-def _cells(finding: Finding) -> tuple[Text, Text]:
-  text = Text(finding.reason)
+def _cells(finding: Finding, cases: str = "") -> tuple[Text, Text]:
+  text = Text(f"{cases}{finding.reason}")
   text.append(f"; {finding.remedy}", style="dim")
   return Text(finding.severity, style=_COLOURS[finding.severity]), text
 
@@ -77,7 +73,8 @@ def _summary(inspection: Inspection) -> Iterator[str]:
     return
   errors = sum(finding.severity == "error" for finding in inspection.findings)
   at_fault = len({finding.case for finding in inspection.findings if finding.case is not None})
-  wrong = f"{_count(errors, 'error')} and {_count(len(inspection.findings) - errors, 'warning')}"
+  numbers = {"error": errors, "warning": len(inspection.findings) - errors}
+  wrong = " and ".join(_count(number, what) for what, number in numbers.items() if number)
   yield f"{wrong} in {_count(at_fault, 'case')}; {summary['usable']} of {summary['cases']} cases can be used"
 
 
