@@ -28,6 +28,7 @@ def main(values: flags.FlagValues) -> int:
   """Runs the stage; returns the exit code."""
   from rich.console import Console
 
+  from nas3d_jax.data.dataset import write_json
   from nas3d_jax.data.inspection import inspect_cases
   from nas3d_jax.data.inspection_table import render
   from nas3d_jax.errors import InputError
@@ -38,14 +39,13 @@ def main(values: flags.FlagValues) -> int:
   inspection = inspect_cases(
     values["data_dir"].value, schema=values["schema"].value, workers=values["workers"].value
   )
-  text = json.dumps(inspection.to_dict(), indent=1, allow_nan=False)
   if out == "-":
-    print(text)
+    print(json.dumps(inspection.to_dict(), indent=1, allow_nan=False))
   else:
     Console(highlight=False).print(render(inspection))
     if out is not None:
       try:
-        Path(out).write_text(text + "\n", "utf-8")
+        write_json(Path(out), inspection.to_dict())
       except OSError as error:
         raise InputError(f"--json={out} cannot be written ({error.strerror}); name another file") from error
   return 0 if inspection.ok else 1

@@ -16,6 +16,7 @@ from nas3d_jax.errors import InputError
 ROOT = Path(phantom.__file__).parents[1]
 FLAGS = {
   "phantom": "out cases seed shape",
+  "inspect": "data_dir schema workers json",
   "preprocess": "data_dir workdir folds seed overwrite",
   "search": "workdir fold patch_size epochs min_count batch_size kernels nodes depth variant "
   "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment data_placement "
@@ -86,7 +87,7 @@ def test_help_tells_how_empty_regions_count(capsys):
   ("arguments", "message"),
   [
     (["serach"], "no stage 'serach'; did you mean search?"),
-    (["frobnicate"], "no stage 'frobnicate'; there are phantom, preprocess, search, train"),
+    (["frobnicate"], "no stage 'frobnicate'; there are phantom, inspect, preprocess, search, train"),
     (["search", "--epoch=3"], "Unknown command line flag 'epoch'. Did you mean: epochs ?"),
     (["search", "--wrokdir=x"], "Unknown command line flag 'wrokdir'. Did you mean: workdir ?"),
     (["train", "--min_count=3"], "Unknown command line flag 'min_count'"),
@@ -172,7 +173,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 
 def test_the_demos_commands_parse():
   commands = demo.commands("w", "cpu")
-  assert list(dict.fromkeys(command[0] for command in commands)) == list(STAGES[:7])
+  assert list(dict.fromkeys(command[0] for command in commands)) == [stage for stage in STAGES[:8] if stage != "inspect"]
   for name, *arguments in commands:
     values(sys.modules[f"launch.{name}"], *arguments)
   assert all("--platform=cpu" in command for command in commands if command[0] in ("search", "train", "predict"))

@@ -20,9 +20,7 @@ _COLOURS = {"error": "bold red", "warning": "yellow"}
 
 def render(inspection: Inspection) -> RenderableType:
   """What to print: the table, where there is anything in it, and the summary."""
-  summary = "\n".join(_summary(inspection))
-  # Text, not markup: names of files are anybody's.
-  lines = Text(summary, overflow="fold")
+  lines = Text("\n".join(map(_shown, _summary(inspection))), overflow="fold")
   return lines if inspection.ok else Group(findings_table(inspection.findings), lines)
 
 
@@ -40,18 +38,23 @@ def findings_table(findings: Sequence[Finding]) -> Table:
   before = ""
   for finding in apart:
     name = "all cases" if finding.case is None else finding.case
-    table.add_row(Text("" if name == before else name), *_cells(finding))
+    table.add_row(Text(_shown("" if name == before else name)), *_cells(finding))
     before = name
   for group in shared:
     some = ", ".join(finding.case for finding in group[:_FEW])
-    table.add_row(Text(f"{len(group)} cases"), *_cells(group[0], f"{some}, ...: "))
+    table.add_row(f"{len(group)} cases", *_cells(group[0], f"{some}, ...: "))
   return table
 
 
 def _cells(finding: Finding, cases: str = "") -> tuple[Text, Text]:
-  text = Text(f"{cases}{finding.reason}")
-  text.append(f"; {finding.remedy}", style="dim")
+  text = Text(_shown(f"{cases}{finding.reason}"))
+  text.append(_shown(f"; {finding.remedy}"), style="dim")
   return Text(finding.severity, style=_COLOURS[finding.severity]), text
+
+
+def _shown(text: str) -> str:
+  """Text as a terminal may have it: names of files are anybody's, and can hold anything but a slash."""
+  return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _summary(inspection: Inspection) -> Iterator[str]:
