@@ -93,7 +93,8 @@ def decode_position(entry: Mapping[str, Any]) -> Any:
   Raises:
     InputError: it is none of its results.
   """
-  if not isinstance(entry, Mapping) or set(entry) != {"encoding", "state"}:
+  known = isinstance(entry, Mapping) and set(entry) == {"encoding", "state"}
+  if not known or entry["encoding"] not in ("json", "base64"):
     raise InputError(f"the position of an iterator must have encoding and state, got {entry!r:.200}")
   if entry["encoding"] == "json":
     return entry["state"]

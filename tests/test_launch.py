@@ -173,7 +173,8 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
 
 def test_the_demos_commands_parse():
   commands = demo.commands("w", "cpu")
-  assert list(dict.fromkeys(command[0] for command in commands)) == [stage for stage in STAGES[:8] if stage != "inspect"]
+  stages = list(dict.fromkeys(command[0] for command in commands))
+  assert stages == [stage for stage in STAGES[:8] if stage != "inspect"]
   for name, *arguments in commands:
     values(sys.modules[f"launch.{name}"], *arguments)
   assert all("--platform=cpu" in command for command in commands if command[0] in ("search", "train", "predict"))

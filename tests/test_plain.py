@@ -74,3 +74,13 @@ def test_positions_survive(state):
 def test_what_json_would_change_is_refused(value):
   with pytest.raises(InputError, match=r"^iterators\['kernel'\] must hold plain JSON values"):
     plain.encode_position("kernel", value)
+
+
+@pytest.mark.parametrize(
+  "entry",
+  [None, [], {}, {"encoding": "json"}, {"encoding": "json", "state": 1, "more": 2}, {"encoding": "x", "state": ""},
+   {"encoding": "base64", "state": "a"}, {"encoding": "base64", "state": None}, {"encoding": [], "state": "é"}],
+)  # fmt: skip
+def test_a_position_that_is_none_is_refused(entry):
+  with pytest.raises(InputError, match="position of an iterator"):
+    plain.decode_position(entry)
