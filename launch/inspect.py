@@ -12,6 +12,8 @@ from pathlib import Path
 
 from absl import flags
 
+from launch.schemas import define_schema
+
 REQUIRED = ("data_dir",)
 
 
@@ -19,7 +21,7 @@ def define(values: flags.FlagValues) -> None:
   """Defines the flags of this stage on `values`."""
   own = dict(flag_values=values)
   flags.DEFINE_string("data_dir", None, "folder of the cases", **own)
-  flags.DEFINE_string("schema", None, "name of the schema, or a YAML file; not given: found out", **own)
+  define_schema(values)
   flags.DEFINE_integer("workers", None, "cases read at once; not given: the cores, 4 at most", lower_bound=1, **own)
   flags.DEFINE_string("json", None, "file to write everything to, beside the table; - prints it in its place", **own)
 

@@ -25,6 +25,7 @@ from nas3d_jax.data.brats import CaseError, CaseFiles, Fault, RawCase
 from nas3d_jax.data.case import is_file_name
 from nas3d_jax.data.dataset import write_json
 from nas3d_jax.errors import InputError
+from nas3d_jax.schema import Schema
 from nas3d_jax.strict_json import parse_json
 
 FORMAT = "nas3d_jax.predictions"
@@ -85,10 +86,11 @@ class PredictionFolder:
     if made_of is None or not all(path.exists() for path in self._paths(files.name, self._settings["probabilities"])):
       return False
     try:
-      same = made_of == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.images}
+      sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.named_images.items()}
     except OSError:
       return False  # whoever reads the case says what is wrong with it
-    if not same:
+    # In their order, which is that of the channels.
+    if list(made_of.items()) != list(sums.items()):
       raise CaseError([Fault(files.name, f"it was predicted in {self.folder} from other images", _REMEDY)])
     return True
 
@@ -126,6 +128,20 @@ class PredictionFolder:
   def _save(self) -> None:
     record = {"format": FORMAT, "version": VERSION, "settings": self._settings, "cases": self._cases}
     write_json(self.folder / RECORD, record)
+
+
+def stored_schema(folder: str | Path) -> Schema | None:
+  """The schema whose labels the predictions of a folder have, by their record; None without one.
+
+  Raises:
+    InputError: the record is damaged.
+  """
+  path = Path(folder) / RECORD
+  settings = _read_record(path)["settings"]
+  try:
+    return Schema.from_dict(settings["schema"]) if "schema" in settings else None
+  except InputError as error:
+    raise InputError(f"{path} is damaged: {error}; {_REMEDY}") from error
 
 
 def write_volume(path: Path, array: np.ndarray, like: nib.Nifti1Header) -> None:
@@ -170,6 +186,8 @@ def _read_record(path: Path) -> dict[str, Any]:
   good = isinstance(record, dict) and set(record) == names and record["format"] == FORMAT
   if not good or not isinstance(record["cases"], dict) or not isinstance(record["settings"], dict):
     raise InputError(f"{path} is no record of predictions; give another --out")
+  if not all(_is_texts(sums) for sums in [*record["cases"].values(), record["settings"].get("checkpoints")]):
+    raise InputError(f"{path} is damaged: cases and checkpoints must be texts by name; give another --out")
   # What is recorded may be replaced or removed, so it has to lie in this folder.
   strays = [case for case in record["cases"] if not is_file_name(case)]
   if strays:
@@ -179,11 +197,16 @@ def _read_record(path: Path) -> dict[str, Any]:
   return record
 
 
+def _is_texts(value: Any) -> bool:
+  """Whether it is texts by name, or nothing."""
+  return value is None or (isinstance(value, dict) and all(isinstance(text, str) for text in value.values()))
+
+
 def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
   """Raises OtherSettings unless both give the same predictions; where a checkpoint lies does not matter."""
   former = {"inference": PAPER.to_dict()}  # what records from before there were choices mean
   for name, value in now.items():
     was = before.get(name, former.get(name))
-    same = isinstance(was, dict) and set(was) == set(value) if name == "checkpoints" else was == value
+    same = set(was or ()) == set(value) if name == "checkpoints" else was == value
     if not same:
       raise OtherSettings(f"{folder} was predicted with {name}={was!r:.300}, got {value!r:.300}; {_REMEDY}")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From the foundation up; a module imports from its own level and those before it, without circles.
 LEVELS = (
   "errors",
-  "strict_json config genotype schema schemas schema_file",
+  "strict_json config genotype schema schemas schema_file translation",
   "initial rearrange norm wide ops hybrid cells networks unet3d",
   "losses surfaces lesions metrics scores components choices comparison portal",
   "data",

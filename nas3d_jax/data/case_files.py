@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.schema import Schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +73,11 @@ class CaseFiles:
     inside = self.segmentation.parent == self.folder
     name = self.segmentation.name if inside else f"{self.segmentation.parent.name}/{self.segmentation.name}"
     return {**self.named_images, name: self.segmentation}
+
+
+def is_truth(name: str, case: str, schema: Schema) -> bool:
+  """Whether a name in `CaseFiles.named` of a case is that of its segmentation."""
+  if schema.layout != "folders":
+    return "/" in name
+  stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+  return stem in {case + suffix for suffix in schema.segmentation}

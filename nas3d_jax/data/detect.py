@@ -27,25 +27,31 @@ _REMEDY = f"give one of {', '.join([*SCHEMAS, _NNUNET])}, or a YAML file"
 
 
 def find_schema(
-  data_dir: str | Path, schema: str | Path | Schema | None = None, *, labels: bool = True, like: Schema | None = None
+  data_dir: str | Path,
+  schema: str | Path | Schema | None = None,
+  *,
+  labels: bool | None = True,
+  like: Schema | None = None,
 ) -> Schema:
   """The schema that the cases of a folder follow. It is printed, in one line on stderr, with where it is from.
 
-  It is found out from the names of the files, or from dataset.json where there is one, and from the labels: a schema
-  that does not know one of them is none of these cases'. Two that fit alike are a question for the user; so BraTS 2024
-  is told from 2023 by a label 4, and without one by hand.
+  It is found out from the names of the files, or from dataset.json where there is one, and from the labels: of the
+  schemas with these names the one that knows the labels of the most cases. Two that fit alike are a question for the
+  user; so BraTS 2024 is told from 2023 by a label 4, and without one by hand.
 
   Args:
     data_dir: the folder of the cases, see `find_cases`.
     schema: a name, as "brats2023"; a YAML file; a schema; or None, to be found out.
-    labels: whether labels matter. Without, none is read, and of schemas with the same images the first is taken.
+    labels: whether labels matter; None means where there are any. Without, none is read, and of schemas with the same
+      images the first is taken.
     like: the schema of a model, of predictions or of other cases that belong to these, which is taken if it fits.
 
   Returns:
     The schema; that of an nnU-Net data set is called "nnunet" and is made from its dataset.json.
 
   Raises:
-    InputError: there is no such folder, name or file; or no schema fits, or several.
+    InputError: there is no such folder, name or file; or no schema fits, or several; or most cases have a label that
+      it does not know. A label that fewer have is a fault of theirs, which `read_case` tells.
   """
   root = Path(os.path.abspath(data_dir))
   if not root.is_dir():
@@ -100,19 +106,20 @@ def _given(root: Path, schema: str | Path | Schema) -> tuple[Schema, str]:
   raise InputError(f"there is no schema {schema!r}; {hint}")
 
 
-def _found(root: Path, labels: bool, like: Schema | None) -> tuple[Schema, str]:
+def _found(root: Path, labels: bool | None, like: Schema | None) -> tuple[Schema, str]:
   """The schema that file names, dataset.json and labels tell."""
   path = dataset_json(root)
   candidates = _by_json(path, like) if path is not None else _by_names(root, like)
   reason = f"found out from {path.name if path is not None else 'the file names'}"
-  if not labels:
+  truths = {} if labels is False else _truths(root, candidates)
+  if labels is False or (labels is None and not truths):
     return candidates[0], reason
-  truths = _truths(root, candidates)
   values = dict(zip(truths, each("labels", _values, list(truths.values()), os.cpu_count() or 1), strict=True))
   seen = frozenset().union(*values.values())
-  fits = [candidate for candidate in candidates if seen <= set(candidate.label_values)]
-  if not fits:
+  strange = [sum(not found <= set(c.label_values) for found in values.values()) for c in candidates]
+  if 2 * min(strange) > len(values):
     raise InputError(_strange(values, candidates))
+  fits = [candidate for candidate, count in zip(candidates, strange, strict=True) if count == min(strange)]
   if len(fits) > 1 and fits[0] != like:
     names = " and ".join(candidate.name for candidate in fits)
     extra = sorted(set(fits[-1].label_values).symmetric_difference(fits[0].label_values))
@@ -155,7 +162,7 @@ def _by_names(root: Path, like: Schema | None) -> list[Schema]:
     there = f"there are {', '.join(seen[:4])}" if seen else "there is no NIfTI file"
     expected = ", ".join(f"<case>{s.modalities[0].suffixes[0]} ({s.name})" for s in candidates)
     raise InputError(
-      f"data_dir holds no case of a known schema, got {str(root)!r}: {there}, not {expected} and their siblings in a "
+      f"data_dir holds no case, got {str(root)!r}: {there}, not {expected} and their siblings in a "
       "folder <case>, nor a dataset.json; give the folder of the case folders, or describe the files in a YAML file, "
       "--schema=FILE"
     )
@@ -198,9 +205,7 @@ def _strange(values: Mapping[str, frozenset[float]], candidates: Sequence[Schema
   some = "; ".join(f"{case}: {', '.join(f'{v:g}' for v in found[:4])}" for case, found in list(cases.items())[:5])
   more = f"; and {len(cases) - 5} more" if len(cases) > 5 else ""
   names = " or ".join(candidate.name for candidate in candidates)
-  wrong = f"{len(cases)} of the cases have other labels ({some}{more})"
-  if not cases:
-    wrong = f"none of them knows all of {', '.join(f'{v:g}' for v in sorted(frozenset().union(*values.values())))}"
+  wrong = f"{len(cases)} of {len(values)} cases have others ({some}{more})"
   return (
     f"the files are called as those of schema {names}, whose labels are {', '.join(map(str, sorted(known)))}, but "
     f"{wrong}; correct the segmentations, or describe their labels in a YAML file and give --schema=FILE"
