@@ -242,8 +242,7 @@ def files(tmp_path_factory, phantom_dataset):
   write_json(root / "records" / "config.json", config)
   lines = "".join(json.dumps({**record, "epoch": epoch}) + "\n" for epoch in (1, 2))
   add("records", "metrics.jsonl", lines, lambda path: (History.read(path.parent), states.history(path.parent)))
-  add("run", "metrics.jsonl", lines, read_run)
-  write_json(root / "run" / "config.json", config)
+  add("run", "metrics.jsonl", lines, lambda path: (write_json(path.with_name("config.json"), config), read_run(path)))
   scores = {region: dict.fromkeys(metrics.METRICS, 0.5) for region in BRATS2019.region_names}
   sums = {"prediction": "a" * 64, "truth": "b" * 64}
   Scores(BRATS2019, {"a": scores, "b": scores}, {"a": sums, "b": sums}).write(root / "scores")
