@@ -58,7 +58,7 @@ def training_status(config: TrainConfig, folder: Path, fingerprint: str) -> Stat
       return "changed"
   records = history(folder)
   # The last checkpoint is on disk a little later than the record of its epoch.
-  over = len(records) >= config.epochs and (folder / checkpoints.FOLDER / str(records[-1]["step"])).exists()
+  over = len(records) >= config.epochs and (folder / checkpoints.FOLDER / str(records[-1].get("step"))).exists()
   return "done" if over else "begun"
 
 
@@ -122,16 +122,10 @@ def history(run: Path) -> list[dict[str, Any]]:
       record = parse_json(line)
     except InputError:
       break
-    if not isinstance(record, dict) or not _is_record(record):
+    if not isinstance(record, dict) or type(record.get("seconds")) not in (int, float):
       break
     records.append(record)
   return records
-
-
-def _is_record(record: Mapping[str, Any]) -> bool:
-  """Whether it holds what is asked of it here."""
-  step, seconds = record.get("step"), record.get("seconds")
-  return type(step) is int and type(seconds) in (int, float)
 
 
 def seconds_left(run: Path, epochs: int, cases: int, others: Mapping[Path, int]) -> float | None:

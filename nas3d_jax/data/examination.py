@@ -105,25 +105,29 @@ class _Reading:
 
   def examine(self) -> Examination:
     for key, path in self.files.named.items():
-      try:
-        volume = read_volume(path, 4 if self._holds_all(path) else 3)
-      except VolumeError as error:
-        self._add("error", "unreadable", error.reason, error.remedy)
-        self.whole = False
-        continue
-      except MemoryError:
-        self._add("error", "unreadable", f"{path.name} does not fit into memory", "crop it, or use fewer workers")
-        self.whole = False
-        continue
-      self.checksums[key] = volume.checksum
-      self._scale(path, volume)
-      for kind, data in self._volumes(path, volume):
-        self._volume(kind, data, volume)
+      self._file(key, path)
     first = self.first and self.first[1]
     return Examination(
       self.files.name, self.shape, first and first.spacing, first and first.affine, self.checksums, self.intensities,
       self.labels, self.files.segmentation is not None, tuple(self.findings),
     )
+
+  def _file(self, key: str, path: Path) -> None:
+    """Reads a file, and lets go of it."""
+    try:
+      volume = read_volume(path, 4 if self._holds_all(path) else 3)
+    except VolumeError as error:
+      self._add("error", "unreadable", error.reason, error.remedy)
+      self.whole = False
+      return
+    except MemoryError:
+      self._add("error", "unreadable", f"{path.name} does not fit into memory", "crop it, or use fewer workers")
+      self.whole = False
+      return
+    self.checksums[key] = volume.checksum
+    self._scale(path, volume)
+    for kind, data in self._volumes(path, volume):
+      self._volume(kind, data, volume)
 
   def _add(self, severity: Severity, kind: str, reason: str, remedy: str) -> None:
     self.findings.append(Finding(self.files.name, severity, kind, reason, remedy))
