@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.stopping import Stop
 
 # Losses are fetched from the device so many calls late, so that it never waits for the host.
 _LAG = 8
@@ -58,6 +59,7 @@ def run_epoch(
   save: Callable[[], None],
   *,
   save_minutes: float,
+  stop: Stop | None = None,
 ) -> None:
   """Runs the steps of an epoch that are left.
 
@@ -69,10 +71,13 @@ def run_epoch(
       scalar or an array that begins with these steps' values; it may still be in the making.
     save: writes a checkpoint.
     save_minutes: minutes between checkpoints within an epoch.
+    stop: asked after each call but the last, when `save` has been called.
 
   Raises:
     InputError: a loss is not finite.
+    Stopped: a stop was asked for.
   """
+  stop = stop or Stop()
   pending: list[Losses] = []
   lag = 0 if jax.default_backend() == "cpu" else _LAG
   started = saved = time.monotonic()
@@ -85,18 +90,24 @@ def run_epoch(
     sums.seconds += now - started
     started = now
 
+  def save_all() -> None:
+    settle(0)
+    save()
+
   with _progress() as progress:
     task = progress.add_task(f"{what}, first step", total=steps, completed=sums.steps)
     left = steps - sums.steps
     while left:
       pending.append(advance(left))
+      stop.hold()
       left -= pending[-1][0]
       settle(lag)
       progress.update(task, completed=sums.steps, description=what)
-      if time.monotonic() - saved > 60 * save_minutes and left:
-        settle(0)
-        save()
-        saved = time.monotonic()
+      if left:
+        stop.check(save_all)
+        if time.monotonic() - saved > 60 * save_minutes:
+          save_all()
+          saved = time.monotonic()
     settle(0)
     progress.update(task, completed=sums.steps)
 

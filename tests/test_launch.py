@@ -12,6 +12,7 @@ from absl import flags
 from launch import demo, device, phantom, search
 from launch.__main__ import STAGES, main
 from nas3d_jax.errors import InputError
+from nas3d_jax.stopping import Stopped
 
 ROOT = Path(phantom.__file__).parents[1]
 FLAGS = {
@@ -152,6 +153,7 @@ def test_settings_are_the_flags_without_the_platform():
   ("raised", "code", "said"),
   [
     (KeyboardInterrupt(), 130, "interrupted"),
+    (Stopped(15, "sail on"), 143, "stopped by SIGTERM; all that was done is saved. To go on: sail on\n"),
     (InputError("fold must be below 5, got 9"), 2, "error: fold must be below 5, got 9\n"),
   ],
 )
