@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 from launch import demo, device, phantom, search
-from launch.__main__ import STAGES, main
+from launch.__main__ import STAGES, again, main
 from nas3d_jax.errors import InputError
 from nas3d_jax.stopping import Stopped
 
@@ -164,6 +164,21 @@ def test_how_a_stage_ends_is_its_exit_code(monkeypatch, capsys, raised, code, sa
   monkeypatch.setattr(phantom, "main", stop)
   assert main(["phantom", "--out=x"]) == code
   assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("arguments", "expected"),
+  [
+    ("search --workdir=a", "search --workdir=a"),
+    ("train --workdir=a --overwrite --epochs=3", "train --workdir=a --epochs=3 --nooverwrite"),
+    ("search --overwrite=true --workdir=a", "search --workdir=a --nooverwrite"),
+    ("train --flagfile=f", "train --flagfile=f --nooverwrite"),
+    ("preprocess --workdir=a --overwrite", "preprocess --workdir=a --overwrite"),
+    ("", ""),
+  ],
+)
+def test_how_to_go_on_never_starts_anew(arguments, expected):
+  assert again(arguments.split()) == f"python -m launch {expected}".strip()
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
