@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from absl import flags
 
+from nas3d_jax.stopping import Stop
+
 # They count as flags of the stage that has them defined, whose help then lists them.
 flags.disclaim_key_flags()
 
@@ -27,8 +29,15 @@ def define_devices(values: flags.FlagValues, *, hosts: bool = False) -> None:
     flags.DEFINE_integer("process", None, "number of this process, from 0", lower_bound=0, **own)
 
 
-def start(values: flags.FlagValues) -> None:
+def start(values: flags.FlagValues, stop: Stop | None = None) -> Stop:
   """Joins the other processes, chooses the device, turns on the cache of compiled programs; the first process says so.
+
+  Args:
+    values: the flags.
+    stop: what may ask this process to stop.
+
+  Returns:
+    The same, or what may ask all processes of the run to stop where there are several.
 
   Raises:
     InputError: the device is not to be had, or the other processes did not come.
@@ -37,20 +46,22 @@ def start(values: flags.FlagValues) -> None:
 
   from nas3d_jax import devices
 
-  platform = values["platform"].value
+  platform, stop = values["platform"].value, stop or Stop()
   devices.compile_faster(platform)
   processes = 1
   if "coordinator" in values:
-    from nas3d_jax.hosts import join
+    from nas3d_jax.hosts import StopTogether, join
 
     devices.choose_platform(platform)
     processes = join(**{name: values[name].value for name in _HOSTS})
+    stop = StopTogether(stop.again) if processes > 1 else stop
   report = devices.select(platform)
   devices.enable_compilation_cache()
   if report.platform == "cpu":
     devices.keep_freed_memory()
   if jax.process_index() == 0:
     print(report, *[f"({processes} processes)"] * (processes > 1), flush=True)
+  return stop
 
 
 def settings(values: flags.FlagValues) -> dict:

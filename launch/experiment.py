@@ -12,6 +12,7 @@ from absl import flags
 from launch.choices import define_choices
 from launch.common import define_common
 from launch.device import define_devices, settings, start
+from nas3d_jax.stopping import Stop
 
 REQUIRED = ("workdir",)
 
@@ -61,7 +62,7 @@ def define(values: flags.FlagValues) -> None:
   define_devices(values)
 
 
-def main(values: flags.FlagValues) -> int:
+def main(values: flags.FlagValues, stop: Stop) -> int:
   """Runs the stage; returns the exit code."""
   from rich.console import Console
 
@@ -76,7 +77,7 @@ def main(values: flags.FlagValues) -> int:
   if dry_run:
     console.print(experiment.plan_table(experiment.plan_experiment(config)))
     return 0
-  scores = experiment.experiment(config)
+  scores = experiment.experiment(config, stop)
   console.print(experiment.summary_table(scores))
   report = config.root / "report" / "index.html"
   console.print(f"the report: {report}" if report.exists() else f"the scores: {config.root / 'scores'}")

@@ -11,6 +11,7 @@ from absl import flags
 
 from launch.common import define_common
 from launch.device import define_devices, settings, start
+from nas3d_jax.stopping import Stop
 
 REQUIRED = ("workdir",)
 
@@ -35,10 +36,10 @@ def define(values: flags.FlagValues) -> None:
   define_devices(values, hosts=True)
 
 
-def main(values: flags.FlagValues) -> int:
+def main(values: flags.FlagValues, stop: Stop) -> int:
   """Runs the stage; returns the exit code."""
-  start(values)
+  stop = start(values, stop)
   from nas3d_jax.search import SearchConfig, search
 
-  search(SearchConfig(**settings(values)))
+  search(SearchConfig(**settings(values)), stop)
   return 0

@@ -12,6 +12,7 @@ from absl import flags
 from launch.common import define_common
 from launch.device import define_devices, settings, start
 from launch.folds import parse_fold
+from nas3d_jax.stopping import Stop
 
 REQUIRED = ("workdir",)
 
@@ -51,11 +52,11 @@ def define(values: flags.FlagValues) -> None:
   define_devices(values, hosts=True)
 
 
-def main(values: flags.FlagValues) -> int:
+def main(values: flags.FlagValues, stop: Stop) -> int:
   """Runs the stage; returns the exit code."""
   fold = parse_fold(values["fold"].value)
-  start(values)
+  stop = start(values, stop)
   from nas3d_jax.train import TrainConfig, train
 
-  train(TrainConfig(**{**settings(values), "fold": fold}))
+  train(TrainConfig(**{**settings(values), "fold": fold}), stop)
   return 0

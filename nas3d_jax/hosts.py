@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import sys
 from collections.abc import Mapping
 from typing import Literal
 
@@ -12,6 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.stopping import Stop
 
 Launcher = Literal["SLURM", "Open MPI", "Kubernetes"]
 
@@ -88,6 +91,30 @@ def first_says(value: bool) -> bool:
   if jax.process_count() == 1:
     return value
   return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+class StopTogether(Stop):
+  """Lets SIGTERM, to any process of the run, stop all of them after the same step; all of them ask equally often."""
+
+  def __init__(self, again: str):
+    super().__init__(again)
+    self._asked = 0
+
+  def requested(self) -> int | None:
+    """SIGTERM when all processes are to stop here."""
+    self._asked += 1
+    return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(self._asked) else None
+
+
+def leave(code: int) -> None:
+  """Ends this process at once if it is one of several, after a fault; else does nothing.
+
+  JAX would let it wait at the end for the others, which wait for it in the middle; so they are told by its absence.
+  """
+  if jax.distributed.is_initialized() and jax.process_count() > 1:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _check(given: Mapping[str, str | int | None]) -> None:

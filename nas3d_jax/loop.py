@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nas3d_jax.data.part import Weighted
 from nas3d_jax.errors import InputError
 from nas3d_jax.hosts import first_says
+from nas3d_jax.stopping import Stop
 
 # Steps after which several processes agree on whether it is time for a checkpoint, because their clocks differ.
 _AGREE = 8
@@ -81,6 +82,7 @@ def run_epoch(
   *,
   save_minutes: float,
   skip: Callable[[int, Mapping[str, float]], None],
+  stop: Stop | None = None,
 ) -> None:
   """Runs the steps of an epoch that are left.
 
@@ -95,7 +97,12 @@ def run_epoch(
     save_minutes: minutes between checkpoints within an epoch.
     skip: called for each step that was left out, with the number of steps taken since and its metrics; raises where
       that is not to be tolerated.
+    stop: asked after each call but the last, when `save` has been called.
+
+  Raises:
+    Stopped: a stop was asked for.
   """
+  stop = stop or Stop()
   pending: list[Taken] = []
   lag = 0 if jax.default_backend() == "cpu" else _LAG
   started = saved = time.monotonic()
@@ -113,19 +120,25 @@ def run_epoch(
     sums.seconds += now - started
     started = now
 
+  def save_all() -> None:
+    settle(0)
+    save()
+
   with _progress() as progress:
     task = progress.add_task(f"{what}, first step", total=steps, completed=sums.steps)
     left = steps - sums.steps
     while left:
       pending.append(advance(left))
+      stop.hold()
       left -= pending[-1][0]
       settle(lag)
       progress.update(task, completed=sums.steps, description=what)
-      due = time.monotonic() - saved > 60 * save_minutes
-      if left and (sums.steps % _AGREE == 0 if jax.process_count() > 1 else due) and first_says(due):
-        settle(0)
-        save()
-        saved = time.monotonic()
+      if left:
+        stop.check(save_all)
+        due = time.monotonic() - saved > 60 * save_minutes
+        if (sums.steps % _AGREE == 0 if jax.process_count() > 1 else due) and first_says(due):
+          save_all()
+          saved = time.monotonic()
     settle(0)
     progress.update(task, completed=sums.steps)
 

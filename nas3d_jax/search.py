@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from nas3d_jax.run import GENOTYPE, Run
 from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
 from nas3d_jax.settings import check_numbers
 from nas3d_jax.steps import PARTITIONS, SearchState, make_search_step, make_validation_step
+from nas3d_jax.stopping import Stop
 
 FOLDER = "search"
 _LOSSES = tuple(f"{name}_loss" for name in PARTITIONS)
@@ -97,8 +97,12 @@ class SearchConfig:
     )
 
 
-def search(config: SearchConfig) -> Genotype:
+def search(config: SearchConfig, stop: Stop | None = None) -> Genotype:
   """Searches, or goes on with the search that `config.workdir` holds.
+
+  Args:
+    config: what to search.
+    stop: what may ask it to save and stop.
 
   Returns:
     The genotype, which stands in `search/genotype.json` as well.
@@ -106,6 +110,7 @@ def search(config: SearchConfig) -> Genotype:
   Raises:
     InputError: no data set, a fold or patch size that does not fit, other settings than those of the search that is
       there, or a loss that is not finite.
+    Stopped: it was asked to stop, and has saved.
   """
   basis = Basis.of(config)
   folder = Path(config.workdir) / FOLDER
@@ -115,28 +120,32 @@ def search(config: SearchConfig) -> Genotype:
     basis.open_run(folder, changeable=("min_count",)) as run,
   ):
     state.resume(run)
-    genotype = _search(config, state, run)
+    genotype = _search(config, state, run, stop or Stop())
     run.write(GENOTYPE, genotype.to_json())
   return genotype
 
 
-def _search(config: SearchConfig, state: _Search, run: Run) -> Genotype:
+def _search(config: SearchConfig, state: _Search, run: Run, stop: Stop) -> Genotype:
   """Table 2: until a genotype was counted N_C times, or N_E epochs are over: then the most common, latest of equals."""
   while state.progress.epoch < config.epochs:
     genotype, count = state.begin_epoch()
     if count >= config.min_count:
       return genotype
-    _search_epoch(config, state, run)
+    _search_epoch(config, state, run, stop)
   return state.counts.most_common()
 
 
-def _search_epoch(config: SearchConfig, state: _Search, run: Run) -> None:
-  progress, save_minutes = state.progress, config.checkpoint_minutes
-  what = f"epoch {progress.epoch + 1}/{config.epochs}"
-  save = functools.partial(state.save, run)
-  run_epoch(what, progress.steps, progress.sums, state.advance, save, save_minutes=save_minutes, skip=state.skip)
+def _search_epoch(config: SearchConfig, state: _Search, run: Run, stop: Stop) -> None:
+  def save(best_metric: float | None = None) -> None:
+    state.save(run, best_metric)
+    stop.release(run.checkpoints.is_writing)
+
+  progress = state.progress
+  what, kwargs = f"epoch {progress.epoch + 1}/{config.epochs}", dict(save_minutes=config.checkpoint_minutes, stop=stop)
+  run_epoch(what, progress.steps, progress.sums, state.advance, save, skip=state.skip, **kwargs)
   losses = progress.sums.means()
-  validation = mean_loss(f"{what} validation", state.hybrid.once(), state.hybrid.steps, state.validation_loss)
+  batches = stop.between(state.hybrid.once(), save)
+  validation = mean_loss(f"{what} validation", batches, state.hybrid.steps, state.validation_loss)
   record = {
     "epoch": progress.epoch + 1,
     "step": int(state.train.step),
@@ -150,12 +159,13 @@ def _search_epoch(config: SearchConfig, state: _Search, run: Run) -> None:
   }
   state.finish_epoch(losses["hybrid_loss"], validation)
   run.record(record)
-  state.save(run, best_metric=validation)
+  save(best_metric=validation)
   say(
     f"{what}: hybrid loss {losses['hybrid_loss']:.4f}, kernel loss {losses['kernel_loss']:.4f}, validation loss "
     f"{validation:.4f}; genotype counted {record['count']} of {config.min_count}; "
     f"{record['patches_per_second']:.2f} patches/s"
   )
+  stop.check(save)
 
 
 class _Search:

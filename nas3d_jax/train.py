@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +29,7 @@ from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
 from nas3d_jax.settings import check_numbers
 from nas3d_jax.starting import read_genotype, read_start
 from nas3d_jax.steps import TrainState, make_train_step, make_validation_step
+from nas3d_jax.stopping import Stop
 from nas3d_jax.unet3d import UNET_DROPOUT, UNet3D
 
 # Learning rate and dropout of each network, where none are given; Isensee et al. (2017) for the 3D U-Net.
@@ -112,8 +112,12 @@ class TrainConfig:
       raise InputError(f'fold must be the number of a fold or "all", got {self.fold!r}')
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, stop: Stop | None = None) -> Path:
   """Trains, or goes on with the training that `config.workdir` holds.
+
+  Args:
+    config: what to train.
+    stop: what may ask it to save and stop.
 
   Returns:
     The run directory, `train/<fold>` or `unet3d/<fold>`; `restore` takes it.
@@ -121,6 +125,7 @@ def train(config: TrainConfig) -> Path:
   Raises:
     InputError: no data set or genotype, a fold, patch size or `init_from` that does not fit, other settings than those
       of the run that is there, or a loss that is not finite.
+    Stopped: it was asked to stop, and has saved.
   """
   basis = Basis.of(config)
   genotype = None
@@ -141,18 +146,21 @@ def train(config: TrainConfig) -> Path:
   ):
     state.resume(run)
     while state.progress.epoch < config.epochs:
-      _train_epoch(config, state, run)
+      _train_epoch(config, state, run, stop or Stop())
   return folder
 
 
-def _train_epoch(config: TrainConfig, state: _Training, run: Run) -> None:
-  progress, save_minutes = state.progress, config.checkpoint_minutes
-  what = f"epoch {progress.epoch + 1}/{config.epochs}"
-  save = functools.partial(state.save, run)
-  run_epoch(what, progress.steps, progress.sums, state.advance, save, save_minutes=save_minutes, skip=state.skip)
+def _train_epoch(config: TrainConfig, state: _Training, run: Run, stop: Stop) -> None:
+  def save(best_metric: float | None = None) -> None:
+    state.save(run, best_metric)
+    stop.release(run.checkpoints.is_writing)
+
+  progress = state.progress
+  what, kwargs = f"epoch {progress.epoch + 1}/{config.epochs}", dict(save_minutes=config.checkpoint_minutes, stop=stop)
+  run_epoch(what, progress.steps, progress.sums, state.advance, save, skip=state.skip, **kwargs)
   loss, validation = progress.sums.means()["loss"], None
   if state.validation:
-    batches, count = state.validation.once(), state.validation.steps
+    batches, count = stop.between(state.validation.once(), save), state.validation.steps
     validation = mean_loss(f"{what} validation", batches, count, state.validation_loss)
   record = {
     "epoch": progress.epoch + 1,
@@ -166,9 +174,10 @@ def _train_epoch(config: TrainConfig, state: _Training, run: Run) -> None:
   watched = loss if validation is None else validation
   state.finish_epoch(watched)
   run.record(record)
-  state.save(run, best_metric=watched)
+  save(best_metric=watched)
   shown = "" if validation is None else f", validation loss {validation:.4f}"
   say(f"{what}: loss {loss:.4f}{shown}; {record['patches_per_second']:.2f} patches/s")
+  stop.check(save)
 
 
 class _Training:

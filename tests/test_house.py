@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the foundation up; a module imports from its own level and those before it, without circles.
 LEVELS = (
-  "errors",
+  "errors stopping replacing",
   "config genotype schema",
   "initial rearrange norm wide ops hybrid cells networks unet3d",
   "replicas losses surfaces lesions metrics scores components choices comparison portal",
@@ -28,7 +28,7 @@ LEVELS = (
   "__init__",
   "launch",
 )
-WITHOUT_JAX = ("errors", "config", "genotype", "schema", "metadata", "counts", "settings")
+WITHOUT_JAX = ("errors", "config", "genotype", "schema", "metadata", "counts", "settings", "stopping", "replacing")
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 
 

@@ -5,11 +5,13 @@ import math
 
 import numpy as np
 import pytest
+from runs import StopAt
 
 from nas3d_jax import loop
 from nas3d_jax.data.part import Weighted
 from nas3d_jax.errors import InputError
 from nas3d_jax.loop import EpochSums, mean_loss, run_epoch
+from nas3d_jax.stopping import Stopped
 
 
 def refuse(ago, metrics):
@@ -54,6 +56,29 @@ def test_checkpoints_in_between_hold_every_step_taken_and_the_last_is_not_one():
   steps = Steps(sums)
   run_epoch("epoch", 4, sums, steps.advance, steps.save, save_minutes=1e-9, skip=refuse)
   assert steps.saved == [(1, 1), (2, 3), (3, 6)]
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("save_minutes", [60, 1e-9])
+def test_a_stop_saves_every_step_taken_once(save_minutes):
+  sums = EpochSums.zero(("up", "down"))
+  steps, stop = Steps(sums), StopAt(2)
+
+  def save():
+    steps.save()
+    stop.release(lambda: False)
+
+  with pytest.raises(Stopped):
+    run_epoch("epoch", 20, sums, steps.advance, save, save_minutes=save_minutes, stop=stop, skip=refuse)
+  assert steps.saved == ([(3, 6)] if save_minutes == 60 else [(1, 1), (2, 3), (3, 6)])
+
+
+@pytest.mark.usefixtures("backend")
+def test_a_stop_after_the_last_step_is_left_to_who_validates():
+  sums = EpochSums.zero(("up", "down"))
+  steps = Steps(sums)
+  run_epoch("epoch", 3, sums, steps.advance, steps.save, save_minutes=60, stop=StopAt(2), skip=refuse)
+  assert (sums.steps, steps.saved) == (3, [])
 
 
 @pytest.mark.usefixtures("backend")

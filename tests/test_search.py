@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from runs import TIMES, arrays, assert_same_end, history, interrupt, said, steps_kept
+from runs import TIMES, StopAt, arrays, assert_same_end, history, interrupt, said, steps_kept
 from toy import ToySupernet
 
 import nas3d_jax.loop
@@ -24,6 +24,7 @@ from nas3d_jax.data.pipeline import patch_index
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.search import SearchConfig, search
+from nas3d_jax.stopping import Stopped
 
 ROOT = Path(__file__).parents[1]
 SIZES = dict(patch_size=16, kernels=1, nodes=1, depth=2)
@@ -184,6 +185,26 @@ def test_a_search_stopped_anywhere_ends_as_one_left_alone(workdir, phantom_datas
   search(make_config(workdir, epochs=3))
   assert_same_end(workdir / "search", other / "search")
   assert len({(run / "search" / "genotype.json").read_text() for run in (workdir, other)}) == 1
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("place", ["second step", "validation", "end of an epoch", "end"])
+def test_a_search_that_was_asked_to_stop_ends_as_one_left_alone(workdir, phantom_dataset, place):
+  other = copy_of(workdir)
+  search(make_config(other, epochs=2))
+  steps, batches = (len(patch_index(phantom_dataset, phantom_dataset.fold_cases(k), 16)) for k in (1, 0))
+  # It may stop after each step but the last of an epoch, before each batch of the validation, and at an epoch's end.
+  epoch = steps - 1 + batches + 1
+  check, saved = {
+    "second step": (1, 2), "validation": (steps, steps), "end of an epoch": (epoch - 1, steps),
+    "end": (2 * epoch - 1, 2 * steps),
+  }[place]
+  with pytest.raises(Stopped):
+    search(make_config(workdir, epochs=2), StopAt(check))
+  assert max(steps_kept(workdir / "search")) == saved
+  assert not (workdir / "search" / "genotype.json").exists()
+  search(make_config(workdir, epochs=2))
+  assert_same_end(workdir / "search", other / "search")
 
 
 def genotype_now(step_folder):
