@@ -31,13 +31,14 @@ from toy import ToyDerivedNet, ToySupernet
 
 import nas3d_jax.search
 import nas3d_jax.train
+from nas3d_jax.genotype import Genotype
 from nas3d_jax.search import SearchConfig, search
 from nas3d_jax.stopping import StopBySignal, Stopped
 from nas3d_jax.train import TrainConfig, train
 
 TOY = dict(patch_size=16, kernels=1, nodes=1, depth=2, epochs=3, checkpoint_minutes=1e-9)
 SMALL = {**TOY, "patch_size": 8}
-GENOTYPE = '{"down": [["max_pool", 0], ["down_conv", 1]], "up": [["identity", 0], ["up_conv", 1]]}'
+GENOTYPE = Genotype(down=(("max_pool", 0), ("down_conv", 1)), up=(("identity", 0), ("up_conv", 1)))
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 MOMENTS = ("any", "write", "commit", "record")
 PATIENCE = 300
@@ -60,9 +61,9 @@ def small_search(workdir, stop):
 
 
 def small_train(workdir, stop, **changes):
-  genotype = workdir / "genotype.json"
-  genotype.write_text(GENOTYPE)
-  train(TrainConfig(workdir, genotype=genotype, **{**SMALL, **changes}), stop)
+  (workdir / "search").mkdir(exist_ok=True)
+  (workdir / "search" / "genotype.json").write_text(GENOTYPE.to_json())
+  train(TrainConfig(workdir, **{**SMALL, **changes}), stop)
 
 
 RUNS = {
@@ -73,7 +74,7 @@ RUNS = {
   "train-all": functools.partial(toy_train, data_placement="host", fold="all"),
   "small-search": small_search,
   "small-train": small_train,
-  "small-unet3d": functools.partial(small_train, genotype=None, network="unet3d", filters=2, levels=2),
+  "small-unet3d": functools.partial(small_train, network="unet3d", filters=2, levels=2),
 }
 
 
@@ -176,6 +177,7 @@ class Soak:
       if code:
         raise RuntimeError(f"{name} ended with {code}:\n{self.log.read_text()[-2000:]}")
       self._references[name] = workdir, time.monotonic() - start
+      print(f"{name}: {time.monotonic() - start:.1f} s alone", file=sys.stderr, flush=True)
     return self._references[name]
 
   def trial(self, name, kills, most):
@@ -251,7 +253,7 @@ def compare(folder, other):
   for name in {"genotype.json"} & names[0]:
     assert (folder / name).read_bytes() == (other / name).read_bytes()
   settings = [json.loads((run / "config.json").read_text())["settings"] for run in (folder, other)]
-  assert {**settings[0], "workdir": None, "genotype": None} == {**settings[1], "workdir": None, "genotype": None}
+  assert {**settings[0], "workdir": None} == {**settings[1], "workdir": None}
   assert steps_kept(folder)
   return 0
 

@@ -2,16 +2,20 @@
 
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from runs import StopAt
+from runs import StopAt, steps_kept
 
+from launch.__main__ import main
+from nas3d_jax.data.phantom import write_phantoms
 from nas3d_jax.stopping import Stop, StopBySignal, Stopped
 
 ROOT = Path(__file__).parents[1]
@@ -48,8 +52,7 @@ with StopBySignal("sail on") as stop:
 class Process:
   """A script in a process of its own; `said` is what it wrote to stdout after "ready", `told` to stderr."""
 
-  def __init__(self, body, *, writing=0.0, **pipes):
-    script = SCRIPT.format(body="\n".join(f"  {line}" for line in body.splitlines()), writing=writing)
+  def __init__(self, script, **pipes):
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE) | pipes
     # Buffered, so that what is still in the buffer is seen to be written.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -71,13 +74,18 @@ class Process:
     return self._process.returncode, time.monotonic() - start
 
 
+def stoppable(body, *, writing=0.0, **pipes):
+  """Runs the lines of `body` where signals ask `stop`; a checkpoint takes `writing` seconds."""
+  return Process(SCRIPT.format(body=textwrap.indent(body, "  "), writing=writing), **pipes)
+
+
 def loop(after=3, compiling=0, save_each=False):
   return LOOP.format(after=after, compiling=compiling, compile=COMPILE, save_each=save_each)
 
 
 @pytest.mark.parametrize("number", CODES)
 def test_a_loop_finishes_its_step_saves_and_says_how_to_go_on(number):
-  process = Process(loop())
+  process = stoppable(loop())
   process.send(number)
   assert process.wait()[0] == CODES[number]
   name = number.name
@@ -94,7 +102,7 @@ def test_an_uncaught_stop_is_an_exit_with_its_code_and_a_message():
 @pytest.mark.parametrize("number", CODES)
 @pytest.mark.parametrize("body", [f"print('ready', flush=True)\nprint('so far')\n{COMPILE}", loop(1, compiling=1)])
 def test_with_nothing_to_save_a_wait_in_c_ends_at_once(number, body):
-  process = Process(body)
+  process = stoppable(body)
   time.sleep(0.1)
   process.send(number)
   code, seconds = process.wait()
@@ -105,7 +113,7 @@ def test_with_nothing_to_save_a_wait_in_c_ends_at_once(number, body):
 
 
 def test_a_checkpoint_that_is_being_written_is_finished_first():
-  process = Process(loop(3, compiling=3, save_each=True), writing=1.0)
+  process = stoppable(loop(3, compiling=3, save_each=True), writing=1.0)
   process.send(signal.SIGTERM)
   code, seconds = process.wait()
   assert code == 143
@@ -115,7 +123,7 @@ def test_a_checkpoint_that_is_being_written_is_finished_first():
 
 
 def test_a_second_signal_ends_it_at_once_but_the_same_sent_twice_is_one():
-  process = Process(loop(3, compiling=3))
+  process = stoppable(loop(3, compiling=3))
   for _ in range(2):
     # As `timeout` does, to the process and to its group.
     process.send(signal.SIGTERM)
@@ -132,7 +140,7 @@ def test_a_second_signal_ends_it_at_once_but_the_same_sent_twice_is_one():
 
 def test_the_cursor_of_a_terminal_is_shown_again():
   ours, theirs = pty.openpty()
-  process = Process(f"print('ready', flush=True)\n{COMPILE}", stderr=theirs)
+  process = stoppable(f"print('ready', flush=True)\n{COMPILE}", stderr=theirs)
   os.close(theirs)
   process.send(signal.SIGINT)
   assert process.wait()[0] == 130
@@ -183,3 +191,66 @@ def test_another_may_ask_and_what_is_saved_is_not_saved_again(unsaved):
 
 def test_nobody_asks():
   assert list(Stop().between("ab", list)) == ["a", "b"]
+
+
+STAGE = """
+import hashlib, importlib, runpy, sys
+sys.path.insert(0, "tests")
+def hang(*_, **__):
+  print("ready", flush=True)
+  {compile}
+{patch}
+sys.argv = ["launch", *{arguments}]
+runpy.run_module("launch", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+  ("stage", "patch", "flags"),
+  [
+    # In worker threads, for which the main thread waits.
+    ("preprocess", "importlib.import_module('nas3d_jax.data.preprocess').read_case = hang", "--workdir={} --folds=2"),
+    ("predict", "importlib.import_module('nas3d_jax.predict').predict_cases = hang", "--checkpoint={} --out={}/out"),
+  ],
+)
+def test_a_stage_that_saves_nothing_ends_at_once(tmp_path, stage, patch, flags):
+  write_phantoms(tmp_path / "data", cases=2, seed=0, shape=(24, 24, 24))
+  arguments = [stage, *flags.format(*[tmp_path] * 2).split(), f"--data_dir={tmp_path / 'data'}"]
+  process = Process(STAGE.format(compile=COMPILE, patch=patch, arguments=arguments))
+  process.send(signal.SIGTERM)
+  code, seconds = process.wait()
+  assert code == 143
+  assert seconds < 2
+  command = shlex.join(["python", "-m", "launch", *arguments])
+  assert process.told.splitlines()[-1] == f"stopped by SIGTERM; nothing was left to save. To go on: {command}"
+  if stage == "preprocess":
+    assert main(arguments) == 0
+
+
+TOY = """
+from toy import ToySupernet
+search = importlib.import_module("nas3d_jax.search")
+search.Supernet = ToySupernet
+search.run_epoch = lambda *a, run=search.run_epoch, **k: (print("ready", flush=True), run(*a, **k))
+"""
+
+
+@pytest.mark.parametrize("command", ["search", "demo"])
+def test_a_search_is_saved_and_names_the_command_that_goes_on(workdir, command):
+  sizes = ["--patch_size=16", "--kernels=1", "--nodes=1", "--depth=2", "--epochs=999"]
+  search = ["search", f"--workdir={workdir}", *sizes]
+  patch = TOY
+  if command == "demo":
+    patch += f"import launch.demo\nlaunch.demo.commands = lambda *_: [{search}]"
+  arguments = [*search, "--overwrite"] if command == "search" else ["demo", f"--workdir={workdir}"]
+  process = Process(STAGE.format(compile=COMPILE, patch=patch, arguments=arguments))
+  # Until there is something to save.
+  while not (workdir / "search" / "metrics.jsonl").exists():
+    time.sleep(0.02)
+  process.send(signal.SIGINT)
+  code, seconds = process.wait()
+  assert code == 130, process.told
+  assert seconds < 5
+  again = [*search, "--nooverwrite"] if command == "search" else arguments
+  assert process.told.splitlines()[-1].endswith(f". To go on: {shlex.join(['python', '-m', 'launch', *again])}")
+  assert steps_kept(workdir / "search")
