@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ from nas3d_jax.schema_file import ENDINGS, read_schema
 from nas3d_jax.schemas import DECATHLON, SCHEMAS
 
 _NNUNET = "nnunet"
-_REMEDY = f"give one of {', '.join([*SCHEMAS, _NNUNET])}, or a YAML file"
+_REMEDY = f"give one of {', '.join([*SCHEMAS, _NNUNET])}, or a YAML file; brats2019 is that of 2017 to 2021"
 
 
 def find_schema(
@@ -101,9 +100,7 @@ def _given(root: Path, schema: str | Path | Schema) -> tuple[Schema, str]:
     if path is None:
       raise InputError(f"schema nnunet is made from dataset.json, but there is none in {str(root)!r}; give its folder")
     return DatasetJson.read(path).nnunet_schema(), f"from {path}"
-  near = difflib.get_close_matches(str(schema), [*SCHEMAS, _NNUNET], n=1)
-  hint = f"did you mean {near[0]}?" if near else _REMEDY
-  raise InputError(f"there is no schema {schema!r}; {hint}")
+  raise InputError(f"there is no schema {schema!r}; {_REMEDY}")
 
 
 def _found(root: Path, labels: bool | None, like: Schema | None) -> tuple[Schema, str]:
