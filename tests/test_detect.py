@@ -115,7 +115,9 @@ def test_by_name(tmp_path, name):
 
 def test_by_file(tmp_path):
   (tmp_path / "own.yml").write_text("{name: own, modalities: {a: _a}, labels: {1: b}, regions: {b: [1]}}")
-  assert find_schema(tmp_path, str(tmp_path / "own.yml")) == find_schema(tmp_path, tmp_path / "own.yml")
+  save(tmp_path / "data" / "x" / "x_a.nii.gz", np.ones(SHAPE))
+  assert find_schema(tmp_path / "data", str(tmp_path / "own.yml")).modality_names == ("a",)
+  assert find_schema(tmp_path / "data", tmp_path / "own.yml").modality_names == ("a",)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +143,8 @@ def test_folders_without_cases(tmp_path):
   save(tmp_path / "a" / "a_dwi.nii.gz", np.ones(SHAPE))
   with pytest.raises(InputError, match=r"there are a_dwi, not <case>_flair \(brats2019\), .* --schema=FILE"):
     find_schema(tmp_path)
+  with pytest.raises(InputError, match=r"there are a_dwi, not <case>-t2f \(brats2023\) and their siblings"):
+    find_schema(tmp_path, "brats2023")
 
 
 def test_a_model_takes_its_modalities_by_name():
