@@ -11,7 +11,7 @@ from absl import flags
 
 from launch.choices import define_choices
 from launch.common import define_common
-from launch.device import PLATFORM_HELP, settings, start
+from launch.device import define_devices, settings, start
 from launch.schemas import define_schema
 
 REQUIRED = ("workdir",)
@@ -61,7 +61,7 @@ def define(values: flags.FlagValues) -> None:
     "overwrite", False, "replace predictions and scores of other checkpoints or settings", **own
   )
   flags.DEFINE_bool("dry_run", False, "list the parts and what is done, and do nothing", **own)
-  flags.DEFINE_string("platform", None, PLATFORM_HELP, **own)
+  define_devices(values)
 
 
 def main(values: flags.FlagValues) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from absl import flags
 
 from launch.common import define_common
-from launch.device import PLATFORM_HELP, settings, start
+from launch.device import define_devices, settings, start
 from launch.folds import parse_fold
 
 REQUIRED = ("workdir",)
@@ -48,7 +48,7 @@ def define(values: flags.FlagValues) -> None:
   )
   flags.DEFINE_integer("seed", 0, "seed of parameters, order, dropout", flag_values=values)
   flags.DEFINE_bool("overwrite", False, "start anew: train/<fold>/ is deleted", flag_values=values)
-  flags.DEFINE_string("platform", None, PLATFORM_HELP, flag_values=values)
+  define_devices(values, hosts=True)
 
 
 def main(values: flags.FlagValues) -> int:
