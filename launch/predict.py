@@ -12,6 +12,7 @@ from absl import flags
 from launch.choices import define_choices
 from launch.device import define_devices, settings, start
 from launch.folds import parse_fold
+from launch.schemas import define_schema
 
 REQUIRED = ("data_dir", "out")
 
@@ -34,6 +35,7 @@ def define(values: flags.FlagValues) -> None:
     "checkpoint", [], "run or checkpoint instead; may be given again", flag_values=values
   )
   flags.DEFINE_string("data_dir", None, "folder of the cases", flag_values=values)
+  define_schema(values)
   flags.DEFINE_list(
     "cases", None, "names of the cases, with commas; not given: all", flag_values=values
   )

@@ -106,14 +106,14 @@ class StopTogether(Stop):
     return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(self._asked) else None
 
 
-def leave(code: int) -> None:
-  """Ends this process at once if it is one of several, after a fault; else does nothing.
+def leave(code: int, said: str = "") -> None:
+  """Ends this process at once if it is one of several, after a fault, of which it says something; else does nothing.
 
   JAX would let it wait at the end for the others, which wait for it in the middle; so they are told by its absence.
   """
   if jax.distributed.is_initialized() and jax.process_count() > 1:
+    print(end=said, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)
 
 

@@ -30,6 +30,8 @@ class ExperimentConfig:
     data_dir: folder of the cases, which is preprocessed where `workdir` has no data set yet; None means the one that
       the data set was made from.
     test_dir: folder of unseen cases, with or without segmentations; None leaves the test out.
+    schema: of the cases of `data_dir`, see `find_schema`; None means that of the data set, or to find it out.
+    test_schema: of those of `test_dir`; None means to find it out.
     portal_csv: tables of scores that a challenge's portal gave for the cases of `test_dir`, for the report:
       "NETWORK/SPLIT=FILE" each; a mere file is searched/test.
     folds: folds of the cross-validation; None means those of the data set, 5 for a new one.
@@ -78,6 +80,8 @@ class ExperimentConfig:
   workdir: str | Path
   data_dir: str | Path | None = None
   test_dir: str | Path | None = None
+  schema: str | Path | None = None
+  test_schema: str | Path | None = None
   portal_csv: tuple[str, ...] = ()
   folds: int | None = None
   nested: bool = False
@@ -127,6 +131,8 @@ class ExperimentConfig:
       raise InputError(
         f"choose_min_component chooses what min_component_ml={self.min_component_ml} gives; leave out one of them"
       )
+    if self.test_schema is not None and self.test_dir is None:
+      raise InputError("test_schema is of the cases of test_dir; give test_dir with it")
     object.__setattr__(self, "portal_csv", tuple(self.portal_csv))
     if self.portal_csv and self.test_dir is None:
       raise InputError("portal_csv holds scores of the cases of test_dir; give test_dir with it")
