@@ -10,7 +10,7 @@ from __future__ import annotations
 from absl import flags
 
 from launch.choices import define_choices
-from launch.device import PLATFORM_HELP, settings, start
+from launch.device import define_devices, settings, start
 from launch.folds import parse_fold
 from launch.schemas import define_schema
 
@@ -50,7 +50,7 @@ def define(values: flags.FlagValues) -> None:
   define_choices(values)
   flags.DEFINE_bool("probabilities", False, "write the probabilities as well", flag_values=values)
   flags.DEFINE_bool("overwrite", False, "predict again what is there", flag_values=values)
-  flags.DEFINE_string("platform", None, PLATFORM_HELP, flag_values=values)
+  define_devices(values)
 
 
 def main(values: flags.FlagValues) -> int:

@@ -23,6 +23,7 @@ def cross_validation_jobs(
   *,
   cases: Sequence[str] | None = None,
   patch_size: int | None = None,
+  devices: int | None = 1,
 ) -> tuple[list[Job], dict[str, Any]]:
   """Each case of a data set with the network of the one fold that was not trained on it.
 
@@ -32,6 +33,7 @@ def cross_validation_jobs(
     data_dir: the folder that the data set was made from.
     cases: names of the cases; None means all that are in a fold.
     patch_size: as of `restore_ensemble`.
+    devices: likewise.
 
   Returns:
     The jobs, and what decides their probabilities, as `Ensemble.settings` with the fold of each case under "folds".
@@ -50,7 +52,7 @@ def cross_validation_jobs(
   runs = [Path(trainings) / str(fold) for fold in range(dataset.folds)]
   for fold, run in enumerate(runs):
     _check_unseen(run, fold, dataset)
-  ensemble = restore_ensemble(runs, patch_size)
+  ensemble = restore_ensemble(runs, patch_size, devices=devices)
   members = [ensemble.alone(fold) for fold in range(dataset.folds)]
   say_schema(dataset.schema, f"that of {dataset.folder}")
   found, faults = find_cases(data_dir, for_model(dataset.schema, ensemble.schema), labels=False)

@@ -27,6 +27,7 @@ from nas3d_jax.schema import Schema
 from nas3d_jax.scores import JSON_FILE
 from nas3d_jax.search import search
 from nas3d_jax.states import Status
+from nas3d_jax.stopping import Stop
 from nas3d_jax.threshold import choose_min_component
 from nas3d_jax.train import train
 
@@ -52,17 +53,17 @@ class Part:
   seconds: Callable[[], float | None] = lambda: None
 
 
-def parts_of(ground: Ground) -> list[Part]:
-  """All parts, in the order in which they are done."""
+def parts_of(ground: Ground, stop: Stop | None = None) -> list[Part]:
+  """All parts, in the order in which they are done; searches and trainings save when `stop` asks to stop."""
   config, folds = ground.config, ground.folds
   everywhere: list[Fold] = [*range(folds), "all"]
   seen: list[Split] = ["cross_validation", "training"]
   unseen: list[Split] = ["test", "ensemble"] if config.test_dir else []
   scored = seen + (unseen if ground.unseen_truths else [])
   parts = [_dataset(ground)]
-  parts += [_search(ground, seed) for seed in range(config.seeds)]
-  parts += [_search(ground, 0, fold) for fold in range(folds) if config.nested]
-  parts += [_training(ground, network, fold) for network in NETWORKS for fold in everywhere]
+  parts += [_search(ground, seed, stop=stop) for seed in range(config.seeds)]
+  parts += [_search(ground, 0, fold, stop=stop) for fold in range(folds) if config.nested]
+  parts += [_training(ground, network, fold, stop) for network in NETWORKS for fold in everywhere]
   parts += [_costs(ground, network) for network in NETWORKS]
   for network in NETWORKS:
     parts += [_prediction(ground, network, split) for split in seen]
@@ -85,14 +86,14 @@ def _dataset(ground: Ground) -> Part:
   return Part("preprocess", status, run)
 
 
-def _search(ground: Ground, seed: int, fold: int | None = None) -> Part:
+def _search(ground: Ground, seed: int, fold: int | None = None, *, stop: Stop | None) -> Part:
   config = ground.config.search(seed, fold, ground.folds)
   folder = Path(config.workdir) / "search"
 
   def run():
     if folder.parent != ground.config.root:
       write_reference(folder.parent, ground.config.root / FOLDER, without_fold=fold)
-    search(config)
+    search(config, stop)
 
   def seconds():
     cases = functools.partial(_search_cases, ground)
@@ -107,7 +108,7 @@ def _search_cases(ground: Ground, hybrid: int, without: int | None = None) -> in
   return sum(case.fold not in (hybrid, without) for case in ground.labelled)
 
 
-def _training(ground: Ground, network: Architecture, fold: Fold) -> Part:
+def _training(ground: Ground, network: Architecture, fold: Fold, stop: Stop | None) -> Part:
   config = ground.config.train(network, fold)
   folder = ground.config.training(network, fold)
 
@@ -122,7 +123,7 @@ def _training(ground: Ground, network: Architecture, fold: Fold) -> Part:
 
   status = _with_data(ground, lambda: states.training_status(config, folder, ground.fingerprint()))
   which = "on all cases" if fold == "all" else f"fold {fold}"
-  return Part(f"train {network}, {which}", status, lambda: train(config), seconds)
+  return Part(f"train {network}, {which}", status, lambda: train(config, stop), seconds)
 
 
 def _costs(ground: Ground, network: Architecture) -> Part:

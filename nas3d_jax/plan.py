@@ -68,6 +68,8 @@ class ExperimentConfig:
       ensemble; the cross-validation itself and the training cases are left as they are.
     data_placement: where the data of searches and trainings lies, see `SearchConfig`.
     precision: of convolutions in searches and trainings, see `SearchConfig`.
+    devices: number of devices that share a batch, or the patches of a case; None means all that JAX sees.
+    skip_nonfinite: steps of each search and training that may be left out, see `SearchConfig`.
     checkpoint_minutes: minutes between checkpoints within an epoch.
     overwrite: replace predictions and scores of other checkpoints or settings; searches and trainings stay.
 
@@ -114,6 +116,8 @@ class ExperimentConfig:
   choose_min_component: bool = False
   data_placement: Placement = "auto"
   precision: Precision = "float32"
+  devices: int | None = None
+  skip_nonfinite: int = 0
   checkpoint_minutes: float = 10.0
   overwrite: bool = False
 
@@ -162,7 +166,8 @@ class ExperimentConfig:
     """A search of a seed; or, with a fold out of `folds`, the nested one, whose hybrid part is the next fold."""
     names = (
       "min_count", "batch_size", "kernels", "nodes", "depth", "variant", "hybrid_learning_rate", "kernel_learning_rate",
-      "skip_empty", "augment", "data_placement", "precision", "checkpoint_minutes",
+      "skip_empty", "augment", "data_placement", "precision", "devices", "skip_nonfinite",
+      "checkpoint_minutes",
     )  # fmt: skip
     return SearchConfig(
       self.search_root(seed, fold),
@@ -182,7 +187,8 @@ class ExperimentConfig:
     """A training. That on all cases starts from fold 0's parameters, as the paper's; if searches are nested, anew."""
     names = (
       "patch_size", "epochs", "batch_size", "kernels", "nodes", "depth", "variant", "filters", "levels", "skip_empty",
-      "augment", "data_placement", "precision", "checkpoint_minutes",
+      "augment", "data_placement", "precision", "devices", "skip_nonfinite",
+      "checkpoint_minutes",
     )  # fmt: skip
     own = "" if network == "searched" else f"{network}_"
     return TrainConfig(
@@ -234,5 +240,6 @@ class ExperimentConfig:
       data_dir=data_dir,
       cases=cases,
       out=self.predictions(network, split),
+      devices=self.devices,
       **choices.to_dict(),
     )

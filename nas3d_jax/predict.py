@@ -43,6 +43,7 @@ class PredictConfig:
     patch_batch: likewise.
     min_component_ml: likewise.
     probabilities: whether to write the probabilities of the regions as well.
+    devices: how many share the patches of a case; None means all that JAX sees.
     overwrite: whether to predict anew what is there.
 
   Raises:
@@ -66,6 +67,7 @@ class PredictConfig:
   patch_batch: int = 1
   min_component_ml: float = 0.0
   probabilities: bool = False
+  devices: int | None = None
   overwrite: bool = False
 
   def __post_init__(self):
@@ -136,11 +138,12 @@ def predict_cases(config: PredictConfig) -> PredictSummary:
   if config.cross_validation:
     root = Path(config.workdir)
     jobs, settings = cross_validation_jobs(
-      root, root / TRAIN_FOLDERS[config.network], config.data_dir, cases=config.cases, patch_size=config.patch_size
+      root, root / TRAIN_FOLDERS[config.network], config.data_dir, cases=config.cases, patch_size=config.patch_size,
+      devices=config.devices,
     )
     faults = []
   else:
-    ensemble = restore_ensemble(config.runs, config.patch_size)
+    ensemble = restore_ensemble(config.runs, config.patch_size, devices=config.devices)
     found, faults = _find(config, ensemble.schema)
     jobs, settings = [Job(files, ensemble) for files in found], ensemble.settings
   settings = {**settings, "inference": config.choices.to_dict(), "probabilities": config.probabilities}

@@ -33,6 +33,7 @@ ENDINGS = (".yaml", ".yml")
 _MOST_BYTES = 1 << 16
 _MOST_LEVELS = 8
 _LONGEST_NAME = 64
+_LONGEST_SCALAR = 256
 _FIELDS = {"name", "modalities", "labels", "regions"}
 _OPTIONAL = {"layout", "segmentation"}
 _RESERVED = (*SCHEMAS, "nnunet")
@@ -77,7 +78,7 @@ def _plain(raw: bytes) -> Any:
 
 
 def _check_plain(events: Iterable[yaml.Event]) -> None:
-  """Raises InputError at an alias, which could unfold without end, an anchor, a tag, or a value too deep."""
+  """Raises InputError at an alias, which could unfold without end, an anchor, a tag, or a value too deep or long."""
   level = 0
   for event in events:
     line = event.start_mark.line + 1
@@ -89,6 +90,8 @@ def _check_plain(events: Iterable[yaml.Event]) -> None:
       raise InputError(f"line {line} has an anchor or alias, which is refused here; write the value out")
     if getattr(event, "tag", None) is not None:
       raise InputError(f"line {line} has the tag {event.tag!r:.80}, which is refused here; write a plain value")
+    if isinstance(event, yaml.ScalarEvent) and len(event.value) > _LONGEST_SCALAR:
+      raise InputError(f"line {line} has a value of {len(event.value)} characters; {_HELP}")
     if level > _MOST_LEVELS:
       raise InputError(f"line {line} is nested deeper than {_MOST_LEVELS} levels; {_HELP}")
 

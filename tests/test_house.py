@@ -11,14 +11,15 @@ ROOT = Path(__file__).parents[1]
 
 # From the foundation up; a module imports from its own level and those before it, without circles.
 LEVELS = (
-  "errors",
+  "errors stopping replacing",
   "strict_json config genotype schema schemas schema_file translation",
   "initial rearrange norm wide ops hybrid cells networks unet3d",
-  "losses surfaces lesions metrics scores components choices comparison portal",
+  "replicas losses surfaces lesions metrics scores components choices comparison portal",
   "data",
-  "plain checkpoints devices metadata",
+  "plain checkpoints devices hosts metadata",
   "packing precision chunks counts settings schedules steps inference",
   "loop run restoring basis ensemble predictions",
+  "nonfinite progress starting",
   "predicting cross_validation",
   "search train predict",
   "evaluate convert report",
@@ -29,7 +30,7 @@ LEVELS = (
 )
 WITHOUT_JAX = (
   "errors", "strict_json", "config", "genotype", "schema", "schemas", "schema_file", "metadata", "counts", "settings",
-  "data.inspection", "data.inspection_table",
+  "stopping", "replacing", "data.inspection", "data.inspection_table",
 )
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 

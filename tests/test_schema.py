@@ -117,6 +117,20 @@ def test_from_dict_refuses_other_fields(fields):
     Schema.from_dict(fields)
 
 
+@pytest.mark.parametrize("layout", ["flat", None, 3])
+def test_layouts_that_there_are_not(layout):
+  with pytest.raises(InputError, match=r"layout must be one of folders, decathlon|layout must be of type str"):
+    Schema.from_dict({**BRATS2019.to_dict(), "layout": layout})
+
+
+def test_of_regions_apart_the_last_is_the_innermost():
+  apart = Schema(
+    name="apart", modalities=(Modality("flair", ("_f",)),), labels=((0, "background"), (1, "a"), (2, "b")),
+    regions=(Region("A", (1,), 1), Region("B", (2,), 2)),
+  )
+  assert (BRATS2019.innermost, apart.innermost) == (2, 1)
+
+
 def test_other_data_sets_fit():
   decathlon = Schema(
     name="decathlon",

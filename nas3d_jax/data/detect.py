@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ from nas3d_jax.schema_file import ENDINGS, read_schema
 from nas3d_jax.schemas import DECATHLON, SCHEMAS
 
 _NNUNET = "nnunet"
-_REMEDY = f"give one of {', '.join([*SCHEMAS, _NNUNET])}, or a YAML file"
+_REMEDY = f"give one of {', '.join([*SCHEMAS, _NNUNET])}, or a YAML file; brats2019 is that of 2017 to 2021"
 
 
 def find_schema(
@@ -90,20 +89,25 @@ def say_schema(schema: Schema, reason: str) -> None:
 
 def _given(root: Path, schema: str | Path | Schema) -> tuple[Schema, str]:
   """A schema by name, from a file or as it is."""
-  if isinstance(schema, Schema):
-    return schema, "as given"
-  if isinstance(schema, Path) or str(schema).lower().endswith(ENDINGS):
-    return read_schema(schema), f"from {schema}"
-  if schema in SCHEMAS:
-    return SCHEMAS[schema], "as given"
   if schema == _NNUNET:
     path = dataset_json(root)
     if path is None:
       raise InputError(f"schema nnunet is made from dataset.json, but there is none in {str(root)!r}; give its folder")
     return DatasetJson.read(path).nnunet_schema(), f"from {path}"
-  near = difflib.get_close_matches(str(schema), [*SCHEMAS, _NNUNET], n=1)
-  hint = f"did you mean {near[0]}?" if near else _REMEDY
-  raise InputError(f"there is no schema {schema!r}; {hint}")
+  if isinstance(schema, Schema):
+    given, reason = schema, "as given"
+  elif isinstance(schema, Path) or str(schema).lower().endswith(ENDINGS):
+    given, reason = read_schema(schema), f"from {schema}"
+  elif schema in SCHEMAS:
+    given, reason = SCHEMAS[schema], "as given"
+  else:
+    raise InputError(f"there is no schema {schema!r}; {_REMEDY}")
+  if given.layout == "folders":
+    # One message where all files are called otherwise, not one a file.
+    folders = {folder: set(stems(folder)) for folder in case_folders(root)}
+    if not any(_fits(given, folder.name, found, any) for folder, found in folders.items()):
+      raise InputError(_no_case(root, folders, [given]))
+  return given, reason
 
 
 def _found(root: Path, labels: bool | None, like: Schema | None) -> tuple[Schema, str]:
@@ -158,15 +162,20 @@ def _by_names(root: Path, like: Schema | None) -> list[Schema]:
   # Where no case is complete, or a folder has segmentations alone.
   counts = whole if any(whole) else some
   if not any(counts):
-    seen = sorted(stem for found in folders.values() for stem in found)
-    there = f"there are {', '.join(seen[:4])}" if seen else "there is no NIfTI file"
-    expected = ", ".join(f"<case>{s.modalities[0].suffixes[0]} ({s.name})" for s in candidates)
-    raise InputError(
-      f"data_dir holds no case, got {str(root)!r}: {there}, not {expected} and their siblings in a "
-      "folder <case>, nor a dataset.json; give the folder of the case folders, or describe the files in a YAML file, "
-      "--schema=FILE"
-    )
+    raise InputError(_no_case(root, folders, candidates))
   return [s for s, count in zip(candidates, counts, strict=True) if count == max(counts)]
+
+
+def _no_case(root: Path, folders: Mapping[Path, set[str]], schemas: Sequence[Schema]) -> str:
+  """What is said where no file is called as these schemas say."""
+  seen = sorted(stem for found in folders.values() for stem in found)
+  there = f"there are {', '.join(seen[:4])}" if seen else "there is no NIfTI file"
+  expected = ", ".join(f"<case>{s.modalities[0].suffixes[0]} ({s.name})" for s in schemas)
+  return (
+    f"data_dir holds no case, got {str(root)!r}: {there}, not {expected} and their siblings in a folder <case>, nor a "
+    "dataset.json; give the folder of the case folders, the schema that fits, or a YAML file that describes the files, "
+    "--schema=FILE"
+  )
 
 
 def _fits(schema: Schema, case: str, found: set[str], how: Callable[[Iterable[bool]], bool]) -> bool:
