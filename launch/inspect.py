@@ -36,7 +36,8 @@ def main(values: flags.FlagValues) -> int:
   from nas3d_jax.errors import InputError
 
   out = values["json"].value
-  if out not in (None, "-") and not Path(out).absolute().parent.is_dir():
+  place = None if out in (None, "-") else Path(out).absolute()
+  if place is not None and (place.is_dir() or not place.parent.is_dir()):
     raise InputError(f"--json must name a file in a folder that is there, got {out!r}")
   inspection = inspect_cases(
     values["data_dir"].value, schema=values["schema"].value, workers=values["workers"].value
@@ -45,9 +46,9 @@ def main(values: flags.FlagValues) -> int:
     print(json.dumps(inspection.to_dict(), indent=1, allow_nan=False))
   else:
     Console(highlight=False).print(render(inspection))
-    if out is not None:
+    if place is not None:
       try:
-        write_json(Path(out), inspection.to_dict())
+        write_json(place, inspection.to_dict())
       except OSError as error:
         raise InputError(f"--json={out} cannot be written ({error.strerror}); name another file") from error
   return 0 if inspection.ok else 1
