@@ -8,6 +8,7 @@ wrong.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from absl import flags
@@ -37,7 +38,7 @@ def main(values: flags.FlagValues) -> int:
 
   out = values["json"].value
   place = None if out in (None, "-") else Path(out).absolute()
-  if place is not None and (place.is_dir() or not place.parent.is_dir()):
+  if place is not None and (os.path.isdir(place) or not os.path.isdir(place.parent)):
     raise InputError(f"--json must name a file in a folder that is there, got {out!r}")
   inspection = inspect_cases(
     values["data_dir"].value, schema=values["schema"].value, workers=values["workers"].value
