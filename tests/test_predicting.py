@@ -209,18 +209,18 @@ def test_memory_holds_three_cases_however_many_there_are(tmp_path, small, monkey
     if index % 10 == 9:
       path = folder / f"c{index:02}_t2.nii.gz"
       path.write_bytes(path.read_bytes()[:-9])
-  alive, most, traced = [0], [], []
+  alive, most, traced = set(), [], []
   read, write, predicted = predicting.read_case, PredictionFolder.write, Ensemble.predict
 
   def watch(array):
     assert array.base is None  # or else something else would be what holds the voxels
-    alive[0] += 1
-    weakref.finalize(array, lambda: alive.append(alive.pop() - 1))
+    alive.add(id(array))
+    weakref.finalize(array, alive.discard, id(array))
 
   def reading(files, schema):
     case = read(files, schema)
     watch(case.image)
-    most.append(alive[0])
+    most.append(len(alive))
     return case
 
   def computing(self, image, **more):
@@ -246,7 +246,7 @@ def test_memory_holds_three_cases_however_many_there_are(tmp_path, small, monkey
   assert len(most) == 45
   # The one read just now, the one computed with its answer, the one written with its image and answer.
   assert max(most) <= 5
-  assert alive == [0]
+  assert not alive
   size = small.nbytes
   assert max(traced) > size  # that is, it sees them
   # Of each of 30 cases between these, the labels alone would be 4 KiB; names and checksums are less than one.
