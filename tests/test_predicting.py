@@ -106,6 +106,69 @@ def test_thick_slices_are_predicted_on_their_own_grid(tmp_path, patient):
   assert dice(got > 0, truth) > 0.84
 
 
+# Turned by 25 degrees about the first axis, nearest to P, S, R; 1 x 1.5 x 1 mm.
+OBLIQUE = np.array([
+  [0.0, 0, 1, -30], [-0.9063078, 0.6339274, 0, 40], [0.4226183, 1.3594617, 0, -20], [0, 0, 0, 1]
+])  # fmt: skip
+HEADERS = {
+  "sform": dict(codes=(0, 2)),
+  "qform": dict(codes=(1, 0)),
+  "both": dict(codes=(1, 4)),
+  "neither": dict(codes=(0, 0)),
+  "scaled": dict(codes=(1, 1), scale=(0.5, 0)),
+  "bigendian": dict(codes=(1, 1), endian=">"),
+  "extended": dict(codes=(1, 1), comment=b"where it was made"),
+  "meters": dict(codes=(2, 2), units=("meter", "msec")),
+  "nii": dict(codes=(1, 1), ending=".nii"),
+}
+
+
+def test_the_grid_of_a_prediction_is_that_of_the_file_whatever_its_header(tmp_path, patient):
+  """Read with nibabel alone; of all of these the voxels are brought to LPS and 1 mm, and back."""
+  image = patient[0][:20, :18, :16]
+  for name, given in HEADERS.items():
+    for index, kind in enumerate(("flair", "t1", "t1ce", "t2")):
+      header = nib.Nifti1Header(endianness=given.get("endian", "<"))
+      header.set_data_dtype(np.int16)
+      header.set_data_shape(image.shape[:3])
+      header.set_qform(OBLIQUE, given["codes"][0], strip_shears=True)
+      header.set_sform(OBLIQUE, given["codes"][1])
+      header.set_xyzt_units(*given.get("units", ("mm", "sec")))
+      header["descrip"], header["cal_max"] = b"scanner", 700
+      volume = nib.Nifti1Image(image[..., index].astype(np.int16), None, header)
+      volume.header.set_slope_inter(*given.get("scale", (None, None)))
+      if "comment" in given:
+        volume.header.extensions.append(nib.nifti1.Nifti1Extension("comment", given["comment"]))
+      path = tmp_path / "data" / name / f"{name}_{kind}{given.get('ending', '.nii.gz')}"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      nib.save(volume, path)
+  summary = predict(tmp_path / "data", tmp_path / "out", ensemble(crooked), probabilities=True)
+  assert set(summary.conformed) == {*HEADERS}
+  for name in HEADERS:
+    like = nib.load(next((tmp_path / "data" / name).glob("*_t1.*")))
+    for folder, dtype, more in (("", np.uint8, ()), ("probabilities", np.float32, (3,))):
+      got = nib.load(tmp_path / "out" / folder / f"{name}.nii.gz")
+      assert (got.shape, got.get_data_dtype().newbyteorder("=")) == (like.shape + more, dtype)
+      assert (got.dataobj.slope, got.dataobj.inter) == (1, 0)
+      np.testing.assert_array_equal(got.affine, like.affine)
+      for form in ("qform", "sform"):
+        (one, code), (other, expected) = (
+          getattr(volume.header, f"get_{form}")(coded=True) for volume in (got, like)
+        )
+        assert code == expected
+        assert (one is None) == (other is None)
+        assert one is None or (one == other).all()
+      names = [name for name in like.header if name.startswith(("quatern", "qoffset", "srow"))]
+      for field in ("pixdim", "xyzt_units", "descrip", *names):
+        assert got.header[field].tobytes() == like.header[field].tobytes(), field
+      assert not len(got.header.extensions)
+  expected = stored(tmp_path / "out", "both")
+  assert min(np.bincount(expected.ravel(), minlength=5)[[0, 1, 2, 4]]) > 20
+  # With one affine, be it of the sform or of the qform, one prediction.
+  for name in ("scaled", "bigendian", "extended", "meters", "nii", "sform"):
+    assert (stored(tmp_path / "out", name) == expected).all()
+
+
 def test_small_components_are_measured_in_the_outputs_voxels(tmp_path):
   """One voxel of 1 x 1 x 2 mm holds 0.002 ml, though it is two voxels for the network."""
   image = np.full((12, 12, 8, 4), 400, np.int16)
