@@ -16,7 +16,7 @@ from nas3d_jax.errors import InputError
 ROOT = Path(phantom.__file__).parents[1]
 FLAGS = {
   "phantom": "out cases seed shape",
-  "preprocess": "data_dir workdir folds seed overwrite",
+  "preprocess": "data_dir workdir folds seed orientation spacing overwrite",
   "search": "workdir fold patch_size epochs min_count batch_size kernels nodes depth variant "
   "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment data_placement "
   "precision checkpoint_minutes overwrite platform",
