@@ -35,6 +35,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.plain import checked_json, decode_position, encode_position, from_plain, to_plain
+from nas3d_jax.replacing import set_aside, settle
 
 FORMAT_VERSION = 1
 FOLDER = "checkpoints"
@@ -63,8 +64,10 @@ class Checkpoints:
     handlers = {"params": arrays(), "training": arrays(), "metadata": values(), "input": values()}
     self._open = contextlib.ExitStack()
     self._open.enter_context(_quiet_orbax())
-    options = _options(create)
-    self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+    if create:
+      settle(self.folder)
+      self._open.callback(settle, self.folder)
+    self._manager = ocp.CheckpointManager(self.folder, options=_options(create), item_handlers=handlers)
     self._open.callback(self._manager.close)
 
   def save(
@@ -80,9 +83,8 @@ class Checkpoints:
     """Writes a checkpoint in the background, then removes every older one but the best.
 
     The arrays are copied before this returns, so that they may be donated to the next step.
-
     Args:
-      step: number of the step, above that of every checkpoint there is.
+      step: number of the step; none may be above it, and one of the same step is replaced.
       variables: what `net.apply` takes; a tree of arrays.
       training: what else the next step depends on; a tree of arrays, typed random keys, numbers.
       metadata: plain JSON values; "format_version" is added.
@@ -90,11 +92,12 @@ class Checkpoints:
       best_metric: the lowest is the best; None or a value that is not finite is never the best.
 
     Raises:
-      InputError: the step is not above the last one, a value has no JSON, or `create` was False.
+      InputError: the step is below the last one, a value has no JSON, or `create` was False.
     """
+    self.wait()
     last = self.latest_step()
-    if last is not None and step <= last:
-      raise InputError(f"step must be above {last}, the last one in {self.folder}, got {step}")
+    if last is not None and step < last:
+      raise InputError(f"step must not be below {last}, the last one in {self.folder}, got {step}")
     metadata = {"format_version": FORMAT_VERSION, **metadata}
     positions = {name: encode_position(name, state) for name, state in iterators.items()}
     items = ocp.args.Composite(
@@ -105,6 +108,10 @@ class Checkpoints:
     )
     finite = best_metric is not None and math.isfinite(best_metric)
     metrics = {"best_metric": float(best_metric)} if finite else None
+    settle(self.folder)
+    if step == last:
+      set_aside(self.folder, step)
+      self._manager.reload()
     if not self._manager.save(step, args=items, metrics=metrics):
       raise InputError(f"{self.folder} was opened with create=False: it can only be read")
 
@@ -146,6 +153,10 @@ class Checkpoints:
     """Returns when everything is on disk; raises what went wrong in the background."""
     self._manager.wait_until_finished()
 
+  def is_writing(self) -> bool:
+    """Whether a checkpoint is not on disk yet; may be asked in any thread."""
+    return self._manager.is_saving_in_progress()
+
   def close(self) -> None:
     """Waits, then lets go of the folder; the object cannot be used after."""
     self._open.close()
@@ -169,7 +180,7 @@ def open_run(run_or_checkpoint: str | Path, which: Which = "best") -> Path:
     The folder of the step, for the functions `read_*`.
 
   Raises:
-    InputError: there is no such checkpoint; names the folder and what it should hold.
+    InputError: there is no such checkpoint.
   """
   path = Path(run_or_checkpoint).absolute()
   if which not in ("best", "last") and (isinstance(which, bool) or not isinstance(which, int)):
@@ -180,10 +191,8 @@ def open_run(run_or_checkpoint: str | Path, which: Which = "best") -> Path:
     raise InputError(f"no checkpoint in {path}: no such folder")
   folder = path / FOLDER if (path / FOLDER).is_dir() else path
   if not any(_is_step(entry) for entry in folder.iterdir()):
-    raise InputError(
-      f"no checkpoint in {path}: it should be a run directory with {FOLDER}/<step>/, that {FOLDER} "
-      "folder, or one step's folder with params/ and metadata/"
-    )
+    what = f"a run directory with {FOLDER}/<step>/, that {FOLDER} folder, or one step's folder with params/"
+    raise InputError(f"no checkpoint in {path}: it should be {what} and metadata/")
   with Checkpoints(folder, create=False) as checkpoints:
     named = {"best": checkpoints.best_step, "last": checkpoints.latest_step}
     step = named[which]() if which in named else which
@@ -200,8 +209,7 @@ def read_variables(folder: Path, like: PyTree | None = None) -> PyTree:
     like: the tree that is expected, see `plain.from_plain`; None takes what there is.
 
   Returns:
-    The tree in the form of `like`, bit for bit as it was saved; without `like` nested dictionaries
-    of `jax.Array`.
+    The tree in the form of `like`, bit for bit as saved; without `like` nested dictionaries of `jax.Array`.
 
   Raises:
     InputError: the item cannot be read, or its arrays are not those of `like`.
@@ -215,20 +223,14 @@ def read_training(folder: Path, like: PyTree) -> PyTree:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-  """What the run said of itself, plain JSON values with "format_version".
-
-  Raises:
-    InputError: the item cannot be read, or a newer nas3d_jax wrote it.
-  """
+  """What the run said of itself, plain JSON values; an InputError if a newer nas3d_jax wrote it."""
   metadata = _read(folder, "metadata", ocp.JsonCheckpointHandler())
   version = metadata.get("format_version") if isinstance(metadata, dict) else None
   if not isinstance(version, int) or isinstance(version, bool):
     raise InputError(f"no checkpoint of nas3d_jax in {folder}: metadata has no format_version")
   if version > FORMAT_VERSION:
-    raise InputError(
-      f"checkpoint {folder} has format version {version}, this nas3d_jax reads up to "
-      f"{FORMAT_VERSION}; update nas3d_jax"
-    )
+    known = f"this nas3d_jax reads up to {FORMAT_VERSION}; update nas3d_jax"
+    raise InputError(f"checkpoint {folder} has format version {version}, {known}")
   return metadata
 
 
@@ -236,9 +238,8 @@ def _options(write: bool) -> ocp.CheckpointManagerOptions:
   # BestN keeps the end of its sorted list, hence `reverse` for the lowest, and all without a metric
   # if not told otherwise. Without `best_fn` the manager's own best_step() would be the last one.
   last = checkpoint_managers.LatestN(1)
-  best = checkpoint_managers.BestN(
-    get_metric_fn=_best_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False
-  )
+  kind = dict(reverse=True, n=1, keep_checkpoints_without_metrics=False)
+  best = checkpoint_managers.BestN(get_metric_fn=_best_metric, **kind)
   return ocp.CheckpointManagerOptions(
     best_fn=_best_metric,
     best_mode="min",
@@ -255,8 +256,7 @@ def _best_metric(metrics: Mapping[str, float]) -> float:
 
 
 def _is_step(path: Path) -> bool:
-  finished = ".orbax-checkpoint-tmp" not in path.name
-  return finished and (path / "params").is_dir() and (path / "metadata").is_dir()
+  return ".orbax-checkpoint-tmp" not in path.name and (path / "params").is_dir() and (path / "metadata").is_dir()
 
 
 def _read_arrays(folder: Path, item: str, like: PyTree | None) -> PyTree:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nas3d_jax.data.brats import Fault, find_cases
 from nas3d_jax.data.dataset import Dataset, read_json
+from nas3d_jax.data.detect import for_model, say_schema
 from nas3d_jax.data.reference import open_dataset
 from nas3d_jax.ensemble import restore_ensemble
 from nas3d_jax.errors import InputError
@@ -23,6 +23,7 @@ def cross_validation_jobs(
   *,
   cases: Sequence[str] | None = None,
   patch_size: int | None = None,
+  devices: int | None = 1,
 ) -> tuple[list[Job], dict[str, Any], list[Fault]]:
   """Each case of a data set with the network of the one fold that was not trained on it.
 
@@ -32,6 +33,7 @@ def cross_validation_jobs(
     data_dir: the folder that the data set was made from.
     cases: names of the cases; None means all that are in a fold.
     patch_size: as of `restore_ensemble`.
+    devices: likewise.
 
   Returns:
     The jobs; what decides their probabilities, as `Ensemble.settings` with the fold of each case under "folds"; and the
@@ -51,9 +53,10 @@ def cross_validation_jobs(
   runs = [Path(trainings) / str(fold) for fold in range(dataset.folds)]
   for fold, run in enumerate(runs):
     _check_unseen(run, fold, dataset)
-  ensemble = restore_ensemble(runs, patch_size)
+  ensemble = restore_ensemble(runs, patch_size, devices=devices)
   members = [ensemble.alone(fold) for fold in range(dataset.folds)]
-  found, faults = find_cases(data_dir, ensemble.schema)
+  say_schema(dataset.schema, f"that of {dataset.folder}")
+  found, faults = find_cases(data_dir, for_model(dataset.schema, ensemble.schema), labels=False)
   files = {case.name: case for case in found}
   missing = set(folds) - set(files)
   remedy = "give the folder that was preprocessed"
@@ -65,11 +68,7 @@ def cross_validation_jobs(
   absent = sorted(missing - {fault.case for fault in faults})
   faults += [Fault(name, f"its images are not in {data_dir}", remedy) for name in absent]
   sums = {case.name: case.checksums for case in dataset.cases}
-  jobs = [
-    Job(dataclasses.replace(files[name], segmentation=None), members[fold], sums[name])
-    for name, fold in folds.items()
-    if name in files
-  ]
+  jobs = [Job(files[name], members[fold], sums[name]) for name, fold in folds.items() if name in files]
   return jobs, {**ensemble.settings, "folds": folds}, faults
 
 

@@ -19,6 +19,7 @@ from nas3d_jax.data.geometry import Geometry
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
 from nas3d_jax.metadata import RunMetadata
+from nas3d_jax.replicas import Replicas
 from nas3d_jax.restoring import restore
 from nas3d_jax.schema import Schema
 
@@ -33,6 +34,7 @@ class Ensemble:
     patch_size: length of a patch in voxels.
     sources: fingerprint of each network and its parameters -> the checkpoint it is from, in the order of `members`.
     multiple: the lengths of an input must be multiples of this, for all of them.
+    devices: how many share the patches of a case.
     geometry: orientation and voxel size that a case must be brought to (`conform`); None takes it as it is.
   """
 
@@ -41,6 +43,7 @@ class Ensemble:
   patch_size: int
   sources: Mapping[str, str]
   multiple: int = 1
+  devices: int = 1
   geometry: Geometry | None = None
 
   @property
@@ -54,7 +57,7 @@ class Ensemble:
   ) -> np.ndarray:
     """Mean probability of each region, see `predict_mean`: [D, H, W, M] -> float32 [D, H, W, R]."""
     sizes = dict(patch_size=self.patch_size, regions=len(self.schema.regions), multiple=self.multiple)
-    return predict_mean(self.members, image, **sizes, choices=choices, on_patch=on_patch)
+    return predict_mean(self.members, image, **sizes, devices=self.devices, choices=choices, on_patch=on_patch)
 
   def alone(self, index: int) -> Ensemble:
     """One of the members by its place; it shares its step, and so its compilation."""
@@ -62,12 +65,15 @@ class Ensemble:
     return dataclasses.replace(self, members=(self.members[index],), sources=source)
 
 
-def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) -> Ensemble:
+def restore_ensemble(
+  runs: Sequence[str | Path], patch_size: int | None = None, *, devices: int | None = 1
+) -> Ensemble:
   """Restores the best checkpoint of each run.
 
   Args:
     runs: run directories, or folders of one step; at least one.
     patch_size: length of a patch in voxels; None means that of the training.
+    devices: how many share the patches of a case; None means all that JAX sees.
 
   Raises:
     InputError: one cannot be restored or is given twice, they differ in schema, geometry or, without `patch_size`, in
@@ -78,7 +84,7 @@ def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) 
   sources: dict[str, str] = {}
   first: RunMetadata | None = None
   said: list[RunMetadata] = []
-  multiple = 1
+  multiple, replicas = 1, Replicas.of(devices)
   for run in runs:
     folder = checkpoints.open_run(run)
     net, variables, metadata = restore(folder)
@@ -96,10 +102,10 @@ def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) 
       raise InputError(f"checkpoint {folder} is the same as {sources[fingerprint]}; give each once")
     sources[fingerprint] = str(folder)
     if kind not in steps:
-      steps[kind] = make_predict_step(net, xi=metadata.xi, lam=metadata.lam)
-    members.append((steps[kind], variables))
+      steps[kind] = make_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
+    members.append((steps[kind], replicas.replicate(variables)))
   size, geometry = patch_size or first.patch_size, _common_geometry(runs, said)
-  return Ensemble(tuple(members), first.schema, size, sources, multiple, geometry)
+  return Ensemble(tuple(members), first.schema, size, sources, multiple, replicas.count, geometry)
 
 
 def _check_alike(

@@ -123,7 +123,7 @@ def predict_jobs(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Ready:
-  """A case as it was read, and in the geometry of the network; `raw.image` is dropped for the latter."""
+  """A case as it was read, but for its image, which is that in the geometry of the network."""
 
   raw: RawCase
   conformed: Conformed
