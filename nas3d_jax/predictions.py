@@ -3,7 +3,7 @@
     <out>/<case>.nii.gz                  uint8 labels in the geometry of the case's first modality
     <out>/probabilities/<case>.nii.gz    float32 [D, H, W, R], where asked for; in a folder of its own, because every
                                          volume directly in <out> counts as a label volume
-    <out>/predictions.json               "format", "version", "settings" (schema, checkpoints, patch size, choices of
+    <out>/predictions.json               "format", "version", "settings" (schema, checkpoints, geometry, patch size,
                                          inference, what is written), "cases": {case: {file: SHA-256 of the images},
                                          null until done}
 """
@@ -54,8 +54,8 @@ class PredictionFolder:
   Args:
     folder: where; made where it is missing.
     settings: plain JSON values that decide what is written: "schema", "patch_size", "probabilities" (whether they are
-      written), "inference" (`InferenceChoices.to_dict()`) and "checkpoints" (fingerprint -> where it lay, for the
-      reader alone).
+      written), "inference" (`InferenceChoices.to_dict()`), "checkpoints" (fingerprint -> where it lay, for the
+      reader alone) and, where cases are brought to one, "geometry" (`Geometry.to_dict()`).
     cases: names of the cases that are going to be predicted.
     overwrite: whether to remove what earlier runs predicted, by their record, and start anew.
 
