@@ -26,7 +26,8 @@ from nas3d_jax.config import NetworkConfig
 from nas3d_jax.data.brats import find_cases, read_case
 from nas3d_jax.data.dataset import Dataset, write_json
 from nas3d_jax.data.detect import find_schema
-from nas3d_jax.data.nifti import VolumeError, read_volume
+from nas3d_jax.data.geometry import Geometry
+from nas3d_jax.data.nifti import VolumeError, read_affine, read_volume
 from nas3d_jax.data.reference import open_dataset, write_reference
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
@@ -159,7 +160,7 @@ def metadata(**changes):
   fields = dict(
     kind="train", network=NetworkConfig(kernels=2, nodes=1, depth=2), genotype=GENOTYPE, dropout_rate=0.5,
     schema=BRATS2019, patch_size=16, epoch=3, step=12, versions={"jax": "1"}, device={"platform": "cpu"},
-    dataset={"fingerprint": "ab"},
+    dataset={"fingerprint": "ab"}, geometry=Geometry("LPS", (1, 1, 1.5)),
   )
   return RunMetadata(**fields | changes).to_dict()
 
@@ -319,6 +320,12 @@ def test_values_of_another_kind(files, name):
     path.write_bytes(content)
 
 
+def read_geometry(content):
+  geometry = Geometry.from_dict(content)
+  assert Geometry.from_dict(json.loads(json.dumps(geometry.to_dict()))) == geometry
+  return geometry
+
+
 PLAIN = st.recursive(
   st.none() | st.booleans() | st.integers() | st.just(10**400) | st.floats() | st.text(),
   lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
@@ -329,7 +336,7 @@ PLAIN = st.recursive(
 @pytest.mark.parametrize(
   ("read", "valid"),
   [(read_metadata, metadata()), (read_metadata, metadata(kind="search", genotype=None)),
-   (read_schema, BRATS2019.to_dict())],
+   (read_schema, BRATS2019.to_dict()), (read_geometry, Geometry("LPS", (1, 1, 1.5)).to_dict())],
 )  # fmt: skip
 def test_values_that_come_from_elsewhere(read, valid):
   """Also those that no strict reader has seen: the metadata of a checkpoint come from Orbax."""
@@ -432,6 +439,8 @@ def case(tmp_path_factory):
 def read_volumes(folder):
   cases, faults = find_cases(folder)
   assert not faults
+  for path in cases[0].images:
+    value_or_refusal(read_affine, path)
   raw = read_case(cases[0])
   assert raw.image.shape == (4, 5, 6, 4)
   return raw
