@@ -5,9 +5,10 @@ A stage is a module of this package with `REQUIRED`, the names of the flags that
 has `notes()`, their text ends its help. Only `main` and `notes` import what takes long, so that
 help comes at once. `main` of a stage that saves when it is stopped is `main(values, stop)`.
 
-Exit codes: 0 all is done, 2 a wrong input, 130 stopped by Ctrl-C (SIGINT), 143 by SIGTERM. Search and
-training finish the step in progress and save it first; everything else, and a compilation, ends at
-once, as a second signal does in any case. The last line on stderr says how to go on.
+Exit codes: 0 all is done, 1 a fault of the program, 2 a wrong input, 130 stopped by Ctrl-C (SIGINT),
+143 by SIGTERM. Search and training finish the step in progress and save it first; everything else,
+and a compilation, ends at once, as a second signal does in any case. The last line on stderr says how
+to go on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import shlex
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -32,7 +34,7 @@ _SAVING = ("search", "train", "experiment", "demo")
 # Stages that start anew with --overwrite, which is not how they go on.
 _ANEW = ("search", "train", "predict")
 
-_DONE, _WRONG_INPUT, _INTERRUPTED = 0, 2, 130
+_DONE, _FAILED, _WRONG_INPUT, _INTERRUPTED = 0, 1, 2, 130
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 _HELPFULL = ("--helpfull", "-helpfull")
 
@@ -79,6 +81,25 @@ def main(arguments: Sequence[str], stop: Stop | None = None) -> int:
 
 
 def _run(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
+  """The exit code of a stage; of several processes that share it, one that fails ends at once."""
+  try:
+    code = _code(stage, arguments)
+  except Exception:
+    _leave(_FAILED, traceback.format_exc())
+    raise
+  if code == _WRONG_INPUT:
+    _leave(code)
+  return code
+
+
+def _leave(code: int, said: str = "") -> None:
+  if "jax" in sys.modules:
+    from nas3d_jax.hosts import leave
+
+    leave(code, said)
+
+
+def _code(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
   from nas3d_jax.errors import InputError
 
   try:

@@ -11,7 +11,8 @@ from absl import flags
 
 from launch.choices import define_choices
 from launch.common import define_common
-from launch.device import PLATFORM_HELP, settings, start
+from launch.device import define_devices, settings, start
+from launch.schemas import define_schema
 from nas3d_jax.stopping import Stop
 
 REQUIRED = ("workdir",)
@@ -24,6 +25,8 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string("workdir", None, "run directory, to write everything to", **own)
   flags.DEFINE_string("data_dir", None, "folder of the cases, for a new run directory", **own)
   flags.DEFINE_string("test_dir", None, "folder of unseen cases, with or without truth", **own)
+  define_schema(values, of=" in data_dir", otherwise="that of the data set, or found out")
+  define_schema(values, "test_schema", " in test_dir")
   flags.DEFINE_multi_string(
     "portal_csv", [], "scores that a challenge's portal gave for them, NETWORK/SPLIT=FILE; may be "
     "given again", **own,
@@ -59,7 +62,7 @@ def define(values: flags.FlagValues) -> None:
     "overwrite", False, "replace predictions and scores of other checkpoints or settings", **own
   )
   flags.DEFINE_bool("dry_run", False, "list the parts and what is done, and do nothing", **own)
-  flags.DEFINE_string("platform", None, PLATFORM_HELP, **own)
+  define_devices(values)
 
 
 def main(values: flags.FlagValues, stop: Stop) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from absl import flags
 
+from launch.schemas import define_schema
+
 REQUIRED = ("data_dir", "workdir")
 
 
@@ -18,10 +20,11 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "data_dir",
     None,
-    "folder of the cases, BraTS 2017 to 2021, with or without HGG and LGG",
+    "folder of the cases: of case folders, with or without HGG and LGG, or of a dataset.json",
     flag_values=values,
   )
   flags.DEFINE_string("workdir", None, "run directory; dataset/ is written", flag_values=values)
+  define_schema(values)
   flags.DEFINE_integer(
     "folds", 5, "folds, as even in grade as can be; 2 for two cases", flag_values=values
   )
@@ -37,6 +40,7 @@ def main(values: flags.FlagValues) -> int:
   dataset = preprocess(
     values["data_dir"].value,
     out,
+    schema=values["schema"].value,
     folds=values["folds"].value,
     seed=values["seed"].value,
     overwrite=values["overwrite"].value,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nas3d_jax.data.brats import find_cases
 from nas3d_jax.data.dataset import Dataset, read_json
+from nas3d_jax.data.detect import for_model, say_schema
 from nas3d_jax.data.reference import open_dataset
 from nas3d_jax.ensemble import restore_ensemble
 from nas3d_jax.errors import InputError
@@ -23,6 +23,7 @@ def cross_validation_jobs(
   *,
   cases: Sequence[str] | None = None,
   patch_size: int | None = None,
+  devices: int | None = 1,
 ) -> tuple[list[Job], dict[str, Any]]:
   """Each case of a data set with the network of the one fold that was not trained on it.
 
@@ -32,6 +33,7 @@ def cross_validation_jobs(
     data_dir: the folder that the data set was made from.
     cases: names of the cases; None means all that are in a fold.
     patch_size: as of `restore_ensemble`.
+    devices: likewise.
 
   Returns:
     The jobs, and what decides their probabilities, as `Ensemble.settings` with the fold of each case under "folds".
@@ -50,9 +52,10 @@ def cross_validation_jobs(
   runs = [Path(trainings) / str(fold) for fold in range(dataset.folds)]
   for fold, run in enumerate(runs):
     _check_unseen(run, fold, dataset)
-  ensemble = restore_ensemble(runs, patch_size)
+  ensemble = restore_ensemble(runs, patch_size, devices=devices)
   members = [ensemble.alone(fold) for fold in range(dataset.folds)]
-  found, faults = find_cases(data_dir, ensemble.schema)
+  say_schema(dataset.schema, f"that of {dataset.folder}")
+  found, faults = find_cases(data_dir, for_model(dataset.schema, ensemble.schema), labels=False)
   files = {case.name: case for case in found}
   missing = sorted(set(folds) - set(files))
   if missing:
@@ -62,9 +65,7 @@ def cross_validation_jobs(
       f"preprocessed{said}"
     )
   sums = {case.name: case.checksums for case in dataset.cases}
-  jobs = [
-    Job(dataclasses.replace(files[name], segmentation=None), members[fold], sums[name]) for name, fold in folds.items()
-  ]
+  jobs = [Job(files[name], members[fold], sums[name]) for name, fold in folds.items()]
   return jobs, {**ensemble.settings, "folds": folds}
 
 

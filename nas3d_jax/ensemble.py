@@ -18,6 +18,7 @@ from nas3d_jax.choices import PAPER, InferenceChoices
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
 from nas3d_jax.metadata import RunMetadata
+from nas3d_jax.replicas import Replicas
 from nas3d_jax.restoring import restore
 from nas3d_jax.schema import Schema
 
@@ -32,6 +33,7 @@ class Ensemble:
     patch_size: length of a patch in voxels.
     sources: fingerprint of each network and its parameters -> the checkpoint it is from, in the order of `members`.
     multiple: the lengths of an input must be multiples of this, for all of them.
+    devices: how many share the patches of a case.
   """
 
   members: tuple[tuple[PredictStep, Variables], ...]
@@ -39,6 +41,7 @@ class Ensemble:
   patch_size: int
   sources: Mapping[str, str]
   multiple: int = 1
+  devices: int = 1
 
   @property
   def settings(self) -> dict[str, Any]:
@@ -50,7 +53,7 @@ class Ensemble:
   ) -> np.ndarray:
     """Mean probability of each region, see `predict_mean`: [D, H, W, M] -> float32 [D, H, W, R]."""
     sizes = dict(patch_size=self.patch_size, regions=len(self.schema.regions), multiple=self.multiple)
-    return predict_mean(self.members, image, **sizes, choices=choices, on_patch=on_patch)
+    return predict_mean(self.members, image, **sizes, devices=self.devices, choices=choices, on_patch=on_patch)
 
   def alone(self, index: int) -> Ensemble:
     """One of the members by its place; it shares its step, and so its compilation."""
@@ -58,12 +61,15 @@ class Ensemble:
     return dataclasses.replace(self, members=(self.members[index],), sources=source)
 
 
-def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) -> Ensemble:
+def restore_ensemble(
+  runs: Sequence[str | Path], patch_size: int | None = None, *, devices: int | None = 1
+) -> Ensemble:
   """Restores the best checkpoint of each run.
 
   Args:
     runs: run directories, or folders of one step; at least one.
     patch_size: length of a patch in voxels; None means that of the training.
+    devices: how many share the patches of a case; None means all that JAX sees.
 
   Raises:
     InputError: one cannot be restored or is given twice, they differ in schema or, without `patch_size`, in patch size,
@@ -73,7 +79,7 @@ def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) 
   members: list[tuple[PredictStep, Variables]] = []
   sources: dict[str, str] = {}
   first: RunMetadata | None = None
-  multiple = 1
+  multiple, replicas = 1, Replicas.of(devices)
   for run in runs:
     folder = checkpoints.open_run(run)
     net, variables, metadata = restore(folder)
@@ -90,9 +96,9 @@ def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) 
       raise InputError(f"checkpoint {folder} is the same as {sources[fingerprint]}; give each once")
     sources[fingerprint] = str(folder)
     if kind not in steps:
-      steps[kind] = make_predict_step(net, xi=metadata.xi, lam=metadata.lam)
-    members.append((steps[kind], variables))
-  return Ensemble(tuple(members), first.schema, patch_size or first.patch_size, sources, multiple)
+      steps[kind] = make_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
+    members.append((steps[kind], replicas.replicate(variables)))
+  return Ensemble(tuple(members), first.schema, patch_size or first.patch_size, sources, multiple, replicas.count)
 
 
 def _check_alike(

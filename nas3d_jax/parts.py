@@ -23,6 +23,7 @@ from nas3d_jax.ground import Ground
 from nas3d_jax.plan import NETWORKS, ExperimentConfig, Split
 from nas3d_jax.predict import Fold, predict_cases
 from nas3d_jax.predictions import RECORD
+from nas3d_jax.schema import Schema
 from nas3d_jax.scores import JSON_FILE
 from nas3d_jax.search import search
 from nas3d_jax.states import Status
@@ -75,7 +76,7 @@ def parts_of(ground: Ground, stop: Stop | None = None) -> list[Part]:
 def _dataset(ground: Ground) -> Part:
   def run():
     folder = ground.config.root / FOLDER
-    preprocess(ground.data_dir, folder, folds=ground.folds)
+    preprocess(ground.data_dir, folder, schema=ground.schema, folds=ground.folds)
 
   def status() -> Status:
     if not ground.has_dataset:
@@ -136,9 +137,8 @@ def _costs(ground: Ground, network: Architecture) -> Part:
     return "done" if measured["patch_size"] == config.patch_size else "changed"
 
   def run():
-    found, _ = find_cases(ground.data_dir, ground.schema)
-    files = [dataclasses.replace(files, segmentation=None) for files in found[:_TIMED_CASES]]
-    images = [read_case(case, ground.schema).image for case in files]
+    found, _ = find_cases(ground.data_dir, ground.schema, labels=False)
+    images = [read_case(files, ground.schema).image for files in found[:_TIMED_CASES]]
     folder = config.training(network, "all")
     costs = measure_costs(folder, images, batch_size=config.batch_size, choices=config.choices())
     write_json(path, {**(read_json(path) if path.exists() else {}), network: costs.to_dict()})
@@ -151,6 +151,11 @@ def _choices(config: ExperimentConfig, network: Architecture, split: Split) -> I
   if not config.choose_min_component or split not in ("test", "ensemble"):
     return config.choices()
   return config.choices(read_json(config.threshold_file(network))["min_component_ml"])
+
+
+def _schema(ground: Ground, split: Split) -> Schema:
+  """Of the cases of a split."""
+  return ground.test_schema if split in ("test", "ensemble") else ground.schema
 
 
 def _prediction(ground: Ground, network: Architecture, split: Split) -> Part:
@@ -173,7 +178,9 @@ def _prediction(ground: Ground, network: Architecture, split: Split) -> Part:
     data_dir = config.test_dir if unseen else ground.data_dir
     choices = _choices(config, network, split)
     wanted = config.predict(network, split, data_dir=data_dir, cases=cases, folds=folds, choices=choices)
-    predict_cases(dataclasses.replace(wanted, overwrite=config.overwrite and status == "changed"))
+    schema = None if split == "cross_validation" else _schema(ground, split)
+    overwrite = config.overwrite and status == "changed"
+    predict_cases(dataclasses.replace(wanted, schema=schema, overwrite=overwrite))
 
   def seconds():
     measured = read_json(config.root / COSTS).get(network) if (config.root / COSTS).exists() else None
@@ -206,7 +213,8 @@ def _scores(ground: Ground, network: Architecture, split: Split) -> Part:
 
   def run():
     data_dir = config.test_dir if unseen else ground.data_dir
-    evaluate(predictions, data_dir, folder, schema=ground.schema, cases=list(truths()), overwrite=config.overwrite)
+    schema, overwrite = _schema(ground, split), config.overwrite
+    evaluate(predictions, data_dir, folder, schema=schema, cases=list(truths()), overwrite=overwrite)
 
   status = _with_data(ground, lambda: states.scores_status(folder, predictions, truths()))
   return Part(f"score {network}, {split.replace('_', '-')}", status, run)

@@ -25,6 +25,7 @@ from nas3d_jax.choices import PAPER
 from nas3d_jax.data.brats import CaseError, CaseFiles, Fault, RawCase
 from nas3d_jax.data.dataset import write_json
 from nas3d_jax.errors import InputError
+from nas3d_jax.schema import Schema
 
 FORMAT = "nas3d_jax.predictions"
 VERSION = 1
@@ -84,10 +85,11 @@ class PredictionFolder:
     if made_of is None or not all(path.exists() for path in self._paths(files.name, self._settings["probabilities"])):
       return False
     try:
-      same = made_of == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.images}
+      sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.named_images.items()}
     except OSError:
       return False  # whoever reads the case says what is wrong with it
-    if not same:
+    # In their order, which is that of the channels.
+    if list(made_of.items()) != list(sums.items()):
       raise CaseError([Fault(files.name, f"it was predicted in {self.folder} from other images", _REMEDY)])
     return True
 
@@ -125,6 +127,20 @@ class PredictionFolder:
   def _save(self) -> None:
     record = {"format": FORMAT, "version": VERSION, "settings": self._settings, "cases": self._cases}
     write_json(self.folder / RECORD, record)
+
+
+def stored_schema(folder: str | Path) -> Schema | None:
+  """The schema whose labels the predictions of a folder have, by their record; None without one.
+
+  Raises:
+    InputError: the record is damaged.
+  """
+  path = Path(folder) / RECORD
+  settings = _read_record(path)["settings"]
+  try:
+    return Schema.from_dict(settings["schema"]) if "schema" in settings else None
+  except InputError as error:
+    raise InputError(f"{path} is damaged: {error}; {_REMEDY}") from error
 
 
 def write_volume(path: Path, array: np.ndarray, like: nib.Nifti1Header) -> None:

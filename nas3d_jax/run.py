@@ -54,6 +54,8 @@ class Run:
     device: Mapping[str, Any],
     overwrite: bool,
     changeable: Collection[str] = (),
+    primary: bool = True,
+    agree: Any = bool,
   ):
     """Makes the directory, or goes on with it.
 
@@ -67,7 +69,18 @@ class Run:
     Raises:
       InputError: there is a run with other settings, or something that is no run.
     """
-    self.folder = folder
+    self.folder, self._primary = folder, primary
+    failed = None
+    if primary:
+      try:
+        self._begin(folder, settings, device, overwrite, changeable)
+      except InputError as error:
+        failed = error
+    if not agree(failed is None):
+      raise failed or InputError(f"the first process could not begin in {folder}; see what it says")
+    self.checkpoints = Checkpoints(folder / checkpoints.FOLDER)
+
+  def _begin(self, folder, settings, device, overwrite, changeable):
     earlier, sessions = self._earlier(), []
     if earlier and overwrite:
       self._clear()
@@ -76,7 +89,6 @@ class Run:
       sessions = earlier["sessions"]
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / CONFIG, {"settings": dict(settings), "sessions": [*sessions, dict(device)]})
-    self.checkpoints = Checkpoints(folder / checkpoints.FOLDER)
 
   def __enter__(self) -> Run:
     return self
@@ -86,11 +98,15 @@ class Run:
 
   def record(self, values: Mapping[str, Any]) -> None:
     """Appends a record of an epoch; plain JSON values, numbers finite."""
+    if not self._primary:
+      return
     with (self.folder / METRICS).open("a", encoding="utf-8") as file:
       file.write(json.dumps(values, allow_nan=False) + "\n")
 
   def write(self, name: str, text: str) -> None:
     """Writes a file of the directory, whole or not at all."""
+    if not self._primary:
+      return
     beside = self.folder / f".{name}.partial"
     beside.write_text(text, "utf-8")
     os.replace(beside, self.folder / name)

@@ -74,8 +74,8 @@ def interrupt(monkeypatch, module, make, *, after):
   """Makes the steps that `module.make` gives raise KeyboardInterrupt after so many calls."""
   original = getattr(module, make)
 
-  def make_step(*arguments):
-    step, calls = original(*arguments), []
+  def make_step(*arguments, **options):
+    step, calls = original(*arguments, **options), []
 
     def limited(*arguments):
       if len(calls) == after:

@@ -12,13 +12,14 @@ ROOT = Path(__file__).parents[1]
 # From the foundation up; a module imports from its own level and those before it, without circles.
 LEVELS = (
   "errors stopping replacing",
-  "config genotype schema",
+  "config genotype schema schemas schema_file translation",
   "initial rearrange norm wide ops hybrid cells networks unet3d",
-  "losses surfaces lesions metrics scores components choices comparison portal",
+  "replicas losses surfaces lesions metrics scores components choices comparison portal",
   "data",
-  "plain checkpoints devices metadata",
+  "plain checkpoints devices hosts metadata",
   "packing precision chunks counts settings schedules steps inference",
   "loop run restoring basis ensemble predictions",
+  "nonfinite progress starting",
   "predicting cross_validation",
   "search train predict",
   "evaluate convert report",
@@ -27,7 +28,10 @@ LEVELS = (
   "__init__",
   "launch",
 )
-WITHOUT_JAX = ("errors", "config", "genotype", "schema", "metadata", "counts", "settings", "stopping", "replacing")
+WITHOUT_JAX = (
+  "errors", "config", "genotype", "schema", "schemas", "schema_file", "metadata", "counts", "settings", "stopping",
+  "replacing",
+)
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 
 

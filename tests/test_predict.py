@@ -7,22 +7,29 @@ import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import pytest
+from layouts import LAYOUTS, write_layout
+from layouts import save as save_volume
 
 from launch.__main__ import main
 from nas3d_jax.checkpoints import Checkpoints
 from nas3d_jax.config import NetworkConfig
-from nas3d_jax.ensemble import restore_ensemble
+from nas3d_jax.data.phantom import phantom_case
+from nas3d_jax.ensemble import Ensemble, restore_ensemble
 from nas3d_jax.errors import InputError
+from nas3d_jax.evaluate import evaluate
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.metadata import RunMetadata
 from nas3d_jax.networks import DerivedNet
 from nas3d_jax.predict import PredictConfig, predict_cases
+from nas3d_jax.predictions import stored_schema
 from nas3d_jax.schema import BRATS2019
 
 CONFIG = NetworkConfig(kernels=2, nodes=1, depth=2)
 GENOTYPE = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=(("identity", 0), ("up_conv", 1)))
 SHAPE = (11, 9, 8)
 AFFINE = np.array([[-0.8, 0.3, 0.1, 90.5], [0.2, 1.1, -0.4, -126.25], [0.1, 0.5, 2.5, -72], [0, 0, 0, 1]])
+PHANTOM_SHAPE = (20, 18, 16)
+PHANTOMS = [phantom_case((0, i), PHANTOM_SHAPE) for i in range(2)]
 # What the regions WT, TC, ET give when painted 2, 1, 4 where the confidence is at least one half.
 CONFIDENCES = {"0": (0.9, 0.7, 0.1), "1": (0.3, 0.1, 0.05)}
 
@@ -210,3 +217,61 @@ def test_checkpoints_that_do_not_go_together(tmp_path, workdir):
   assert restore_ensemble([own, large], patch_size=24).patch_size == 24
   with pytest.raises(InputError, match=r"one schema, but .*train/0 has 'brats2019' and .*other another, 'other'"):
     restore_ensemble([own, other])
+
+
+def truthful(monkeypatch, images):
+  """Makes every network see through: it answers with the regions of the phantom whose image it gets and keeps."""
+
+  def predict(self, image, **_):
+    images.append(image)
+    ((_, truth),) = [case for case in PHANTOMS if np.array_equal(case[0], image)]
+    return BRATS2019.region_masks(truth).astype(np.float32)
+
+  monkeypatch.setattr(Ensemble, "predict", predict)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_cases_of_any_layout_are_predicted_and_scored(tmp_path, workdir, monkeypatch, name):
+  truthful(monkeypatch, [])
+  cases = write_layout(name, tmp_path / "data", 2, PHANTOM_SHAPE)
+  summary = predict_cases(config(tmp_path / "data", workdir))
+  assert summary.predicted == tuple(cases)
+  assert predict_cases(config(tmp_path / "data", workdir)).reused == tuple(cases)
+  for case, (_, truth) in zip(cases, PHANTOMS, strict=True):
+    got = nib.load(summary.out / f"{case}.nii.gz")
+    np.testing.assert_array_equal(got.dataobj, truth)  # in the labels of the network, whatever those of the cases
+    assert got.shape == PHANTOM_SHAPE
+  assert stored_schema(summary.out) == BRATS2019
+  schema = "brats2023" if name == "brats2023" else None
+  if name == "brats2024":
+    with pytest.raises(InputError, match=r"matched by name, but 'brats2019' lacks RC"):
+      evaluate(summary.out, tmp_path / "data", tmp_path / "scores")
+    return
+  scores = evaluate(summary.out, tmp_path / "data", tmp_path / "scores", schema=schema)
+  assert scores.schema.name == name
+  assert {values["dice"] for case in cases for values in scores.cases[case].values()} == {1}
+
+
+@pytest.mark.parametrize("name", ["decathlon", "nnunet"])
+def test_channels_that_are_called_otherwise_than_before(tmp_path, workdir, monkeypatch, name):
+  images = []
+  truthful(monkeypatch, images)
+  write_layout(name, tmp_path / "data", 1, PHANTOM_SHAPE)
+  predict_cases(config(tmp_path / "data", workdir))
+  path = tmp_path / "data" / "dataset.json"
+  one, other = {"decathlon": ("FLAIR", "T2w"), "nnunet": ("Flair", "T2")}[name]
+  path.write_text(path.read_text().replace(f'"{one}"', '"?"').replace(f'"{other}"', f'"{one}"').replace("?", other))
+  with pytest.raises(InputError, match=r"predicted in .*out from other images; give --overwrite"):
+    predict_cases(config(tmp_path / "data", workdir))
+  assert len(images) == 1
+
+
+def test_a_model_that_needs_what_the_cases_lack(data, workdir):
+  for modality in ("t1", "t2"):
+    save_volume(data / "a" / f"a_{modality}.nii.gz", np.ones(PHANTOM_SHAPE))
+  own = data.parent / "own.yaml"
+  own.write_text("{name: own, modalities: {t1: _t1, t2: _t2}, labels: {1: x}, regions: {x: [1]}}")
+  with pytest.raises(InputError, match=r"the model needs flair, t1, t1ce, t2 .* but the cases have t1, t2 .*own"):
+    predict_cases(config(data, workdir, schema=own))
+  with pytest.raises(InputError, match="cross_validation reads the cases by the schema of the data set"):
+    config(data, workdir, fold=(), cross_validation=True, schema="brats2019")

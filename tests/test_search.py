@@ -17,6 +17,7 @@ import pytest
 from runs import TIMES, StopAt, arrays, assert_same_end, history, interrupt, said, steps_kept
 from toy import ToySupernet
 
+import nas3d_jax.loop
 import nas3d_jax.search
 from nas3d_jax.config import NetworkConfig
 from nas3d_jax.data.pipeline import patch_index
@@ -29,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 SIZES = dict(patch_size=16, kernels=1, nodes=1, depth=2)
 FIELDS = {
   "epoch", "step", "hybrid_loss", "kernel_loss", "validation_loss", "hybrid_learning_rate", "kernel_learning_rate",
-  "genotype", "count", "hybrid_weights", "entropy", *TIMES,
+  "genotype", "count", "hybrid_weights", "entropy", "skipped", *TIMES,
 }
 UP = (("identity", 0), ("up_conv", 1))
 A = Genotype(down=(("max_pool", 0), ("down_conv", 1)), up=UP)
@@ -139,7 +140,7 @@ def test_rates_follow_the_losses(workdir, monkeypatch):
   losses = iter(np.linspace(0.9, 0.3, 13))
   monkeypatch.setattr(nas3d_jax.search, "mean_loss", lambda *_: 0.5)
   monkeypatch.setattr(
-    nas3d_jax.search.EpochSums, "means", lambda _: {"hybrid_loss": float(next(losses)), "kernel_loss": 0.5}
+    nas3d_jax.loop.EpochSums, "means", lambda _: {"hybrid_loss": float(next(losses)), "kernel_loss": 0.5}
   )
   search(make_config(workdir, epochs=13))
   assert recorded(workdir, "hybrid_learning_rate") == [0.3] * 13
@@ -220,7 +221,7 @@ def genotype_now(step_folder):
     (dict(fold=1, kernels=2), "fold was 0, is 1; kernels was 1, is 2"),
     (dict(fold=2), "^fold must be from 0 to 1, got 2$"),
     (dict(patch_size=12), "^patch_size must be a multiple of 8"),
-    (dict(kernel_learning_rate=1e38, overwrite=True), "_loss is nan in step .*lower learning rate and --overwrite"),
+    (dict(kernel_learning_rate=1e38, overwrite=True), "_loss is nan, on Phantom_.*, patch at .*lower .* --overwrite"),
   ],
 )
 def test_what_is_refused(workdir, changes, message):

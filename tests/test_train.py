@@ -24,7 +24,7 @@ from nas3d_jax.stopping import Stopped
 from nas3d_jax.train import TrainConfig, train
 
 SIZES = dict(kernels=1, nodes=1, depth=2)
-FIELDS = {"epoch", "step", "loss", "validation_loss", "learning_rate", *TIMES}
+FIELDS = {"epoch", "step", "loss", "validation_loss", "learning_rate", "skipped", *TIMES}
 UP = (("identity", 0), ("up_conv", 1))
 GENOTYPE = Genotype(down=(("max_pool", 1), ("down_conv", 0)), up=UP)
 SAME_SHAPES = Genotype(down=(("max_pool", 1), ("down_dil_conv", 0)), up=UP)

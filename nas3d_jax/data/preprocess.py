@@ -24,10 +24,11 @@ from nas3d_jax.data import staging
 from nas3d_jax.data.brats import CaseError, CaseFiles, Fault, RawCase, find_cases, read_case
 from nas3d_jax.data.case import Case
 from nas3d_jax.data.dataset import Dataset, read_json, write_json
+from nas3d_jax.data.detect import find_schema
 from nas3d_jax.data.folds import assign_folds, check_folds
 from nas3d_jax.data.parallel import each
 from nas3d_jax.errors import InputError
-from nas3d_jax.schema import BRATS2019, Schema
+from nas3d_jax.schema import Schema
 
 _MOST_WORKERS = 4
 """Each worker holds one case, 0.2 to 0.6 GB for BraTS."""
@@ -37,7 +38,7 @@ def preprocess(
   data_dir: str | Path,
   out_dir: str | Path,
   *,
-  schema: Schema = BRATS2019,
+  schema: str | Path | Schema | None = None,
   folds: int = 5,
   seed: int = 0,
   overwrite: bool = False,
@@ -50,7 +51,7 @@ def preprocess(
   Args:
     data_dir: the folder of the cases, see `find_cases`.
     out_dir: the folder to write, `dataset` of a run directory.
-    schema: what the modalities, labels and regions are.
+    schema: what the modalities, labels and regions are, see `find_schema`; None means to find it out.
     folds: number of folds, at least 2.
     seed: seed of the folds.
     overwrite: whether to make a data set that is there already anew; the old one stays until then.
@@ -60,8 +61,8 @@ def preprocess(
     The data set, opened.
 
   Raises:
-    InputError: some cases are wrong (all of them are listed, by name, reason and remedy; nothing
-      is written), there are fewer labelled cases than folds, or out_dir holds something else.
+    InputError: no schema fits the cases, or some cases are wrong (all of them are listed, by name, reason and remedy;
+      nothing is written), there are fewer labelled cases than folds, or out_dir holds something else.
   """
   for name, value, low in (("folds", folds, 2), ("seed", seed, 0), ("workers", workers or 1, 1)):
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
@@ -69,6 +70,8 @@ def preprocess(
   workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
   out = Path(os.path.abspath(out_dir))
   there = staging.settle(out)
+  former = Schema.from_dict(read_json(out / "config.json").get("schema")) if there and not overwrite else None
+  schema = find_schema(data_dir, schema, like=former)
   found, faults = find_cases(data_dir, schema)
   if not faults:
     check_folds(sum(files.segmentation is not None for files in found), folds)
@@ -208,10 +211,9 @@ def _write_array(path: Path, array: np.ndarray) -> None:
 
 
 def _checksums(files: CaseFiles) -> dict[str, str] | None:
-  """SHA-256 of each file of a case by name; None where one cannot be read."""
-  paths = [*files.images, *filter(None, [files.segmentation])]
+  """SHA-256 of each file of a case by its name in records; None where one cannot be read."""
   try:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.named.items()}
   except OSError:
     return None
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nas3d_jax.data.detect import find_schema
 from nas3d_jax.errors import InputError
 from nas3d_jax.report import case_sections, sections
 from nas3d_jax.report.context import Context
 from nas3d_jax.report.material import Material
 from nas3d_jax.report.page import Page
 from nas3d_jax.report.pictures import Gallery
+from nas3d_jax.schema import Schema
 
 PAGE = "index.html"
 
@@ -48,6 +50,7 @@ def write_report(
   *,
   portal_csv: Iterable[str] = (),
   test_dir: str | Path | None = None,
+  schema: str | Path | Schema | None = None,
   seed: int = 0,
   overwrite: bool = False,
 ) -> Path:
@@ -61,6 +64,7 @@ def write_report(
     out: the folder to write to; None means `report/` in the run directory.
     portal_csv: tables of a challenge's portal, see `Material.read`.
     test_dir: folder of the unseen cases, for their pictures; None means that of the experiment.
+    schema: of those cases, see `find_schema`; None means that by which they were scored.
     seed: of the bootstrap, a whole number of at least 0.
     overwrite: draw every figure anew.
 
@@ -77,6 +81,10 @@ def write_report(
     if not Path(test_dir).is_dir():
       raise InputError(f"test_dir must be a folder of cases, got {str(test_dir)!r}; is it mistyped?")
     material = dataclasses.replace(material, experiment={**material.experiment, "test_dir": str(test_dir)})
+  folder = material.experiment.get("test_dir")
+  if schema is not None and folder is None:
+    raise InputError("schema is of the cases of test_dir; give test_dir with it")
+  test_schema = None if schema is None else find_schema(folder, schema, labels=False)
   out = Path(workdir) / "report" if out is None else Path(out)
   _check_out(out)
   page = Page(f"Report of {Path(workdir).resolve().name}", _LEAD)
@@ -84,7 +92,7 @@ def write_report(
   with Progress(*columns, console=Console(stderr=True)) as bar:
     task = bar.add_task("report", total=None)
     gallery = Gallery(out / "figures", overwrite=overwrite)
-    context = Context(material, page, gallery, out / "tables", seed, lambda: bar.advance(task))
+    context = Context(material, page, gallery, out / "tables", seed, lambda: bar.advance(task), test_schema)
     bar.update(task, total=len(_SECTIONS) + case_sections.count(context))
     for section in _SECTIONS:
       bar.update(task, description=f"report, {section.__name__}")
