@@ -120,6 +120,7 @@ class Basis:
       versions=self.device.versions,
       device=self.device.to_dict(),
       dataset={"fingerprint": self.dataset.fingerprint},
+      geometry=self.dataset.geometry,
       **fields,
     ).to_dict()
 

@@ -84,7 +84,12 @@ class Ground:
   @functools.cached_property
   def test_schema(self) -> Schema:
     """The same of the cases of `test_dir`; that of the data set where it fits."""
-    return find_schema(self.config.test_dir, self.config.test_schema, labels=None, like=self.schema)
+    like = self.schema
+    try:
+      return find_schema(self.config.test_dir, self.config.test_schema, labels=None, like=like)
+    except InputError as error:
+      # Here the flag of this name is of the other folder.
+      raise InputError(f"test_dir: {str(error).replace('--schema', '--test_schema')}") from error
 
   def fingerprint(self, without: int | None = None) -> str:
     """Of the data set, or of what is left without a fold."""

@@ -90,8 +90,9 @@ def predict_volume(
   Args:
     net: a network.
     variables: its variables, or several (checkpoints of one network): their probabilities are averaged.
-    volume: [D, H, W, M] raw intensities of the whole case, M the network's modalities in the order of training; a voxel
-      that is zero in every modality is outside the brain.
+    volume: [D, H, W, M] raw intensities of the whole case, M the network's modalities in the order of training, in the
+      orientation and voxel size of training, which `data.conform.conform` brings it to; a voxel that is zero in every
+      modality is outside the brain.
     patch_size: length of a patch in voxels, a multiple of `net.config.multiple`; best that of the training.
     step: a step of `make_predict_step(net)`, so that many volumes share one compilation, or with another range; None
       compiles one.

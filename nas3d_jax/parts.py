@@ -14,6 +14,7 @@ from nas3d_jax.choices import InferenceChoices
 from nas3d_jax.config import Architecture
 from nas3d_jax.costs import measure_costs
 from nas3d_jax.data.brats import find_cases, read_case
+from nas3d_jax.data.common_geometry import conform_case
 from nas3d_jax.data.dataset import read_json, write_json
 from nas3d_jax.data.preprocess import preprocess
 from nas3d_jax.data.reference import FOLDER, write_reference
@@ -138,7 +139,8 @@ def _costs(ground: Ground, network: Architecture) -> Part:
 
   def run():
     found, _ = find_cases(ground.data_dir, ground.schema, labels=False)
-    images = [read_case(files, ground.schema).image for files in found[:_TIMED_CASES]]
+    cases = [read_case(files, ground.schema) for files in found[:_TIMED_CASES]]
+    images = [conform_case(case, ground.dataset.geometry).image for case in cases]
     folder = config.training(network, "all")
     costs = measure_costs(folder, images, batch_size=config.batch_size, choices=config.choices())
     write_json(path, {**(read_json(path) if path.exists() else {}), network: costs.to_dict()})

@@ -127,8 +127,9 @@ def predict_cases(config: PredictConfig) -> PredictSummary:
   """Predicts cases of a folder, as `<case>.nii.gz` in each case's own geometry (section 2.3 of the paper).
 
   A region holds where its probability, the mean over the checkpoints, is at least one half; labels are painted in the
-  schema's order; what is zero in every modality is background. A second run goes on where the first stopped. The next
-  case is read and the last one written while one is computed. Progress goes to stderr.
+  schema's order; what is zero in every modality is background. A case of another orientation or voxel size than the
+  training data is brought to theirs, and its probabilities back to its own grid. A second run goes on where the first
+  stopped. The next case is read and the last one written while one is computed. Progress goes to stderr.
 
   Raises:
     InputError: a checkpoint is not to be had or does not go with the others, a fold of a cross-validation saw its
@@ -137,11 +138,10 @@ def predict_cases(config: PredictConfig) -> PredictSummary:
   """
   if config.cross_validation:
     root = Path(config.workdir)
-    jobs, settings = cross_validation_jobs(
+    jobs, settings, faults = cross_validation_jobs(
       root, root / TRAIN_FOLDERS[config.network], config.data_dir, cases=config.cases, patch_size=config.patch_size,
       devices=config.devices,
     )
-    faults = []
   else:
     ensemble = restore_ensemble(config.runs, config.patch_size, devices=config.devices)
     found, faults = _find(config, ensemble.schema)

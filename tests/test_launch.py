@@ -17,7 +17,7 @@ from nas3d_jax.stopping import Stopped
 ROOT = Path(phantom.__file__).parents[1]
 FLAGS = {
   "phantom": "out cases seed shape",
-  "preprocess": "data_dir workdir schema folds seed overwrite",
+  "preprocess": "data_dir workdir schema folds seed orientation spacing overwrite",
   "search": "workdir fold patch_size epochs min_count batch_size kernels nodes depth variant "
   "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment data_placement "
   "precision skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes process",

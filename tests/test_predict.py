@@ -1,7 +1,9 @@
 """Predicting a folder of cases: from NIfTI files to label volumes, again and again, with one bad case among them."""
 
 import functools
+import json
 
+import grids
 import jax
 import jax.numpy as jnp
 import nibabel as nib
@@ -13,6 +15,7 @@ from layouts import save as save_volume
 from launch.__main__ import main
 from nas3d_jax.checkpoints import Checkpoints
 from nas3d_jax.config import NetworkConfig
+from nas3d_jax.data.geometry import Geometry
 from nas3d_jax.data.phantom import phantom_case
 from nas3d_jax.ensemble import Ensemble, restore_ensemble
 from nas3d_jax.errors import InputError
@@ -40,14 +43,18 @@ def drawn_params(down, up):
   return net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 8, 4), jnp.float32))["params"]
 
 
-def save_run(folder, confidences, *, patch_size=8, schema=BRATS2019, genotype=GENOTYPE):
-  """A run whose network answers with the same confidences everywhere."""
+def save_run(
+  folder, confidences, *, patch_size=8, schema=BRATS2019, genotype=GENOTYPE, geometry=None, fingerprint="ab"
+):
+  """A run whose network answers with the same confidences everywhere, or as it was drawn where they are None."""
   params = drawn_params(genotype.down, genotype.up)
-  confidences = np.asarray(confidences, np.float32)
-  head = {"project": {"kernel": jnp.zeros((2, 3)), "bias": jnp.log(confidences / (1 - confidences))}}
+  head = params["head"]
+  if confidences is not None:
+    confidences = np.asarray(confidences, np.float32)
+    head = {"project": {"kernel": jnp.zeros((2, 3)), "bias": jnp.log(confidences / (1 - confidences))}}
   said = RunMetadata(
     kind="train", network=CONFIG, genotype=genotype, dropout_rate=0.5, schema=schema, patch_size=patch_size, epoch=1,
-    step=1, versions={}, device={}, dataset={"fingerprint": "ab"},
+    step=1, versions={}, device={}, dataset={"fingerprint": fingerprint}, geometry=geometry,
   )
   with Checkpoints(folder / "checkpoints") as store:
     items = dict(variables={"params": {**params, "head": head}}, training={"step": np.int32(1)}, iterators={})
@@ -151,6 +158,43 @@ def test_a_bad_case_is_named_after_the_others_are_done(capsys, data, workdir):
   assert "  a: no t1 image a_t1.nii.gz or .nii in data/a" in said
   assert "  b: b_t2.nii.gz is truncated" in said
   assert sorted(path.name for path in out.glob("*.nii.gz")) == ["c.nii.gz", "d.nii.gz"]
+
+
+def test_a_patient_is_predicted_alike_whichever_way_the_files_run(data, tmp_path):
+  """From the same checkpoint, bit for bit, and in the files' own geometry."""
+  run = save_run(tmp_path / "run", None, geometry=Geometry("LPS", (1, 1, 1)))
+  image, _ = phantom_case(3, (20, 18, 16))
+  for codes in ("LPS", "RAS", "ASL"):
+    grids.write_case(data, codes, image, codes=codes)
+  predict_cases(config(data, None, fold=(), checkpoint=(run,)))
+  expected = labels_of(tmp_path / "out" / "LPS.nii.gz")
+  assert len(np.unique(expected[image.any(-1)])) > 1
+  for codes in ("RAS", "ASL"):
+    got, given = nib.load(tmp_path / "out" / f"{codes}.nii.gz"), nib.load(data / codes / f"{codes}_t1.nii.gz")
+    np.testing.assert_array_equal(got.affine, given.affine)
+    np.testing.assert_array_equal(grids.turned(np.asarray(got.dataobj), got.affine, "LPS")[0], expected)
+  record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+  assert record["settings"]["geometry"] == {"orientation": "LPS", "spacing": [1.0, 1.0, 1.0]}
+
+
+def test_checkpoints_of_one_geometry(tmp_path):
+  """One that does not say its geometry has that of another from the same data set; else it takes cases as they are."""
+  brats, thick = Geometry("LPS", (1, 1, 1)), Geometry("LPS", (1, 1, 3))
+  runs = {
+    "old": save_run(tmp_path / "old", (0.5, 0.5, 0.5)),
+    "new": save_run(tmp_path / "new", (0.6, 0.5, 0.5), geometry=brats),
+    "thick": save_run(tmp_path / "thick", (0.7, 0.5, 0.5), geometry=thick, fingerprint="cd"),
+    "other": save_run(tmp_path / "other", (0.8, 0.5, 0.5), fingerprint="ef"),
+  }
+  assert restore_ensemble([runs["old"]]).geometry is None
+  assert "geometry" not in restore_ensemble([runs["old"]]).settings
+  assert restore_ensemble([runs["new"]]).alone(0).geometry == brats
+  assert restore_ensemble([runs["old"], runs["new"]]).geometry == brats
+  message = r"one geometry, but .*new is of cases in LPS, 1 x 1 x 1 mm and .*{} of {}; predict with each alone"
+  with pytest.raises(InputError, match=message.format("thick", "cases in LPS, 1 x 1 x 3 mm")):
+    restore_ensemble([runs["new"], runs["thick"]])
+  with pytest.raises(InputError, match=message.format("other", "cases as they are")):
+    restore_ensemble([runs["new"], runs["other"]])
 
 
 def test_a_damaged_segmentation_does_not_matter(data, workdir):

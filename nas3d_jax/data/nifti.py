@@ -104,6 +104,23 @@ def read_volume(path: str | Path, axes: Literal[3, 4] = 3) -> Volume:
   return Volume(data, affine, spacing, header, hashlib.sha256(raw).hexdigest())
 
 
+def read_affine(path: str | Path) -> np.ndarray:
+  """The affine of a .nii or .nii.gz file, float64 [4, 4], from its header alone.
+
+  Raises:
+    VolumeError: the header cannot be read, or the affine not inverted.
+  """
+  path = Path(path)
+  try:
+    with path.open("rb") as file:
+      compressed = file.read(2) == _GZIP_MAGIC
+      file.seek(0)
+      block = _read(gzip.GzipFile(fileobj=file) if compressed else file, _HEADER_BYTES)
+  except (OSError, EOFError, zlib.error) as error:
+    raise VolumeError(f"the header of {path.name} cannot be read ({error})", _AGAIN) from error
+  return _geometry(_header(block, path), path)[0]
+
+
 def _read(stream: BinaryIO, count: int) -> bytes:
   """Exactly so many bytes, in pieces: a claim alone allocates nothing."""
   pieces, left = [], count

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas3d_jax.data.brats import CaseFiles, find_cases, read_case
+from nas3d_jax.data.conform import Regrid
 from nas3d_jax.data.dataset import Dataset
 from nas3d_jax.data.detect import for_model
+from nas3d_jax.data.geometry import Geometry
 from nas3d_jax.data.nifti import read_volume
 from nas3d_jax.errors import InputError
 from nas3d_jax.predictions import stored_schema
@@ -110,10 +112,10 @@ def dataset_view(dataset: Dataset, name: str, predictions: Mapping[str, Path]) -
   Args:
     dataset: the data set.
     name: of the case.
-    predictions: network -> label volume, in the case's own geometry.
+    predictions: network -> label volume, on the grid of the case's files; brought to that of the data set.
 
   Raises:
-    InputError: the data set has no such case, or a prediction is not of the case's shape.
+    InputError: the data set has no such case, or a prediction is not on the grid of its case.
   """
   case = next((case for case in dataset.cases if case.name == name), None)
   if case is None:
@@ -121,7 +123,9 @@ def dataset_view(dataset: Dataset, name: str, predictions: Mapping[str, Path]) -
   box = tuple(slice(*span) for span in case.cube)
   labels = {"truth": truth} if (truth := dataset.labels(case)) is not None else {}
   schema = dataset.schema
-  labels |= {network: _prediction(path, case.shape, schema)[box] for network, path in predictions.items()}
+  # Of data sets without a stored geometry the cases are as their files are.
+  read = functools.partial(_prediction, shape=case.shape, schema=schema, geometry=dataset.stored_geometry)
+  labels |= {network: read(path)[box] for network, path in predictions.items()}
   return _turned(dataset.image(case), labels, np.asarray(case.affine), schema)
 
 
@@ -155,9 +159,12 @@ def find_files(data_dir: str | Path | None, schema: Schema, shown: Schema | None
   return {files.name: files for files in find_cases(data_dir, for_model(schema, shown or schema))[0]}
 
 
-def _prediction(path: Path, shape: tuple[int, ...], schema: Schema) -> NDArray:
-  """A label volume, in the labels of a schema."""
-  data = read_volume(path).data
+def _prediction(path: Path, shape: tuple[int, ...], schema: Schema, geometry: Geometry | None = None) -> NDArray:
+  """A label volume, in the labels of a schema and on the grid of a geometry; None leaves it on its own."""
+  volume = read_volume(path)
+  data = volume.data
+  if geometry is not None:
+    data = Regrid(data.shape, volume.affine, geometry).labels(data)
   if data.shape != tuple(shape):
     raise InputError(f"{path} has shape {data.shape}, but its case {tuple(shape)}; predict the case again")
   own = stored_schema(path.parent)
