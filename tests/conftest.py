@@ -12,6 +12,10 @@ import pytest
 from nas3d_jax.config import NetworkConfig
 
 
+def pytest_addoption(parser):
+  parser.addoption("--soak", type=int, default=0, metavar="N", help="kill and resume N times, of every kind of run")
+
+
 def pytest_configure(config):
   """Settings of JAX, made before it is imported; they are inherited by the processes that tests start."""
   settings = {

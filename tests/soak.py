@@ -26,6 +26,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import jax
 from runs import assert_same_end, steps_kept
 from toy import ToyDerivedNet, ToySupernet
 
@@ -36,7 +37,7 @@ from nas3d_jax.search import SearchConfig, search
 from nas3d_jax.stopping import StopBySignal, Stopped
 from nas3d_jax.train import TrainConfig, train
 
-TOY = dict(patch_size=16, kernels=1, nodes=1, depth=2, epochs=3, checkpoint_minutes=1e-9)
+TOY = dict(patch_size=16, kernels=1, nodes=1, depth=2, epochs=4, checkpoint_minutes=1e-9)
 SMALL = {**TOY, "patch_size": 8}
 GENOTYPE = Genotype(down=(("max_pool", 0), ("down_conv", 1)), up=(("identity", 0), ("up_conv", 1)))
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
@@ -277,7 +278,8 @@ def main():
   arguments = parser.parse_args()
   folder = arguments.folder.absolute()
   folder.mkdir(parents=True, exist_ok=True)
-  os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "xla")
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
   soak = Soak(folder, random.Random(arguments.seed))
   if not (folder / "template").exists() and code_of(fork(soak.log, lambda: make_template(folder))):
     raise RuntimeError(soak.log.read_text())
