@@ -67,11 +67,17 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(stage: ModuleType, values: flags.FlagValues) -> int:
   from nas3d_jax.errors import InputError
+  from nas3d_jax.writing import refusal
 
   try:
     return stage.main(values)
   except InputError as error:
     return _complain(str(error))
+  except OSError as error:
+    refused = refusal(error)
+    if refused is None:
+      raise
+    return _complain(str(refused))
   except KeyboardInterrupt:
     print("\ninterrupted; the same command goes on from what is saved", file=sys.stderr)
     return _INTERRUPTED

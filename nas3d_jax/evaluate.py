@@ -21,8 +21,10 @@ from nas3d_jax.data.brats import AFFINE_TOLERANCE, CaseError, Fault
 from nas3d_jax.data.nifti import Volume, VolumeError, read_volume
 from nas3d_jax.data.parallel import each
 from nas3d_jax.errors import InputError
+from nas3d_jax.locks import locked
 from nas3d_jax.schema import BRATS2019, Schema
 from nas3d_jax.scores import CSV_FILE, JSON_FILE, RegionMetrics, Scores
+from nas3d_jax.writing import writing
 
 _DEPTH = 4  # folders between data_dir and a file, as when the cases are found for preprocessing
 _ENDINGS = (".nii.gz", ".nii")
@@ -88,7 +90,8 @@ def evaluate(
     {case: checksums for case, (_, checksums) in named.items()},
     tolerance,
   )
-  scores.write(out)
+  with locked(out), writing(out):
+    scores.write(out)
   return scores
 
 

@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[1]
 
 # From the foundation up; a module imports from its own level and those before it, without circles.
 LEVELS = (
-  "errors",
+  "errors quiet writing locks",
   "config genotype schema",
   "initial rearrange norm wide ops hybrid cells networks unet3d",
   "losses surfaces lesions metrics scores components choices comparison portal",
   "data",
-  "plain checkpoints devices metadata",
+  "checksums step_folders stored plain checkpoints devices metadata",
   "packing precision chunks counts settings schedules steps inference",
   "loop run restoring basis ensemble predictions",
   "predicting cross_validation",

@@ -15,7 +15,7 @@ import platform
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from rich.console import Console
@@ -26,8 +26,11 @@ from nas3d_jax.data.case import Case
 from nas3d_jax.data.dataset import Dataset, read_json, write_json
 from nas3d_jax.data.folds import assign_folds, check_folds
 from nas3d_jax.data.parallel import each
+from nas3d_jax.data.verify import file_sum, verify, vouch
 from nas3d_jax.errors import InputError
+from nas3d_jax.locks import locked
 from nas3d_jax.schema import BRATS2019, Schema
+from nas3d_jax.writing import writing
 
 _MOST_WORKERS = 4
 """Each worker holds one case, 0.2 to 0.6 GB for BraTS."""
@@ -45,7 +48,7 @@ def preprocess(
 ) -> Dataset:
   """Checks all cases of a folder and writes them as a data set (section 2.3 of the paper).
 
-  A second call with the same inputs and flags reuses what the first wrote. Progress goes to stderr.
+  A second call with the same inputs and flags reuses what the first wrote, when that is whole. Progress goes to stderr.
 
   Args:
     data_dir: the folder of the cases, see `find_cases`.
@@ -61,13 +64,22 @@ def preprocess(
 
   Raises:
     InputError: some cases are wrong (all of them are listed, by name, reason and remedy; nothing
-      is written), there are fewer labelled cases than folds, or out_dir holds something else.
+      is written), there are fewer labelled cases than folds, out_dir holds something else, another
+      process writes to it, or it cannot be written to.
   """
   for name, value, low in (("folds", folds, 2), ("seed", seed, 0), ("workers", workers or 1, 1)):
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
       raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
   workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
   out = Path(os.path.abspath(out_dir))
+  # The lock lies beside the data set, whose folder is replaced as a whole.
+  with locked(out.parent, f".{out.name}.lock"), writing(out):
+    return _preprocess(data_dir, out, schema, folds, seed, overwrite, workers)
+
+
+def _preprocess(
+  data_dir: str | Path, out: Path, schema: Schema, folds: int, seed: int, overwrite: bool, workers: int
+) -> Dataset:
   there = staging.settle(out)
   found, faults = find_cases(data_dir, schema)
   if not faults:
@@ -90,6 +102,7 @@ def preprocess(
   config = {"data_dir": str(data_dir), "folds": folds, "seed": seed}
   write_json(partial / "manifest.json", dataset.manifest())
   write_json(partial / "config.json", {**staging.mark(schema), **config})
+  vouch(partial, cases)
   shutil.rmtree(partial / "records")
   Dataset.open(partial)
   staging.swap(partial, out)
@@ -148,7 +161,8 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema) -> Case | Cas
   record = folder / "records" / f"{files.name}.json"
   if record.exists():
     case = Case.from_dict(read_json(record), schema)
-    if case.checksums == _checksums(files) and case.grade == files.grade:
+    stored = {name: file_sum(folder / "cases" / files.name / name) for name in case.arrays or ()}
+    if case.checksums == _checksums(files) and case.grade == files.grade and case.arrays == stored:
       return case
     record.unlink()
   try:
@@ -160,6 +174,13 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema) -> Case | Cas
     return error
   image = np.ascontiguousarray(raw.image[box])
   low, high = intensity_range(image)
+  target = folder / "cases" / files.name
+  target.mkdir(exist_ok=True)
+  arrays = {"image.npy": _write_array(target / "image.npy", image)}
+  if raw.labels is None:
+    (target / "labels.npy").unlink(missing_ok=True)
+  else:
+    arrays["labels.npy"] = _write_array(target / "labels.npy", np.ascontiguousarray(raw.labels[box]))
   case = Case(
     name=files.name,
     grade=files.grade,
@@ -172,14 +193,8 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema) -> Case | Cas
     affine=tuple(map(tuple, raw.affine.tolist())),
     spacing=raw.spacing,
     checksums=raw.checksums,
+    arrays=arrays,
   )
-  target = folder / "cases" / files.name
-  target.mkdir(exist_ok=True)
-  _write_array(target / "image.npy", image)
-  if raw.labels is None:
-    (target / "labels.npy").unlink(missing_ok=True)
-  else:
-    _write_array(target / "labels.npy", np.ascontiguousarray(raw.labels[box]))
   write_json(record, case.to_dict())
   return case
 
@@ -199,12 +214,25 @@ def _label_counts(
   return {value: int(counts[value]) for value in schema.label_values}
 
 
-def _write_array(path: Path, array: np.ndarray) -> None:
-  """Writes an array and sees it on disk: the record that follows vouches for it."""
+def _write_array(path: Path, array: np.ndarray) -> str:
+  """Writes an array and sees it on disk: the record that follows vouches for it. Returns the file's SHA-256."""
   with open(path, "wb") as file:
-    np.save(file, array, allow_pickle=False)
+    stream = _Summed(file)
+    np.save(stream, array, allow_pickle=False)
     file.flush()
     os.fsync(file.fileno())
+  return stream.sum.hexdigest()
+
+
+class _Summed:
+  """A file that takes the checksum of what is written to it."""
+
+  def __init__(self, file: BinaryIO):
+    self._file, self.sum = file, hashlib.sha256()
+
+  def write(self, data: bytes) -> int:
+    self.sum.update(data)
+    return self._file.write(data)
 
 
 def _checksums(files: CaseFiles) -> dict[str, str] | None:
@@ -231,6 +259,10 @@ def _reuse(
 ) -> Dataset:
   """The data set that is there, if it was made of these inputs with these flags."""
   dataset = Dataset.open(out)
+  try:
+    verify(out, dataset.cases, everything=True)
+  except InputError as error:
+    raise InputError(f"{out} is damaged: {error}; give --overwrite to make it anew") from error
   manifest = dataset.manifest()
   remedy = "give --overwrite to make it anew, or another --workdir"
   for name, value in flags.items():
