@@ -16,6 +16,7 @@ from toy import ToyDerivedNet
 
 import nas3d_jax.restoring
 import nas3d_jax.train
+from nas3d_jax.checkpoints import open_run
 from nas3d_jax.data.pipeline import patch_index
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
@@ -94,7 +95,8 @@ def test_what_is_recorded(workdir, phantom_dataset, fold):
     assert record["validation_loss"] is None if fold == "all" else 0 < record["validation_loss"] < 1
   assert records[1]["loss"] < records[0]["loss"]
   best = min(records, key=lambda record: record["loss" if fold == "all" else "validation_loss"])
-  assert steps_kept(folder) == {best["step"], 2 * steps}
+  assert steps_kept(folder) == {steps, 2 * steps}
+  assert open_run(folder).name == str(best["step"])
   assert said(folder / "checkpoints" / str(2 * steps))["genotype"]["down"] == [["max_pool", 1], ["down_conv", 0]]
 
 
@@ -106,7 +108,8 @@ def test_best_and_last_are_kept_and_the_rate_follows_the_validation(workdir, pha
   folder = train(make_config(workdir, epochs=14))
   steps = steps_of(phantom_dataset, phantom_dataset.fold_cases(1))
   # Of the equal losses of epoch 2 and 4 the later is the best.
-  assert steps_kept(folder) == {4 * steps, 14 * steps}
+  assert steps_kept(folder) == {4 * steps, 13 * steps, 14 * steps}
+  assert open_run(folder).name == str(4 * steps)
   assert recorded(folder, "learning_rate") == [0.1] * 13 + [0.05]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from nas3d_jax.writing import write_whole
 
 FORMAT = "nas3d_jax.dataset"
 VERSION = 1
+# NumPy parses the header of a file with `ast`, which on CPython 3.11 fails at times in two threads at once (cpython
+# issue 106905); patches are read ahead by several.
+_PARSING = threading.Lock()
 _REMEDY = "make the data set anew with `python -m launch preprocess --overwrite`"
 
 
@@ -207,7 +211,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def _memory_map(path: Path, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
   """The array in a file, unread, if it has this shape and one of these types."""
   try:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    with _PARSING:
+      array = np.load(path, mmap_mode="r", allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
     raise InputError(f"{path} cannot be opened ({error})") from error
   if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype.name not in dtypes:

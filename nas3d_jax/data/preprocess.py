@@ -72,18 +72,27 @@ def preprocess(
       raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
   workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
   out = Path(os.path.abspath(out_dir))
-  # The lock lies beside the data set, whose folder is replaced as a whole.
-  with locked(out.parent, f".{out.name}.lock"), writing(out):
-    return _preprocess(data_dir, out, schema, folds, seed, overwrite, workers)
-
-
-def _preprocess(
-  data_dir: str | Path, out: Path, schema: Schema, folds: int, seed: int, overwrite: bool, workers: int
-) -> Dataset:
-  there = staging.settle(out)
   found, faults = find_cases(data_dir, schema)
   if not faults:
     check_folds(sum(files.segmentation is not None for files in found), folds)
+  # The lock lies beside the data set, whose folder is replaced as a whole.
+  with locked(out.parent, f".{out.name}.lock"), writing(out):
+    return _preprocess(data_dir, out, found, faults, schema, folds, seed, overwrite, workers)
+
+
+def _preprocess(
+  data_dir: str | Path,
+  out: Path,
+  found: list[CaseFiles],
+  faults: list[Fault],
+  schema: Schema,
+  folds: int,
+  seed: int,
+  overwrite: bool,
+  workers: int,
+) -> Dataset:
+  """The same for the cases that were found and what is wrong with others."""
+  there = staging.settle(out)
   if there and not overwrite:
     _raise_faults(faults)
     flags = {"folds": folds, "seed": seed, "schema": schema.to_dict()}
