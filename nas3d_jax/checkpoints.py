@@ -55,8 +55,7 @@ class Checkpoints:
 
   Args:
     folder: `<run>/checkpoints`.
-    create: True opens the folder for writing, makes it where it is missing and removes what an interrupted write left;
-      False reads only.
+    create: True opens it for writing, and makes it or removes what an interrupted write left; False reads only.
 
   Attributes:
     steps: those that were saved.
@@ -154,8 +153,10 @@ class Checkpoints:
 
   def iterators(self, step: int) -> dict[str, Any]:
     """Where the input iterators stood, by name, as given to `save`."""
-    entries = stored.checked(_read, self.step_folder(step), "input")
-    return {name: decode_position(entry) for name, entry in entries.items()}
+    folder = self.step_folder(step)
+    entries = stored.checked(_read, folder, "input")
+    with stored.taking_apart(folder, "input"):
+      return {name: decode_position(entry) for name, entry in entries.items()}
 
   def step_folder(self, step: int) -> Path:
     """The folder of a finished checkpoint; waits for one that is being written.
@@ -290,8 +291,7 @@ def _read(folder: Path, item: str) -> Any:
       reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
     if item in ARRAYS:
       settle()  # not within `except`, so that the exception, and all that hangs on it, is gone
-  message = f"its {item} is damaged or incomplete ({reason})"
-  raise DamagedCheckpoint(f"checkpoint {folder} cannot be read, {message}; {stored.REMEDY}")
+  raise stored.unreadable(folder, item, reason)
 
 
 def _json(item: str) -> ocp.JsonCheckpointHandler:

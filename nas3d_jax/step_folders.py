@@ -57,7 +57,8 @@ class StepFolders:
       DamagedCheckpoint: one cannot be read.
     """
     for error in self.unrated.values():
-      raise error
+      others = ", ".join(str(step) for step in sorted(self.metrics) if step not in self.unrated) or "none"
+      raise DamagedCheckpoint(f"{error}. Without its metric the best cannot be told; the other steps are: {others}")
     return self.best
 
   def remove_superseded(self) -> None:

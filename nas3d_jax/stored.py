@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,8 @@ def metric(read: Read, folder: Path) -> float | None:
   if not (folder / "metrics").is_dir() and (sums is None or "metrics" not in sums):
     return None
   found = checked(read, folder, "metrics")
-  try:
+  with taking_apart(folder, "metrics"):
     return float(found["best_metric"])
-  except (KeyError, TypeError, ValueError) as error:
-    raise DamagedCheckpoint(f"checkpoint {folder} is damaged, in its metrics: {found!r:.100}; {REMEDY}") from error
 
 
 def sound_steps(read: Read, folder: Path, without: int | None = None) -> list[int]:
@@ -85,6 +83,25 @@ def sound_steps(read: Read, folder: Path, without: int | None = None) -> list[in
           checked(read, path, item)
         sound.append(step)
   return sound
+
+
+@contextlib.contextmanager
+def taking_apart(folder: Path, item: str) -> Iterator[None]:
+  """Where an item is not as it should be, which only one without checksums can be, it is damaged.
+
+  Raises:
+    DamagedCheckpoint: it is.
+  """
+  try:
+    yield
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise DamagedCheckpoint(f"checkpoint {folder} is damaged, in its {item} ({error!r:.100}); {REMEDY}") from error
+
+
+def unreadable(folder: Path, item: str, reason: str) -> DamagedCheckpoint:
+  """What to raise where an item cannot be read."""
+  what = f"its {item} is damaged or incomplete ({reason})"
+  return DamagedCheckpoint(f"checkpoint {folder} cannot be read, {what}; {REMEDY}")
 
 
 def refuse_unreadable(folder: Path, error: Exception) -> None:

@@ -27,7 +27,10 @@ LEVELS = (
   "__init__",
   "launch",
 )
-WITHOUT_JAX = ("errors", "config", "genotype", "schema", "metadata", "counts", "settings")
+WITHOUT_JAX = (
+  "errors", "quiet", "writing", "locks", "config", "genotype", "schema", "metadata", "counts", "settings", "checksums",
+  "step_folders", "stored",
+)
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 
 
