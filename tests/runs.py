@@ -73,3 +73,11 @@ def interrupt(monkeypatch, module, make, *, after):
     return limited
 
   monkeypatch.setattr(module, make, make_step)
+
+
+def damage(step_folder):
+  """Flips a bit in the middle of each file that may hold parameters of a checkpoint."""
+  for path in (step_folder / "params").glob("**/d/*"):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

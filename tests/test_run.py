@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import damage
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.locks import locked
@@ -148,21 +149,13 @@ def long(tmp_path):
   return tmp_path / "run"
 
 
-def flip(step):
-  """Flips a bit in the middle of the largest file of the parameters."""
-  path = max((step / "params").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
-  data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
-
-
 def cut(step):
   path = step / "training" / "manifest.ocdbt"
   path.write_bytes(path.read_bytes()[:20])
 
 
 DAMAGES = {
-  "flip": flip, "cut": cut, "metadata": lambda step: (step / "metadata" / "metadata").write_text(""),
+  "flip": damage, "cut": cut, "metadata": lambda step: (step / "metadata" / "metadata").write_text(""),
   "metrics": lambda step: (step / "metrics" / "metrics").write_text('{"best_metric": 0.0}'),
   "gone": lambda step: shutil.rmtree(step / "training"),
   "input": lambda step: (step / "input" / "metadata").write_text("{}"),
@@ -177,11 +170,11 @@ def contents(run):
   return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", DAMAGES)
 @pytest.mark.parametrize(("bad", "good"), [((4,), 3), ((4, 3), 1)])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(long, capsys, damage, bad, good):
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(long, capsys, kind, bad, good):
   for step in bad:
-    DAMAGES[damage](long / "checkpoints" / str(step))
+    DAMAGES[kind](long / "checkpoints" / str(step))
   with open_run(long) as run:
     last = resume(run)
     assert last.variables["params"]["w"].tolist() == [good]
@@ -206,7 +199,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(long, capsys, damage, 
 
 def test_where_none_is_good_nothing_is_changed(long):
   for step in (1, 3, 4):
-    flip(long / "checkpoints" / str(step))
+    damage(long / "checkpoints" / str(step))
   before = contents(long / "checkpoints")
   with open_run(long) as run, pytest.raises(InputError, match="all of its checkpoints are damaged; put back") as error:
     resume(run)
@@ -216,7 +209,7 @@ def test_where_none_is_good_nothing_is_changed(long):
 
 
 def test_a_damaged_best_stays_where_it_is(long, capsys):
-  flip(long / "checkpoints" / "1")
+  damage(long / "checkpoints" / "1")
   with open_run(long) as run:
     assert resume(run).training == {"epoch": 4}
   assert capsys.readouterr().err == ""
@@ -236,7 +229,7 @@ def test_a_newer_format_is_neither_passed_over_nor_moved(long, damaged):
   path = long / "checkpoints" / str(3 if damaged else 4) / "metadata" / "metadata"
   path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
   for step in damaged:
-    flip(long / "checkpoints" / str(step))
+    damage(long / "checkpoints" / str(step))
   with open_run(long) as run, pytest.raises(InputError, match=r"format version 2, .* update nas3d_jax"):
     resume(run)
   assert steps_of(long) == ["1", "3", "4"]

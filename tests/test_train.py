@@ -11,7 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from runs import TIMES, arrays, assert_same_end, history, interrupt, said, steps_kept
+from runs import TIMES, arrays, assert_same_end, damage, history, interrupt, said, steps_kept
 from toy import ToyDerivedNet
 
 import nas3d_jax.restoring
@@ -124,6 +124,27 @@ def test_a_training_stopped_anywhere_ends_as_one_left_alone(workdir, phantom_dat
     train(make_config(workdir, checkpoint_minutes=1e-9))
   assert max(steps_kept(workdir / "train" / "0")) == after
   assert_same_end(train(make_config(workdir)), train(make_config(other)))
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_training_whose_last_checkpoints_are_damaged_ends_as_one_left_alone(workdir, monkeypatch, capsys, damaged):
+  """Within its second epoch: the two last are gone back to, then the best, that of the first epoch."""
+  other = train(make_config(copy_of(workdir)))
+  steps = history(other)[0]["step"]
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    interrupt(patch, nas3d_jax.train, "make_train_step", after=steps + 3)
+    train(make_config(workdir, checkpoint_minutes=1e-9))
+  folder = workdir / "train" / "0" / "checkpoints"
+  assert steps_kept(folder.parent) == {steps, steps + 2, steps + 3}
+  for step in (steps + 3, steps + 2)[:damaged]:
+    damage(folder / str(step))
+  capsys.readouterr()
+  assert_same_end(train(make_config(workdir)), other)
+  warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+  assert len(warnings) == damaged
+  assert all(line.endswith(f"going on from step {steps + 2 if damaged == 1 else steps}") for line in warnings)
+  assert len(list(folder.glob("*.damaged"))) == damaged
 
 
 @pytest.mark.usefixtures("toy")
