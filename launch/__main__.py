@@ -3,7 +3,12 @@
 A stage is a module of this package with `REQUIRED`, the names of the flags that must be given,
 `define(values)`, which defines its flags, and `main(values)`, which returns the exit code; where it
 has `notes()`, their text ends its help. Only `main` and `notes` import what takes long, so that
-help comes at once.
+help comes at once. `main` of a stage that saves when it is stopped is `main(values, stop)`.
+
+Exit codes: 0 all is done, 1 a fault of the program, 2 a wrong input, 130 stopped by Ctrl-C (SIGINT),
+143 by SIGTERM. Search and training finish the step in progress and save it first; everything else,
+and a compilation, ends at once, as a second signal does in any case. The last line on stderr says how
+to go on.
 """
 
 from __future__ import annotations
@@ -11,28 +16,38 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
+import shlex
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from absl import flags
 
+from nas3d_jax.stopping import Stop, StopBySignal, Stopped
+
 STAGES = ("phantom", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
 
-_DONE, _WRONG_INPUT, _INTERRUPTED = 0, 2, 130
+_SAVING = ("search", "train", "experiment", "demo")
+# Stages that start anew with --overwrite, which is not how they go on.
+_ANEW = ("search", "train", "predict")
+
+_DONE, _FAILED, _WRONG_INPUT, _INTERRUPTED = 0, 1, 2, 130
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 _HELPFULL = ("--helpfull", "-helpfull")
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], stop: Stop | None = None) -> int:
   """Runs a command.
 
   Args:
     arguments: the command line after `python -m launch`.
+    stop: what may ask it to stop; with None, only Ctrl-C does, without saving.
 
   Returns:
-    The exit code: 0, 2 for a wrong input, 130 where Ctrl-C ended it.
+    The exit code: 0, 2 for a wrong input, 130 or 143 where a signal ended it.
   """
   # XLA reports as errors on stderr what is none: that a program in the cache was compiled with
   # features such as "prefer-no-gather", on this same machine. True errors come as exceptions. It
@@ -62,15 +77,37 @@ def main(arguments: Sequence[str]) -> int:
     return _complain(f"what is {surplus[0]!r}? Flags are written --name=value")
   if missing:
     return _complain(f"--{missing[0]} is missing (python -m launch {name} --help)")
-  return _run(stage, values)
+  return _run(stage, (values, stop or Stop()) if name in _SAVING else (values,))
 
 
-def _run(stage: ModuleType, values: flags.FlagValues) -> int:
+def _run(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
+  """The exit code of a stage; of several processes that share it, one that fails ends at once."""
+  try:
+    code = _code(stage, arguments)
+  except Exception:
+    _leave(_FAILED, traceback.format_exc())
+    raise
+  if code == _WRONG_INPUT:
+    _leave(code)
+  return code
+
+
+def _leave(code: int, said: str = "") -> None:
+  if "jax" in sys.modules:
+    from nas3d_jax.hosts import leave
+
+    leave(code, said)
+
+
+def _code(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
   from nas3d_jax.errors import InputError
   from nas3d_jax.writing import refusal
 
   try:
-    return stage.main(values)
+    return stage.main(*arguments)
+  except Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    return stopped.code
   except InputError as error:
     return _complain(str(error))
   except OSError as error:
@@ -97,10 +134,20 @@ def _help(name: str, stage: ModuleType, values: flags.FlagValues, *, full: bool)
   return f"{(stage.__doc__ or '').strip()}\n\n  {usage}\n{listed}{notes}"
 
 
+def again(arguments: Sequence[str]) -> str:
+  """The command that goes on with what this one left."""
+  flags_given = [argument.lstrip("-").partition("=")[0] for argument in arguments]
+  if arguments and arguments[0] in _ANEW and {"overwrite", "flagfile"} & set(flags_given):
+    kept = [argument for argument, flag in zip(arguments, flags_given, strict=True) if flag != "overwrite"]
+    arguments = [*kept, "--nooverwrite"]
+  return shlex.join(["python", "-m", "launch", *arguments])
+
+
 def _complain(message: str) -> int:
   print(f"error: {message}", file=sys.stderr)
   return _WRONG_INPUT
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv[1:]))
+  with StopBySignal(again(sys.argv[1:])) as by_signal:
+    sys.exit(main(sys.argv[1:], by_signal))

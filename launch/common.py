@@ -12,7 +12,7 @@ def define_common(values: flags.FlagValues) -> None:
   """Defines the flags of the searched network, its input and its steps on `values`, for the module that calls."""
   own = dict(flag_values=values)
   count = dict(lower_bound=1, **own)
-  flags.DEFINE_integer("batch_size", 1, "patches a step", **count)
+  flags.DEFINE_integer("batch_size", 1, "patches a step, on each device", **count)
   flags.DEFINE_integer("kernels", None, "kernels a node; not given: the modalities", **count)
   flags.DEFINE_integer("nodes", 3, "nodes of a cell", **count)
   flags.DEFINE_integer("depth", 4, "downward cells", **count)
@@ -28,5 +28,8 @@ def define_common(values: flags.FlagValues) -> None:
   )
   flags.DEFINE_enum(
     "precision", "float32", ["float32", "tf32", "bfloat16"], "of convolutions; all else is float32", **own
+  )
+  flags.DEFINE_integer(
+    "skip_nonfinite", 0, "steps that may be left out because a loss or gradient was not finite", lower_bound=0, **own
   )
   flags.DEFINE_float("checkpoint_minutes", 10.0, "minutes between checkpoints", lower_bound=0.0, **own)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from absl import flags
 
 from launch.device import PLATFORM_HELP
+from nas3d_jax.stopping import Stop
 
 REQUIRED = ("workdir",)
 
@@ -43,14 +44,14 @@ def commands(workdir: str, platform: str | None) -> list[list[str]]:
   ]
 
 
-def main(values: flags.FlagValues) -> int:
+def main(values: flags.FlagValues, stop: Stop) -> int:
   """Runs the stage; returns the exit code of the first command that fails, else 0."""
   from launch.__main__ import main as launch
 
   workdir = values["workdir"].value
   for command in commands(workdir, values["platform"].value):
     print("\n$ python -m launch", *command, flush=True)
-    if code := launch(command):
+    if code := launch(command, stop):
       return code
   print(_whereabouts(workdir))
   return 0

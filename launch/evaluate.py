@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from absl import flags
 
+from launch.schemas import define_schema
+
 REQUIRED = ("predictions", "data_dir", "out")
 
 
@@ -20,6 +22,7 @@ def define(values: flags.FlagValues) -> None:
     "data_dir", None, "folder of the cases with their segmentations", flag_values=values
   )
   flags.DEFINE_string("out", None, "folder to write the scores to", flag_values=values)
+  define_schema(values, of=" of the truth")
   flags.DEFINE_float(
     "tolerance", 1.0, "distance in mm up to which surfaces agree, for surface_dice", lower_bound=0.0,
     flag_values=values,
@@ -46,6 +49,7 @@ def main(values: flags.FlagValues) -> int:
     values["predictions"].value,
     values["data_dir"].value,
     out,
+    schema=values["schema"].value,
     tolerance=values["tolerance"].value,
     overwrite=values["overwrite"].value,
   )

@@ -11,7 +11,9 @@ from absl import flags
 
 from launch.choices import define_choices
 from launch.common import define_common
-from launch.device import PLATFORM_HELP, settings, start
+from launch.device import define_devices, settings, start
+from launch.schemas import define_schema
+from nas3d_jax.stopping import Stop
 
 REQUIRED = ("workdir",)
 
@@ -23,6 +25,8 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string("workdir", None, "run directory, to write everything to", **own)
   flags.DEFINE_string("data_dir", None, "folder of the cases, for a new run directory", **own)
   flags.DEFINE_string("test_dir", None, "folder of unseen cases, with or without truth", **own)
+  define_schema(values, of=" in data_dir", otherwise="that of the data set, or found out")
+  define_schema(values, "test_schema", " in test_dir")
   flags.DEFINE_multi_string(
     "portal_csv", [], "scores that a challenge's portal gave for them, NETWORK/SPLIT=FILE; may be "
     "given again", **own,
@@ -58,10 +62,10 @@ def define(values: flags.FlagValues) -> None:
     "overwrite", False, "replace predictions and scores of other checkpoints or settings", **own
   )
   flags.DEFINE_bool("dry_run", False, "list the parts and what is done, and do nothing", **own)
-  flags.DEFINE_string("platform", None, PLATFORM_HELP, **own)
+  define_devices(values)
 
 
-def main(values: flags.FlagValues) -> int:
+def main(values: flags.FlagValues, stop: Stop) -> int:
   """Runs the stage; returns the exit code."""
   from rich.console import Console
 
@@ -76,7 +80,7 @@ def main(values: flags.FlagValues) -> int:
   if dry_run:
     console.print(experiment.plan_table(experiment.plan_experiment(config)))
     return 0
-  scores = experiment.experiment(config)
+  scores = experiment.experiment(config, stop)
   console.print(experiment.summary_table(scores))
   report = config.root / "report" / "index.html"
   console.print(f"the report: {report}" if report.exists() else f"the scores: {config.root / 'scores'}")

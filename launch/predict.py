@@ -10,8 +10,9 @@ from __future__ import annotations
 from absl import flags
 
 from launch.choices import define_choices
-from launch.device import PLATFORM_HELP, settings, start
+from launch.device import define_devices, settings, start
 from launch.folds import parse_fold
+from launch.schemas import define_schema
 
 REQUIRED = ("data_dir", "out")
 
@@ -34,6 +35,7 @@ def define(values: flags.FlagValues) -> None:
     "checkpoint", [], "run or checkpoint instead; may be given again", flag_values=values
   )
   flags.DEFINE_string("data_dir", None, "folder of the cases", flag_values=values)
+  define_schema(values)
   flags.DEFINE_list(
     "cases", None, "names of the cases, with commas; not given: all", flag_values=values
   )
@@ -48,7 +50,7 @@ def define(values: flags.FlagValues) -> None:
   define_choices(values)
   flags.DEFINE_bool("probabilities", False, "write the probabilities as well", flag_values=values)
   flags.DEFINE_bool("overwrite", False, "predict again what is there", flag_values=values)
-  flags.DEFINE_string("platform", None, PLATFORM_HELP, flag_values=values)
+  define_devices(values)
 
 
 def main(values: flags.FlagValues) -> int:

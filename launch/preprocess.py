@@ -1,14 +1,18 @@
 """Checks the cases of a folder and writes them as an indexed data set with folds.
 
 Every case that is wrong is reported, by name, reason and remedy, and nothing is written until all
-are right. Run again with the same flags, it uses what is there.
+are right. Run again with the same flags, it uses what is there. All cases are brought to one
+orientation and voxel size, those of most cases unless given.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
+
+from launch.schemas import define_schema
 
 REQUIRED = ("data_dir", "workdir")
 
@@ -18,14 +22,21 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "data_dir",
     None,
-    "folder of the cases, BraTS 2017 to 2021, with or without HGG and LGG",
+    "folder of the cases: of case folders, with or without HGG and LGG, or of a dataset.json",
     flag_values=values,
   )
   flags.DEFINE_string("workdir", None, "run directory; dataset/ is written", flag_values=values)
+  define_schema(values)
   flags.DEFINE_integer(
     "folds", 5, "folds, as even in grade as can be; 2 for two cases", flag_values=values
   )
   flags.DEFINE_integer("seed", 0, "seed of the folds", flag_values=values)
+  flags.DEFINE_string(
+    "orientation", None, "that all cases are turned to, as LPS; not given: that of most", flag_values=values
+  )
+  flags.DEFINE_list(
+    "spacing", None, "voxel size along its axes in mm, as 1,1,1; not given: that of most", flag_values=values
+  )
   flags.DEFINE_bool("overwrite", False, "make an existing data set anew", flag_values=values)
 
 
@@ -37,9 +48,21 @@ def main(values: flags.FlagValues) -> int:
   dataset = preprocess(
     values["data_dir"].value,
     out,
+    schema=values["schema"].value,
     folds=values["folds"].value,
     seed=values["seed"].value,
+    orientation=values["orientation"].value,
+    spacing=_lengths(values["spacing"].value),
     overwrite=values["overwrite"].value,
   )
-  print(f"{len(dataset.cases)} cases, {dataset.folds} folds in {out}")
+  print(f"{len(dataset.cases)} cases, {dataset.folds} folds in {out}; {dataset.geometry or 'as they are'}")
   return 0
+
+
+def _lengths(texts: Sequence[str] | None) -> tuple[float, ...] | None:
+  from nas3d_jax.errors import InputError
+
+  try:
+    return None if texts is None else tuple(map(float, texts))
+  except ValueError as error:
+    raise InputError(f"spacing must be three lengths in mm, got {','.join(texts)}; BraTS is 1,1,1") from error

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from absl import flags
 
+from launch.schemas import define_schema
+
 REQUIRED = ("workdir",)
 
 
@@ -30,6 +32,7 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "test_dir", None, "folder of the unseen cases, for pictures; not given: that of the experiment", flag_values=values
   )
+  define_schema(values, of=" in test_dir", otherwise="as they were scored")
   flags.DEFINE_integer("seed", 0, "seed of the bootstrap intervals", lower_bound=0, flag_values=values)
   flags.DEFINE_bool("overwrite", False, "draw every figure anew", flag_values=values)
 
@@ -43,6 +46,7 @@ def main(values: flags.FlagValues) -> int:
     values["out"].value,
     portal_csv=values["portal_csv"].value,
     test_dir=values["test_dir"].value,
+    schema=values["schema"].value,
     seed=values["seed"].value,
     overwrite=values["overwrite"].value,
   )

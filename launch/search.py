@@ -10,7 +10,8 @@ from __future__ import annotations
 from absl import flags
 
 from launch.common import define_common
-from launch.device import PLATFORM_HELP, settings, start
+from launch.device import define_devices, settings, start
+from nas3d_jax.stopping import Stop
 
 REQUIRED = ("workdir",)
 
@@ -32,13 +33,13 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_float("dropout", 0.1, "part of the channels dropped", upper_bound=1.0, **rate)
   flags.DEFINE_integer("seed", 0, "seed of parameters, order, dropout", flag_values=values)
   flags.DEFINE_bool("overwrite", False, "start anew: search/ is deleted", flag_values=values)
-  flags.DEFINE_string("platform", None, PLATFORM_HELP, flag_values=values)
+  define_devices(values, hosts=True)
 
 
-def main(values: flags.FlagValues) -> int:
+def main(values: flags.FlagValues, stop: Stop) -> int:
   """Runs the stage; returns the exit code."""
-  start(values)
+  stop = start(values, stop)
   from nas3d_jax.search import SearchConfig, search
 
-  search(SearchConfig(**settings(values)))
+  search(SearchConfig(**settings(values)), stop)
   return 0

@@ -10,8 +10,9 @@ from __future__ import annotations
 from absl import flags
 
 from launch.common import define_common
-from launch.device import PLATFORM_HELP, settings, start
+from launch.device import define_devices, settings, start
 from launch.folds import parse_fold
+from nas3d_jax.stopping import Stop
 
 REQUIRED = ("workdir",)
 
@@ -48,14 +49,14 @@ def define(values: flags.FlagValues) -> None:
   )
   flags.DEFINE_integer("seed", 0, "seed of parameters, order, dropout", flag_values=values)
   flags.DEFINE_bool("overwrite", False, "start anew: train/<fold>/ is deleted", flag_values=values)
-  flags.DEFINE_string("platform", None, PLATFORM_HELP, flag_values=values)
+  define_devices(values, hosts=True)
 
 
-def main(values: flags.FlagValues) -> int:
+def main(values: flags.FlagValues, stop: Stop) -> int:
   """Runs the stage; returns the exit code."""
   fold = parse_fold(values["fold"].value)
-  start(values)
+  stop = start(values, stop)
   from nas3d_jax.train import TrainConfig, train
 
-  train(TrainConfig(**{**settings(values), "fold": fold}))
+  train(TrainConfig(**{**settings(values), "fold": fold}), stop)
   return 0

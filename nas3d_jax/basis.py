@@ -16,15 +16,19 @@ from nas3d_jax.data.dataset import Dataset
 from nas3d_jax.data.part import Part, place
 from nas3d_jax.data.reference import open_dataset
 from nas3d_jax.errors import InputError
+from nas3d_jax.hosts import first_says
 from nas3d_jax.initial import initial_values
 from nas3d_jax.metadata import RunMetadata
 from nas3d_jax.networks import DerivedNet, Supernet
+from nas3d_jax.replicas import Replicas
 from nas3d_jax.restoring import variable_shapes
 from nas3d_jax.run import Run
 from nas3d_jax.schema import Schema
 
 # What may differ when a run is gone on with; `epochs` because a run may be made longer.
-_CHANGEABLE = ("workdir", "epochs", "checkpoint_minutes", "overwrite", "data_placement")
+_CHANGEABLE = (
+  "workdir", "epochs", "checkpoint_minutes", "overwrite", "data_placement", "devices", "skip_nonfinite"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Basis:
     dataset: of its work directory, see `open_dataset`.
     network: size, and variant where there is one, with the channels of the data set.
     device: where it computes.
+    replicas: the devices that share a batch.
   """
 
   config: Any
   dataset: Dataset
   network: NetworkConfig | UNetConfig
   device: devices.DeviceReport
+  replicas: Replicas
 
   @classmethod
   def of(cls, config: Any) -> Basis:
@@ -53,7 +59,7 @@ class Basis:
     dataset = open_dataset(config.workdir)
     network = network_config(config, dataset.schema)
     network.check_patch_size(config.patch_size)
-    return cls(config, dataset, network, devices.select())
+    return cls(config, dataset, network, devices.select(), Replicas.of(config.devices))
 
   def part(self, name: str, cases: Sequence[Case], *, seed: int) -> Part:
     """The patches of some cases; `name` stands in the message where there are none."""
@@ -63,7 +69,7 @@ class Basis:
         f"fold {config.fold} leaves no case for the {name} part; preprocess cases with labels, in at least 2 folds"
       )
     sizes = dict(patch_size=config.patch_size, batch_size=config.batch_size)
-    return Part(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, **sizes)
+    return Part(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, replicas=self.replicas, **sizes)
 
   def place(self, *parts: Part) -> bool:
     """Copies the parts to the device, where `data_placement` says so; whether they are there.
@@ -71,8 +77,12 @@ class Basis:
     Raises:
       InputError: they do not fit.
     """
-    device = self.device
-    return place(parts, self.config.data_placement, device.memory, accelerated=device.platform != "cpu")
+    placement, device = self.config.data_placement, self.device
+    if self.replicas.processes > 1:
+      if placement == "device":
+        raise InputError(f"data_placement=device is for one process, got it with {self.replicas.processes}; use host")
+      placement = "host"
+    return place(parts, placement, device.memory, accelerated=device.platform != "cpu")
 
   def draw_variables(self, net: Supernet | DerivedNet, key: jax.Array) -> dict[str, Any]:
     """The network's variables before the first step, on the host; the values of its `init`."""
@@ -95,6 +105,8 @@ class Basis:
       device=self.device.to_dict(),
       overwrite=self.config.overwrite,
       changeable=(*_CHANGEABLE, *changeable),
+      primary=self.replicas.process == 0,
+      agree=first_says,
     )
 
   def metadata(self, **fields: Any) -> dict[str, Any]:
@@ -108,6 +120,7 @@ class Basis:
       versions=self.device.versions,
       device=self.device.to_dict(),
       dataset={"fingerprint": self.dataset.fingerprint},
+      geometry=self.dataset.geometry,
       **fields,
     ).to_dict()
 

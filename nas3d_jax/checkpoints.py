@@ -74,12 +74,14 @@ class Checkpoints:
       with writing(self.folder):
         self.folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
-          step_folders.remove_unfinished(self.folder)
+          step_folders.clear_up(self.folder)
         handlers = {item: ocp.PyTreeCheckpointHandler() for item in ARRAYS}
         handlers |= {item: _json(item) for item in (*VALUES, CHECKSUMS)}
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
-      self._open.callback(self._writer.close)
     self.steps = StepFolders(self.folder, functools.partial(stored.metric, _read), first=jax.process_index() == 0)
+    if create:
+      self._open.callback(self.steps.settle)
+      self._open.callback(self._writer.close)
     self._unfinished: int | None = None
 
   def save(
@@ -97,7 +99,7 @@ class Checkpoints:
     The arrays are copied before this returns, so that they may be donated to the next step.
 
     Args:
-      step: number of the step, above that of every checkpoint there is.
+      step: number of the step; none may be above it, and one of the same step is replaced.
       variables: what `net.apply` takes; a tree of arrays.
       training: what else the next step depends on; a tree of arrays, typed random keys, numbers.
       metadata: plain JSON values; "format_version" is added.
@@ -105,15 +107,15 @@ class Checkpoints:
       best_metric: the lowest is the best; None or a value that is not finite is never the best.
 
     Raises:
-      InputError: the step is not above the last one, a value has no JSON, `create` was False, or this checkpoint or the
-        one before it cannot be written; those on disk stay as they are.
+      InputError: the step is below the last one, a value has no JSON, `create` was False, or this checkpoint or the one
+        before it cannot be written; those on disk stay as they are.
     """
     if self._writer is None:
       raise InputError(f"{self.folder} was opened with create=False: it can only be read")
     self.wait()
     last = self.latest_step()
-    if last is not None and step <= last:
-      raise InputError(f"step must be above {last}, the last one in {self.folder}, got {step}")
+    if last is not None and step < last:
+      raise InputError(f"step must not be below {last}, the last one in {self.folder}, got {step}")
     metric = float(best_metric) if best_metric is not None and math.isfinite(best_metric) else None
     arrays = {"params": to_plain(variables), "training": to_plain(training)}
     values: dict[str, Any] = {
@@ -126,6 +128,8 @@ class Checkpoints:
     values[CHECKSUMS] = {**sums, **{item: value_sum(value) for item, value in values.items()}}
     items = {item: ocp.args.PyTreeSave(tree) for item, tree in arrays.items()}
     items |= {item: ocp.args.JsonSave(value) for item, value in values.items()}
+    if step == last:
+      self.steps.renew(step)
     with writing(self.folder):
       self._writer.save(self.folder / str(step), args=ocp.args.Composite(**items))
     self.steps.metrics[step], self._unfinished = metric, step
@@ -135,11 +139,7 @@ class Checkpoints:
     return self.steps.last
 
   def best_step(self) -> int | None:
-    """The step with the lowest metric (the later of equals), None where no step has one.
-
-    Raises:
-      DamagedCheckpoint: the metric of a step cannot be read.
-    """
+    """The step with the lowest metric (the later of equals), None where no step has one; raises if one is damaged."""
     return self.steps.rated_best()
 
   def restore(self, step: int, *, variables: PyTree, training: PyTree) -> tuple[PyTree, PyTree]:
@@ -182,7 +182,13 @@ class Checkpoints:
       settle()
       raise
     self._unfinished = None
+    self.steps.settle()
     self.steps.remove_superseded()
+
+  def is_writing(self) -> bool:
+    """Whether a checkpoint is not on disk yet; may be asked in any thread."""
+    step = self._unfinished
+    return step is not None and not (self.folder / str(step)).exists()
 
   def close(self) -> None:
     """Waits, then lets go of the folder; the object cannot be used after."""
@@ -219,10 +225,8 @@ def open_run(run_or_checkpoint: str | Path, which: Which = "best") -> Path:
     raise InputError(f"no checkpoint in {path}: no such folder")
   folder = path / FOLDER if (path / FOLDER).is_dir() else path
   if not step_folders.steps_in(folder):
-    raise InputError(
-      f"no checkpoint in {path}: it should be a run directory with {FOLDER}/<step>/, that {FOLDER} folder, or one "
-      "step's folder with params/ and metadata/"
-    )
+    what = f"a run directory with {FOLDER}/<step>/, that {FOLDER} folder, or one step's folder with params/"
+    raise InputError(f"no checkpoint in {path}: it should be {what} and metadata/")
   with Checkpoints(folder, create=False) as checkpoints:
     named = {"best": checkpoints.best_step, "last": checkpoints.latest_step}
     step = named[which]() if which in named else which
@@ -253,11 +257,7 @@ def read_training(folder: Path, like: PyTree) -> PyTree:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-  """What the run said of itself, plain JSON values with "format_version".
-
-  Raises:
-    InputError: a newer nas3d_jax wrote it, or it is not what was saved (`DamagedCheckpoint`).
-  """
+  """What the run said of itself, plain JSON values; an InputError if a newer nas3d_jax wrote it, or it is damaged."""
   return stored.metadata(_read, folder)
 
 

@@ -16,7 +16,7 @@ _MM3 = 1000.0  # cubic millimetres in a millilitre
 
 
 def remove_small(labels: np.ndarray, schema: Schema, spacing: Sequence[float], min_ml: float) -> np.ndarray:
-  """Takes small 26-connected components out of the innermost region, which is the schema's last.
+  """Takes small 26-connected components out of the schema's innermost region.
 
   Their voxels become what paints the innermost of the other regions that they lie in, or background.
 
@@ -33,7 +33,7 @@ def remove_small(labels: np.ndarray, schema: Schema, spacing: Sequence[float], m
     InputError: the schema has no label for the other regions alone.
   """
   labels = labels.copy()
-  components, sizes = components_ml(schema.region_masks(labels)[..., -1], spacing)
+  components, sizes = components_ml(schema.region_masks(labels)[..., schema.innermost], spacing)
   small = np.concatenate([[False], sizes < min_ml])[components]
   if small.any():
     for value, instead in _without_innermost(schema).items():
@@ -59,10 +59,10 @@ def components_ml(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarra
 
 def _without_innermost(schema: Schema) -> dict[int, int]:
   """For each label of the innermost region, the one that says the same but for that region."""
-  innermost = schema.regions[-1]
+  innermost = schema.regions[schema.innermost]
   instead = {}
   for value in innermost.labels:
-    outer = [region for region in schema.regions[:-1] if value in region.labels]
+    outer = [region for region in schema.regions if value in region.labels and region != innermost]
     instead[value] = outer[-1].paint if outer else 0
   if set(instead.values()) & set(innermost.labels):
     raise InputError(

@@ -1,8 +1,10 @@
-"""How often each genotype was read in a search. No JAX here."""
+"""What is recorded of the genotypes of a search: how often each was read, and how settled. No JAX here."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from nas3d_jax.genotype import CELLS, Genotype
 
@@ -46,3 +48,21 @@ class GenotypeCounts:
 def rows_of(genotype: Genotype) -> dict[str, list[list[Any]]]:
   """The rows of both cells as plain values, for JSON; `Genotype(**rows)` is the inverse."""
   return {cell: [list(row) for row in getattr(genotype, cell)] for cell in CELLS}
+
+
+def describe(weights: dict[str, dict[tuple[int, int], np.ndarray]]) -> dict[str, Any]:
+  """Softmax weights of each hybrid module and their entropy in nats; of a cell the mean entropy of its modules."""
+  modules = {
+    cell: [
+      {"node": node, "state": state, "weights": row.tolist(), "entropy": _entropy(row)}
+      for (node, state), row in weights[cell].items()
+    ]
+    for cell in CELLS
+  }
+  entropy = {cell: float(np.mean([module["entropy"] for module in modules[cell]])) for cell in CELLS}
+  return {"hybrid_weights": modules, "entropy": entropy}
+
+
+def _entropy(weights: np.ndarray) -> float:
+  positive = weights[weights > 0]  # 0 log 0 is 0
+  return float(-(positive * np.log(positive)).sum())

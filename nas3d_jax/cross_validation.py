@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nas3d_jax.data.brats import find_cases
+from nas3d_jax.data.brats import Fault, find_cases
 from nas3d_jax.data.dataset import Dataset, read_json
+from nas3d_jax.data.detect import for_model, say_schema
 from nas3d_jax.data.reference import open_dataset
 from nas3d_jax.ensemble import restore_ensemble
 from nas3d_jax.errors import InputError
@@ -23,7 +23,8 @@ def cross_validation_jobs(
   *,
   cases: Sequence[str] | None = None,
   patch_size: int | None = None,
-) -> tuple[list[Job], dict[str, Any]]:
+  devices: int | None = 1,
+) -> tuple[list[Job], dict[str, Any], list[Fault]]:
   """Each case of a data set with the network of the one fold that was not trained on it.
 
   Args:
@@ -32,13 +33,15 @@ def cross_validation_jobs(
     data_dir: the folder that the data set was made from.
     cases: names of the cases; None means all that are in a fold.
     patch_size: as of `restore_ensemble`.
+    devices: likewise.
 
   Returns:
-    The jobs, and what decides their probabilities, as `Ensemble.settings` with the fold of each case under "folds".
+    The jobs; what decides their probabilities, as `Ensemble.settings` with the fold of each case under "folds"; and the
+    cases whose images are not in `data_dir`.
 
   Raises:
     InputError: a fold was not trained, or may have seen its cases: it was trained on another data set, validated on
-      another fold, or started from other parameters; or a case is not in a fold, or its images are not in `data_dir`.
+      another fold, or started from other parameters; or a case is not in a fold, or no case's images are in `data_dir`.
   """
   dataset = open_dataset(workdir)
   folds = {case.name: case.fold for case in dataset.cases if case.fold is not None}
@@ -50,22 +53,23 @@ def cross_validation_jobs(
   runs = [Path(trainings) / str(fold) for fold in range(dataset.folds)]
   for fold, run in enumerate(runs):
     _check_unseen(run, fold, dataset)
-  ensemble = restore_ensemble(runs, patch_size)
+  ensemble = restore_ensemble(runs, patch_size, devices=devices)
   members = [ensemble.alone(fold) for fold in range(dataset.folds)]
-  found, faults = find_cases(data_dir, ensemble.schema)
+  say_schema(dataset.schema, f"that of {dataset.folder}")
+  found, faults = find_cases(data_dir, for_model(dataset.schema, ensemble.schema), labels=False)
   files = {case.name: case for case in found}
-  missing = sorted(set(folds) - set(files))
-  if missing:
+  missing = set(folds) - set(files)
+  remedy = "give the folder that was preprocessed"
+  if missing == set(folds):
     said = "".join(f"\n  {fault}" for fault in faults if fault.case in missing)
-    raise InputError(
-      f"the images of {', '.join(missing)} are not in {data_dir}, or not complete; give the folder that was "
-      f"preprocessed{said}"
-    )
+    names = ", ".join(sorted(missing))
+    raise InputError(f"the images of {names} are not in {data_dir}, or not complete; {remedy}{said}")
+  faults = [fault for fault in faults if fault.case in missing]
+  absent = sorted(missing - {fault.case for fault in faults})
+  faults += [Fault(name, f"its images are not in {data_dir}", remedy) for name in absent]
   sums = {case.name: case.checksums for case in dataset.cases}
-  jobs = [
-    Job(dataclasses.replace(files[name], segmentation=None), members[fold], sums[name]) for name, fold in folds.items()
-  ]
-  return jobs, {**ensemble.settings, "folds": folds}
+  jobs = [Job(files[name], members[fold], sums[name]) for name, fold in folds.items() if name in files]
+  return jobs, {**ensemble.settings, "folds": folds}, faults
 
 
 def _check_unseen(run: Path, fold: int, dataset: Dataset) -> None:

@@ -36,7 +36,7 @@ class DeviceReport:
   Attributes:
     platform: as JAX names it: "cpu", "gpu", "tpu".
     kind: the device's own name.
-    count: number of such devices; a run uses the first.
+    count: number of such devices, of all processes that share the run.
     memory: bytes that JAX may use on the device, of the whole machine for a CPU; None if unknown.
     versions: package -> version, "python" and "nas3d_jax" among them.
   """
@@ -80,12 +80,10 @@ def select(
     InputError: JAX does not offer the platform, or already runs on another; none was asked for,
       an NVIDIA driver is present, and JAX has no GPU; or cuDNN computes 3D convolutions wrongly.
   """
-  if platform is not None:
-    # "gpu" as JAX's own alias tries every maker's in turn and fails on the last.
-    jax.config.update("jax_platforms", {"gpu": "cuda"}.get(platform, platform))
+  choose_platform(platform)
   with _jax_warnings() as warnings:
     try:
-      device = jax.devices()[0]
+      device = jax.local_devices()[0]
     except (RuntimeError, AssertionError) as error:
       raise InputError(_missing(platform, warnings or str(error).splitlines()[:1])) from error
   asked = {"cuda": "gpu", "rocm": "gpu"}.get(platform, platform)
@@ -106,6 +104,13 @@ def select(
   if device.platform == "gpu":
     check_cudnn(report.versions.get("cudnn"))
   return report
+
+
+def choose_platform(platform: str | None) -> None:
+  """Sets the platform of this process, as of `select`, without asking for a device; None leaves it to JAX."""
+  if platform is not None:
+    # "gpu" as JAX's own alias tries every maker's in turn and fails on the last.
+    jax.config.update("jax_platforms", {"gpu": "cuda"}.get(platform, platform))
 
 
 def check_cudnn(version: str | None) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 
 from nas3d_jax import checkpoints
 from nas3d_jax.choices import PAPER, InferenceChoices
+from nas3d_jax.data.geometry import Geometry
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
 from nas3d_jax.metadata import RunMetadata
+from nas3d_jax.replicas import Replicas
 from nas3d_jax.restoring import restore
 from nas3d_jax.schema import Schema
 
@@ -32,6 +34,8 @@ class Ensemble:
     patch_size: length of a patch in voxels.
     sources: fingerprint of each network and its parameters -> the checkpoint it is from, in the order of `members`.
     multiple: the lengths of an input must be multiples of this, for all of them.
+    devices: how many share the patches of a case.
+    geometry: orientation and voxel size that a case must be brought to (`conform`); None takes it as it is.
   """
 
   members: tuple[tuple[PredictStep, Variables], ...]
@@ -39,18 +43,21 @@ class Ensemble:
   patch_size: int
   sources: Mapping[str, str]
   multiple: int = 1
+  devices: int = 1
+  geometry: Geometry | None = None
 
   @property
   def settings(self) -> dict[str, Any]:
     """What decides the probabilities, as plain JSON values."""
-    return {"schema": self.schema.to_dict(), "patch_size": self.patch_size, "checkpoints": dict(self.sources)}
+    plain = {"schema": self.schema.to_dict(), "patch_size": self.patch_size, "checkpoints": dict(self.sources)}
+    return plain if self.geometry is None else {**plain, "geometry": self.geometry.to_dict()}
 
   def predict(
     self, image: np.ndarray, *, choices: InferenceChoices = PAPER, on_patch: OnPatch | None = None
   ) -> np.ndarray:
     """Mean probability of each region, see `predict_mean`: [D, H, W, M] -> float32 [D, H, W, R]."""
     sizes = dict(patch_size=self.patch_size, regions=len(self.schema.regions), multiple=self.multiple)
-    return predict_mean(self.members, image, **sizes, choices=choices, on_patch=on_patch)
+    return predict_mean(self.members, image, **sizes, devices=self.devices, choices=choices, on_patch=on_patch)
 
   def alone(self, index: int) -> Ensemble:
     """One of the members by its place; it shares its step, and so its compilation."""
@@ -58,26 +65,31 @@ class Ensemble:
     return dataclasses.replace(self, members=(self.members[index],), sources=source)
 
 
-def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) -> Ensemble:
+def restore_ensemble(
+  runs: Sequence[str | Path], patch_size: int | None = None, *, devices: int | None = 1
+) -> Ensemble:
   """Restores the best checkpoint of each run.
 
   Args:
     runs: run directories, or folders of one step; at least one.
     patch_size: length of a patch in voxels; None means that of the training.
+    devices: how many share the patches of a case; None means all that JAX sees.
 
   Raises:
-    InputError: one cannot be restored or is given twice, they differ in schema or, without `patch_size`, in patch size,
-      or `patch_size` does not fit a network.
+    InputError: one cannot be restored or is given twice, they differ in schema, geometry or, without `patch_size`, in
+      patch size, or `patch_size` does not fit a network.
   """
   steps: dict[str, PredictStep] = {}
   members: list[tuple[PredictStep, Variables]] = []
   sources: dict[str, str] = {}
   first: RunMetadata | None = None
-  multiple = 1
+  said: list[RunMetadata] = []
+  multiple, replicas = 1, Replicas.of(devices)
   for run in runs:
     folder = checkpoints.open_run(run)
     net, variables, metadata = restore(folder)
     first = first or metadata
+    said.append(metadata)
     _check_alike(runs[0], first, run, metadata, patch_size)
     if patch_size is not None:
       metadata.network.check_patch_size(patch_size)
@@ -90,9 +102,10 @@ def restore_ensemble(runs: Sequence[str | Path], patch_size: int | None = None) 
       raise InputError(f"checkpoint {folder} is the same as {sources[fingerprint]}; give each once")
     sources[fingerprint] = str(folder)
     if kind not in steps:
-      steps[kind] = make_predict_step(net, xi=metadata.xi, lam=metadata.lam)
-    members.append((steps[kind], variables))
-  return Ensemble(tuple(members), first.schema, patch_size or first.patch_size, sources, multiple)
+      steps[kind] = make_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
+    members.append((steps[kind], replicas.replicate(variables)))
+  size, geometry = patch_size or first.patch_size, _common_geometry(runs, said)
+  return Ensemble(tuple(members), first.schema, size, sources, multiple, replicas.count, geometry)
 
 
 def _check_alike(
@@ -109,6 +122,23 @@ def _check_alike(
       f"checkpoints must have one patch size, but {first_run} was trained with patch_size={first.patch_size} and {run} "
       f"with {metadata.patch_size}; give --patch_size"
     )
+
+
+def _common_geometry(runs: Sequence[str | Path], said: Sequence[RunMetadata]) -> Geometry | None:
+  """The geometry of all; a checkpoint that does not say it has that of another from the same data set."""
+  known = {one.dataset["fingerprint"]: one.geometry for one in said if one.geometry is not None}
+  found = [one.geometry or known.get(one.dataset["fingerprint"]) for one in said]
+  for run, geometry in zip(runs, found, strict=True):
+    if geometry != found[0]:
+      raise InputError(
+        f"checkpoints must have one geometry, but {runs[0]} is of {_named(found[0])} and {run} of {_named(geometry)}; "
+        "predict with each alone"
+      )
+  return found[0]
+
+
+def _named(geometry: Geometry | None) -> str:
+  return "cases as they are" if geometry is None else f"cases in {geometry}"
 
 
 def _fingerprint(kind: str, variables: Variables) -> str:

@@ -18,12 +18,16 @@ from rich.console import Console
 
 from nas3d_jax import metrics
 from nas3d_jax.data.brats import AFFINE_TOLERANCE, CaseError, Fault
+from nas3d_jax.data.detect import find_schema
+from nas3d_jax.data.layouts import find_labels
 from nas3d_jax.data.nifti import Volume, VolumeError, read_volume
 from nas3d_jax.data.parallel import each
 from nas3d_jax.errors import InputError
 from nas3d_jax.locks import locked
+from nas3d_jax.predictions import stored_schema
 from nas3d_jax.schema import BRATS2019, Schema
 from nas3d_jax.scores import CSV_FILE, JSON_FILE, RegionMetrics, Scores
+from nas3d_jax.translation import translate, translation
 from nas3d_jax.writing import writing
 
 _DEPTH = 4  # folders between data_dir and a file, as when the cases are found for preprocessing
@@ -41,7 +45,7 @@ def evaluate(
   data_dir: str | Path,
   out: str | Path,
   *,
-  schema: Schema = BRATS2019,
+  schema: str | Path | Schema | None = None,
   cases: Iterable[str] | None = None,
   tolerance: float = metrics.TOLERANCE,
   overwrite: bool = False,
@@ -49,13 +53,16 @@ def evaluate(
 ) -> Scores:
   """Scores predicted label volumes and writes `scores.csv` and `scores.json` (see `scores.py`).
 
+  Predictions have the labels of the schema in their `predictions.json`, without one those of the truth. Where the two
+  schemas differ, regions are matched by name.
+
   A second call with the same files reuses what the first wrote. Progress goes to stderr.
 
   Args:
     predictions_dir: the folder of `<case>.nii.gz` (or .nii) label volumes, one a case.
     data_dir: the folder of the cases, as `preprocess` takes it; only segmentations are read.
     out: the folder to write into.
-    schema: what the labels and regions are, and what a segmentation's file is called.
+    schema: what labels, regions and files of the truth are, see `find_schema`; None means to find it out.
     cases: the cases to score; None means every prediction and every segmentation.
     tolerance: of the surface Dice, in mm, at least 0.
     overwrite: whether to replace scores of other files, or of another tolerance, that are there already.
@@ -65,7 +72,8 @@ def evaluate(
     The scores of every case.
 
   Raises:
-    InputError: a prediction or a segmentation is missing, or cannot be read, or the two differ in
+    InputError: no schema fits the truth, or its regions are other ones than those of the predictions; a prediction or a
+      segmentation is missing, or cannot be read, or the two differ in
       shape, affine or labels (all such cases are listed; nothing is written), or `out` holds scores
       of other files or another tolerance and overwrite is not given.
   """
@@ -74,13 +82,21 @@ def evaluate(
   if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
     raise InputError(f"workers must be a whole number of at least 1, got {workers!r}")
   tolerance = metrics.check_tolerance(tolerance)
+  predicted = stored_schema(predictions_dir)
+  schema = find_schema(data_dir, schema, like=predicted)
+  predicted = predicted or schema
+  table = translation(predicted, schema)
   pairs = _pair(Path(predictions_dir), Path(data_dir), schema, cases)
   out = Path(out)
   if not overwrite and (out / JSON_FILE).exists():
     return _reuse(out, pairs, schema, tolerance, workers)
   if not overwrite and (out / CSV_FILE).exists():
     raise InputError(f"{out / CSV_FILE} would be lost; give --overwrite, or another --out")
-  work = functools.partial(_score_pair, schema=schema, tolerance=tolerance)
+  if changed := {value: other for value, other in table.items() if value != other}:
+    what = ", ".join(f"{value} as {other}" for value, other in changed.items())
+    say = f"labels of the predictions (schema {predicted.name}) are read by their regions: {what} of {schema.name}"
+    Console(stderr=True).print(say, markup=False, highlight=False, soft_wrap=True)
+  work = functools.partial(_score_pair, predicted=predicted, schema=schema, tolerance=tolerance)
   results = each("evaluate", work, pairs, workers)
   _refuse([fault for result in results if isinstance(result, CaseError) for fault in result.faults])
   named = dict(zip((pair.case for pair in pairs), results, strict=True))
@@ -101,7 +117,7 @@ def find_segmentations(
   """Finds the segmentation of every case below a folder; the images may be absent.
 
   Args:
-    data_dir: the folder of the cases, or of HGG and LGG folders of cases, or a single case.
+    data_dir: the folder of the cases, see `find_cases`.
     schema: what a segmentation and a modality are called.
 
   Returns:
@@ -110,8 +126,10 @@ def find_segmentations(
     out: it has no truth.
 
   Raises:
-    InputError: there is no such folder.
+    InputError: there is no such folder, or its dataset.json does not fit the schema.
   """
+  if schema.layout != "folders":
+    return find_labels(_folder(data_dir, "data_dir"), schema), []
   folders: dict[Path, dict[str, list[Path]]] = {}
   for path, stem in _nifti_files(data_dir, "data_dir", _DEPTH):
     folders.setdefault(path.parent, {}).setdefault(stem, []).append(path)
@@ -137,9 +155,7 @@ def find_segmentations(
 
 def _nifti_files(folder: str | Path, name: str, depth: int) -> list[tuple[Path, str]]:
   """NIfTI files at most `depth` folders below, and their names without ending; none is hidden."""
-  root = Path(os.path.abspath(folder))
-  if not root.is_dir():
-    raise InputError(f"{name} must be a folder, got {str(folder)!r}; is it mistyped?")
+  root = _folder(folder, name)
   found = []
   for level in range(depth + 1):
     for path in sorted(root.glob("*/" * level + "*")):
@@ -148,6 +164,13 @@ def _nifti_files(folder: str | Path, name: str, depth: int) -> list[tuple[Path, 
       if ending and not hidden and path.is_file():
         found.append((path, path.name[: -len(ending)]))
   return found
+
+
+def _folder(folder: str | Path, name: str) -> Path:
+  root = Path(os.path.abspath(folder))
+  if not root.is_dir():
+    raise InputError(f"{name} must be a folder, got {str(folder)!r}; is it mistyped?")
+  return root
 
 
 def _pair(
@@ -173,14 +196,15 @@ def _pair(
       files = " and ".join(path.name for path in found)
       faults.append(Fault(case, f"it has {len(found)} predictions: {files}", "keep one of them"))
     if case not in truths and case not in at_fault:
-      reason = f"no segmentation {case}{schema.segmentation[0]}.nii.gz or .nii below {data_dir}"
+      file = f"{case}{schema.segmentation[0]}" if schema.layout == "folders" else f"labelsTr/{case}"
+      reason = f"no segmentation {file}.nii.gz or .nii below {data_dir}"
       faults.append(Fault(case, reason, "add it, or name the cases to score"))
   _refuse(faults)
   return [_Pair(case, predictions[case][0], truths[case]) for case in sorted(wanted)]
 
 
 def _score_pair(
-  pair: _Pair, *, schema: Schema, tolerance: float
+  pair: _Pair, *, predicted: Schema, schema: Schema, tolerance: float
 ) -> tuple[RegionMetrics, dict[str, str]] | CaseError:
   """Metrics of each region and checksums of the files of a case, or all that is wrong with it."""
   files = {"prediction": pair.prediction, "truth": pair.truth}
@@ -192,13 +216,15 @@ def _score_pair(
     except VolumeError as error:
       found.append((f"{what} {error.reason}", error.remedy))
     else:
-      found += _label_faults(f"{what} {path.name}", volumes[what].data, schema)
+      own = predicted if what == "prediction" else schema
+      found += _label_faults(f"{what} {path.name}", volumes[what].data, own)
   if len(volumes) == 2:
     found += _geometry_faults(**volumes)
   if found:
     return CaseError(Fault(pair.case, *fault) for fault in found)
   # The labels are all known, so they are whole and fit.
   prediction, truth = (volumes[what].data.astype(np.uint8, copy=False) for what in files)
+  prediction = translate(prediction, predicted, schema)
   values = metrics.score(prediction, truth, schema, volumes["truth"].spacing, tolerance=tolerance)
   return values, {what: volume.checksum for what, volume in volumes.items()}
 

@@ -18,6 +18,7 @@ from nas3d_jax.parts import Part, parts_of, write_experiment
 from nas3d_jax.plan import NETWORKS, ExperimentConfig, Split
 from nas3d_jax.scores import JSON_FILE, Scores
 from nas3d_jax.states import Status
+from nas3d_jax.stopping import Stop
 from nas3d_jax.writing import writing
 
 _SPLITS: tuple[Split, ...] = ("training", "cross_validation", "test", "ensemble")
@@ -52,11 +53,15 @@ def plan_experiment(config: ExperimentConfig) -> list[PlannedPart]:
   return planned
 
 
-def experiment(config: ExperimentConfig) -> dict[tuple[Architecture, Split], Scores]:
+def experiment(config: ExperimentConfig, stop: Stop | None = None) -> dict[tuple[Architecture, Split], Scores]:
   """Does all parts that are not done yet, each going on where it stopped.
 
   Search, training of both networks on each fold and on all cases, costs, predictions, scores, report. No case is
   predicted, in the cross-validation, by a fold that saw it. Progress goes to stderr.
+
+  Args:
+    config: what to compare.
+    stop: what may ask a search or a training to save and stop.
 
   Returns:
     The scores, by network and split.
@@ -64,15 +69,16 @@ def experiment(config: ExperimentConfig) -> dict[tuple[Architecture, Split], Sco
   Raises:
     InputError: a folder is missing or does not fit, another process makes this experiment, or a part cannot be done;
       the parts before it stay.
+    Stopped: it was asked to stop, and what was under way is saved.
   """
   with locked(config.root, ".experiment.lock"), writing(config.root):
-    return _experiment(config)
+    return _experiment(config, stop)
 
 
-def _experiment(config: ExperimentConfig) -> dict[tuple[Architecture, Split], Scores]:
+def _experiment(config: ExperimentConfig, stop: Stop | None) -> dict[tuple[Architecture, Split], Scores]:
   began = time.monotonic()
   ground = _checked(config)
-  parts = parts_of(ground)
+  parts = parts_of(ground, stop)
   write_experiment(ground, parts)
   for number, part in enumerate(parts, 1):
     if part.status() == "done":

@@ -5,18 +5,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nas3d_jax.data.brats import CaseFiles, find_cases
 from nas3d_jax.data.case import Case
+from nas3d_jax.data.case_files import Fault, is_truth
 from nas3d_jax.data.dataset import Dataset, read_json
+from nas3d_jax.data.detect import find_schema, for_model, say_schema
 from nas3d_jax.data.parallel import each
 from nas3d_jax.data.reference import FOLDER, without_fold
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluate import find_segmentations
 from nas3d_jax.plan import ExperimentConfig
-from nas3d_jax.schema import BRATS2019, Schema
+from nas3d_jax.schema import Schema
 
 _NEW_FOLDS = 5
 
@@ -60,10 +62,34 @@ class Ground:
     """Folds of the cross-validation, of a data set that is not there yet those that it will have."""
     return self.dataset.folds if self.has_dataset else self.config.folds or _NEW_FOLDS
 
-  @property
+  @functools.cached_property
   def schema(self) -> Schema:
-    """What modalities, labels and regions are."""
-    return self.dataset.schema if self.has_dataset else BRATS2019
+    """What modalities, labels and regions of the data set are, or are going to be.
+
+    Raises:
+      InputError: no schema fits the cases, or the data set has another than is asked for.
+    """
+    if not self.has_dataset:
+      return find_schema(self.data_dir, self.config.schema)
+    schema = self.dataset.schema
+    if self.config.schema is not None and (given := find_schema(self.data_dir, self.config.schema)) != schema:
+      raise InputError(
+        f"schema must be that of {self.dataset.folder}, {schema.name!r}, got {given.name!r}, which differs; leave "
+        "it out, or give another --workdir"
+      )
+    if self.config.schema is None:
+      say_schema(schema, f"that of {self.dataset.folder}")
+    return schema
+
+  @functools.cached_property
+  def test_schema(self) -> Schema:
+    """The same of the cases of `test_dir`; that of the data set where it fits."""
+    like = self.schema
+    try:
+      return find_schema(self.config.test_dir, self.config.test_schema, labels=None, like=like)
+    except InputError as error:
+      # Here the flag of this name is of the other folder.
+      raise InputError(f"test_dir: {str(error).replace('--schema', '--test_schema')}") from error
 
   def fingerprint(self, without: int | None = None) -> str:
     """Of the data set, or of what is left without a fold."""
@@ -105,8 +131,7 @@ class Ground:
     }
 
   def _images(self, case: Case) -> dict[str, str]:
-    endings = tuple(f"{suffix}{end}" for suffix in self.schema.segmentation for end in (".nii", ".nii.gz"))
-    return {name: sha for name, sha in case.checksums.items() if not name.lower().endswith(endings)}
+    return {name: sha for name, sha in case.checksums.items() if not is_truth(name, case.name, self.schema)}
 
   @functools.cached_property
   def unseen(self) -> tuple[CaseFiles, ...]:
@@ -117,16 +142,14 @@ class Ground:
     """
     if self.config.test_dir is None:
       return ()
-    found, faults = find_cases(self.config.test_dir, self.schema)
-    if faults:
-      lines = "\n".join(f"  {fault}" for fault in faults)
-      raise InputError(f"{len(faults)} faults in test_dir:\n{lines}")
+    found, faults = find_cases(self.config.test_dir, for_model(self.test_schema, self.schema), labels=False)
+    _refuse(faults)
     return tuple(found)
 
   @functools.cached_property
   def unseen_images(self) -> dict[str, dict[str, str]]:
     """SHA-256 of the images of each unseen case by file name."""
-    sums = each("read the unseen cases", _sums, [files.images for files in self.unseen], os.cpu_count() or 1)
+    sums = each("read the unseen cases", _sums, [files.named_images for files in self.unseen], os.cpu_count() or 1)
     return {files.name: found for files, found in zip(self.unseen, sums, strict=True)}
 
   @functools.cached_property
@@ -134,11 +157,12 @@ class Ground:
     """SHA-256 of the segmentation of each unseen case; empty where they have none.
 
     Raises:
-      InputError: some have one and others not.
+      InputError: some have one and others not, or one has another name than expected.
     """
     if not self.unseen:
       return {}
-    truths, _ = find_segmentations(self.config.test_dir, self.schema)
+    truths, faults = find_segmentations(self.config.test_dir, self.test_schema)
+    _refuse(faults)
     without = sorted(files.name for files in self.unseen if files.name not in truths)
     if truths and without:
       raise InputError(
@@ -158,8 +182,14 @@ class Ground:
         )
 
 
-def _sums(paths: tuple[Path, ...]) -> Mapping[str, str]:
-  return {path.name: _sum(path) for path in paths}
+def _refuse(faults: Sequence[Fault]) -> None:
+  if faults:
+    lines = "\n".join(f"  {fault}" for fault in faults)
+    raise InputError(f"{len(faults)} faults in test_dir:\n{lines}")
+
+
+def _sums(paths: Mapping[str, Path]) -> dict[str, str]:
+  return {name: _sum(path) for name, path in paths.items()}
 
 
 def _sum(path: Path) -> str:

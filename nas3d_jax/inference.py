@@ -17,6 +17,7 @@ from nas3d_jax.data.preprocess import brain_cube, intensity_range
 from nas3d_jax.errors import InputError
 from nas3d_jax.networks import Network
 from nas3d_jax.precision import Precision, computing
+from nas3d_jax.replicas import SPLIT, WHOLE, Replicas
 
 Variables = Mapping[str, Any]
 PredictStep = Callable[[Variables, np.ndarray, np.ndarray, np.ndarray], jax.Array]
@@ -28,7 +29,12 @@ FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((-4,
 
 
 def make_predict_step(
-  net: Network, *, xi: float = 100.0, lam: float = 0.1, precision: Precision = "float32"
+  net: Network,
+  *,
+  xi: float = 100.0,
+  lam: float = 0.1,
+  precision: Precision = "float32",
+  replicas: Replicas = Replicas(),  # noqa: B008  it is frozen
 ) -> PredictStep:
   """Makes the forward pass of one patch; it is compiled once a patch size, so keep it for all volumes.
 
@@ -37,6 +43,7 @@ def make_predict_step(
     xi: length of the range of the normalised input (equation 2), as in training.
     lam: offset of that range, in units of `xi`.
     precision: in which convolutions multiply; the arrays between them are of the network's `dtype`.
+    replicas: devices that share a batch, which then has as many patches for each.
 
   Returns:
     A jitted function (variables, patch, low, high) -> probabilities: `patch` float32 [p, p, p, M] raw intensities,
@@ -44,13 +51,17 @@ def make_predict_step(
     [N, p, p, p, M] of patches of one case, [N, p, p, p, R].
   """
 
-  @jax.jit
-  def predict_step(variables, patch, low, high):
+  def predict(variables, patch, low, high):
     image = normalize(patch, xi, lam, low=low, high=high)
     with computing(precision):
       return net.apply(variables, image) if image.ndim == 5 else net.apply(variables, image[None])[0]
 
-  return predict_step
+  predict_one, predict_batch = jax.jit(predict), replicas.jit(predict, (WHOLE, SPLIT, WHOLE, WHOLE), SPLIT)
+
+  def predict_step(variables, patch, low, high):
+    return (predict_batch if patch.ndim == 5 else predict_one)(variables, patch, low, high)
+
+  return predict_one if replicas.mesh is None else predict_step
 
 
 def mirrored(step: PredictStep) -> PredictStep:
@@ -79,8 +90,9 @@ def predict_volume(
   Args:
     net: a network.
     variables: its variables, or several (checkpoints of one network): their probabilities are averaged.
-    volume: [D, H, W, M] raw intensities of the whole case, M the network's modalities in the order of training; a voxel
-      that is zero in every modality is outside the brain.
+    volume: [D, H, W, M] raw intensities of the whole case, M the network's modalities in the order of training, in the
+      orientation and voxel size of training, which `data.conform.conform` brings it to; a voxel that is zero in every
+      modality is outside the brain.
     patch_size: length of a patch in voxels, a multiple of `net.config.multiple`; best that of the training.
     step: a step of `make_predict_step(net)`, so that many volumes share one compilation, or with another range; None
       compiles one.
@@ -118,6 +130,7 @@ def predict_mean(
   patch_size: int,
   regions: int,
   multiple: int = 1,
+  devices: int = 1,
   choices: InferenceChoices = PAPER,
   on_patch: OnPatch | None = None,
 ) -> np.ndarray:
@@ -129,6 +142,7 @@ def predict_mean(
     patch_size: length of a patch in voxels.
     regions: R, the channels that the steps return.
     multiple: what the lengths of a network's input must be multiples of; asked for whole volumes alone.
+    devices: how many share the patches; a whole volume is computed by one.
     choices: as in `predict_volume`.
     on_patch: as in `predict_volume`.
   """
@@ -144,7 +158,7 @@ def predict_mean(
   if choices.whole_volume:
     mean = in_one_pass(forward, cube, multiple)
   else:
-    mean = in_patches(forward, cube, patch_size, regions, choices=choices, on_patch=on_patch)
+    mean = in_patches(forward, cube, patch_size, regions, choices=choices, devices=devices, on_patch=on_patch)
   if not np.isfinite(mean).all():
     raise InputError("the network's probabilities are not finite: its training diverged; use another checkpoint")
   probabilities = np.zeros((*volume.shape[:3], regions), np.float32)
@@ -177,17 +191,19 @@ def in_patches(
   regions: int,
   *,
   choices: InferenceChoices = PAPER,
+  devices: int = 1,
   on_patch: OnPatch | None = None,
 ) -> np.ndarray:
   """Applies a network to the patches of a brain cube and averages where they overlap.
 
   Args:
-    forward: [p, p, p, M] -> [p, p, p, R], float32; where `choices.patch_batch` is above 1, of batches of that length,
-      the last one filled up with the last patch.
+    forward: [p, p, p, M] -> [p, p, p, R], float32; where `choices.patch_batch * devices` is above 1, of batches of that
+      length, the last one filled up with the last patch.
     cube: [d, h, w, M] raw intensities.
     patch_size: p in voxels.
     regions: R.
-    choices: overlap, weights and batch.
+    choices: overlap, weights and the batch of a device.
+    devices: how many share a batch.
     on_patch: as in `predict_volume`.
 
   Returns:
@@ -196,16 +212,16 @@ def in_patches(
   starts = patch_grid(cube.shape[:3], patch_size, choices.overlap)
   weights = gaussian_weights(patch_size) if choices.gaussian else None
   average = PatchAverage(cube.shape[:3], regions, weights)
-  size = choices.patch_batch
-  for first in range(0, len(starts), size):
-    batch = starts[first : first + size]
-    patches = [extract_patch(cube, start, patch_size).astype(np.float32) for start in batch]
-    if size == 1:
+  batch = choices.patch_batch * devices
+  for first in range(0, len(starts), batch):
+    own = starts[first : first + batch]
+    patches = [extract_patch(cube, start, patch_size).astype(np.float32) for start in own]
+    if batch == 1:
       answers = [forward(patches[0])]
     else:
-      answers = forward(np.stack(patches + patches[-1:] * (size - len(batch))))
-    for start, answer in zip(batch, answers, strict=False):
+      answers = forward(np.stack(patches + patches[-1:] * (batch - len(own))))
+    for start, answer in zip(own, answers, strict=False):
       average.add(start, answer)
     if on_patch is not None:
-      on_patch(first + len(batch), len(starts))
+      on_patch(first + len(own), len(starts))
   return average.result()

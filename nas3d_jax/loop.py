@@ -1,11 +1,15 @@
-"""What search and training share: one epoch of steps, with its mean losses, progress and checkpoints in between."""
+"""What search and training share: one epoch of steps, with its mean losses, progress and checkpoints in between.
+
+Of several processes that share a run, the first alone shows progress.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -13,12 +17,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nas3d_jax.data.part import Weighted
 from nas3d_jax.errors import InputError
+from nas3d_jax.hosts import first_says
+from nas3d_jax.stopping import Stop
+
+# Steps after which several processes agree on whether it is time for a checkpoint, because their clocks differ.
+_AGREE = 8
 
 # Losses are fetched from the device so many calls late, so that it never waits for the host.
 _LAG = 8
 
-Losses = tuple[int, Mapping[str, jax.Array]]
+Taken = tuple[int, Mapping[str, jax.Array]]
 
 
 @dataclasses.dataclass
@@ -26,14 +36,16 @@ class EpochSums:
   """Sums over the steps of an epoch that is under way; numbers only, so that they are part of a checkpoint.
 
   Attributes:
-    losses: sum of each loss, by name.
-    steps: steps in the sums.
+    losses: sum of each loss over the steps that were not left out, by name.
+    steps: steps of the epoch.
     seconds: spent in these steps, with compiling and saving in between.
+    skipped: steps that were left out, because a loss or gradient was not finite.
   """
 
   losses: dict[str, float]
   steps: int = 0
   seconds: float = 0.0
+  skipped: int = 0
 
   @classmethod
   def zero(cls, names: tuple[str, ...]) -> EpochSums:
@@ -41,8 +53,19 @@ class EpochSums:
     return cls(dict.fromkeys(names, 0.0))
 
   def means(self) -> dict[str, float]:
-    """Mean of each loss."""
-    return {name: total / self.steps for name, total in self.losses.items()}
+    """Mean of each loss.
+
+    Raises:
+      InputError: every step was left out.
+    """
+    count = self.steps - self.skipped
+    if not count:
+      raise InputError(f"none of {self.steps} steps had finite losses and gradients; lower the learning rate")
+    return {name: total / count for name, total in self.losses.items()}
+
+  def saved(self) -> dict[str, Any]:
+    """What a checkpoint holds of it among its arrays; `skipped` is not one of them."""
+    return {"losses": self.losses, "steps": self.steps, "seconds": self.seconds}
 
   def speed(self, patches: int) -> dict[str, float]:
     """Seconds and patches a second, as they are recorded; `patches` is their number in a step."""
@@ -54,10 +77,12 @@ def run_epoch(
   what: str,
   steps: int,
   sums: EpochSums,
-  advance: Callable[[int], Losses],
+  advance: Callable[[int], Taken],
   save: Callable[[], None],
   *,
   save_minutes: float,
+  skip: Callable[[int, Mapping[str, float]], None],
+  stop: Stop | None = None,
 ) -> None:
   """Runs the steps of an epoch that are left.
 
@@ -65,87 +90,112 @@ def run_epoch(
     what: shown beside the progress bar.
     steps: of the whole epoch.
     sums: of the steps done; updated in place.
-    advance: takes steps, as many as it is told at most and one at least; returns their number, and of each loss a
-      scalar or an array that begins with these steps' values; it may still be in the making.
+    advance: takes steps, as many as it is told at most and one at least; returns their number, and of each metric a
+      scalar or an array that begins with these steps' values; it may still be in the making. Metrics are the losses of
+      `sums`, and others whose names end in "finite", which say whether an update was done.
     save: writes a checkpoint.
     save_minutes: minutes between checkpoints within an epoch.
+    skip: called for each step that was left out, with the number of steps taken since and its metrics; raises where
+      that is not to be tolerated.
+    stop: asked after each call but the last, when `save` has been called.
 
   Raises:
-    InputError: a loss is not finite.
+    Stopped: a stop was asked for.
   """
-  pending: list[Losses] = []
+  stop = stop or Stop()
+  pending: list[Taken] = []
   lag = 0 if jax.default_backend() == "cpu" else _LAG
   started = saved = time.monotonic()
 
   def settle(keep: int) -> None:
     nonlocal started
     while len(pending) > keep:
-      _add(sums, *pending.pop(0))
+      count, metrics = pending.pop(0)
+      values = {name: np.asarray(value).reshape(-1).tolist() for name, value in metrics.items()}
+      later = sum(count for count, _ in pending)
+      for step in range(count):
+        own = {name: value[step] for name, value in values.items()}
+        _add(sums, own, functools.partial(skip, later + count - step - 1, own))
     now = time.monotonic()
     sums.seconds += now - started
     started = now
+
+  def save_all() -> None:
+    settle(0)
+    save()
 
   with _progress() as progress:
     task = progress.add_task(f"{what}, first step", total=steps, completed=sums.steps)
     left = steps - sums.steps
     while left:
       pending.append(advance(left))
+      stop.hold()
       left -= pending[-1][0]
       settle(lag)
       progress.update(task, completed=sums.steps, description=what)
-      if time.monotonic() - saved > 60 * save_minutes and left:
-        settle(0)
-        save()
-        saved = time.monotonic()
+      if left:
+        stop.check(save_all)
+        due = time.monotonic() - saved > 60 * save_minutes
+        if (sums.steps % _AGREE == 0 if jax.process_count() > 1 else due) and first_says(due):
+          save_all()
+          saved = time.monotonic()
     settle(0)
     progress.update(task, completed=sums.steps)
 
 
-def mean_loss(what: str, batches: Iterator[Any], total: int, loss: Callable[[Any], jax.Array]) -> float:
-  """Mean of a loss over batches, weighted by their sizes.
+def mean_loss(what: str, batches: Iterable[Weighted], total: int, loss: Callable[[Any, Any], jax.Array]) -> float:
+  """Mean of a loss over the patches of a pass.
 
   Args:
     what: shown beside the progress bar.
-    batches: (image, target) pairs, of which the image's first axis is the batch's size.
+    batches: of the pass.
     total: number of batches.
-    loss: of a batch, a scalar.
+    loss: of a batch and its weights, the weighted sum of the losses of its samples, a scalar.
 
   Raises:
     InputError: a loss is not finite.
   """
   weighted, count = 0.0, 0
   with _progress() as progress:
-    for image, target in progress.track(batches, total=total, description=what):
-      weighted += _finite("loss", loss((image, target)), what) * image.shape[0]
-      count += image.shape[0]
+    for item in progress.track(batches, total=total, description=what):
+      number = float(loss(item.batch, item.weight))
+      if not math.isfinite(number):
+        raise InputError(
+          f"loss is {number} in {what} ({item.where}): look at that case; if it is sound, the parameters have "
+          "diverged: start anew with a lower learning rate and --overwrite"
+        )
+      weighted += number
+      count += item.count
   return weighted / count
 
 
 def say(text: str) -> None:
   """One line for the user, beside the progress bars."""
-  Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+  Console(stderr=True, highlight=False, quiet=_is_silent()).print(text, soft_wrap=True)
 
 
-def _add(sums: EpochSums, count: int, losses: Mapping[str, jax.Array]) -> None:
-  values = {name: np.asarray(value).reshape(-1) for name, value in losses.items()}
-  for step in range(count):
-    for name, own in values.items():
-      sums.losses[name] += _finite(name, own[step], f"step {sums.steps + 1} of the epoch")
-    sums.steps += 1
+def _is_silent() -> bool:
+  return jax.process_index() > 0
 
 
-def _finite(name: str, value: jax.Array, where: str) -> float:
-  number = float(value)
-  if not math.isfinite(number):
-    raise InputError(
-      f"{name} is {number} in {where}: the parameters have diverged; start anew with a lower learning rate and "
-      "--overwrite"
-    )
-  return number
+def _add(sums: EpochSums, metrics: Mapping[str, float], skip: Callable[[], None]) -> None:
+  """Counts a step, unless `skip` of one that was left out raises."""
+  if all(value for name, value in metrics.items() if name.endswith("finite")):
+    for name in sums.losses:
+      sums.losses[name] += metrics[name]
+  else:
+    skip()
+    sums.skipped += 1
+  sums.steps += 1
 
 
 def _progress() -> Progress:
   times = TimeElapsedColumn(), TimeRemainingColumn()
   return Progress(
-    TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times, console=Console(stderr=True)
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    *times,
+    console=Console(stderr=True),
+    disable=_is_silent(),
   )

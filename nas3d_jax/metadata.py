@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from nas3d_jax.config import Architecture, NetworkConfig, UNetConfig
+from nas3d_jax.data.geometry import Geometry
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import CELLS, Genotype
 from nas3d_jax.schema import Schema
@@ -40,6 +41,8 @@ class RunMetadata:
     device: what it was trained on, `DeviceReport.to_dict()`.
     dataset: what it was trained on, under "fingerprint" `Dataset.fingerprint`; plain JSON values.
     progress: what else a run needs to go on, plain JSON values: a search's "counts".
+    geometry: orientation and voxel size of what it was trained on, to which cases are brought for it; None, and a
+      checkpoint that does not say it: cases are taken as they are.
 
   Raises:
     InputError: a field is of another type, out of range, or at odds with another; begins with the field's name.
@@ -60,6 +63,7 @@ class RunMetadata:
   device: Mapping[str, Any] = dataclasses.field(hash=False)
   dataset: Mapping[str, Any] = dataclasses.field(hash=False)
   progress: Mapping[str, Any] = dataclasses.field(hash=False, default_factory=dict)
+  geometry: Geometry | None = None
 
   def __post_init__(self):
     config = _config_of(self.architecture)
@@ -67,6 +71,7 @@ class RunMetadata:
       ("network", config, f"a {config.__name__}"),
       ("genotype", Genotype | None, "a Genotype or None"),
       ("schema", Schema, "a Schema"),
+      ("geometry", Geometry | None, "a Geometry or None"),
       ("versions", Mapping, "a mapping of packages to versions"),
       ("device", Mapping, "a mapping"),
       ("dataset", Mapping, "a mapping"),
@@ -114,10 +119,12 @@ class RunMetadata:
   def to_dict(self) -> dict[str, Any]:
     """All fields as plain JSON values."""
     plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    geometry = plain.pop("geometry")
     rows = self.genotype and {cell: [list(row) for row in getattr(self.genotype, cell)] for cell in CELLS}
     mappings = {name: dict(plain[name]) for name in ("versions", "device", "dataset", "progress")}
     return {
-      **plain, **mappings, "network": self.network.to_dict(), "genotype": rows, "schema": self.schema.to_dict()
+      **plain, **mappings, "network": self.network.to_dict(), "genotype": rows, "schema": self.schema.to_dict(),
+      **({} if geometry is None else {"geometry": geometry.to_dict()}),
     }
 
   @classmethod
@@ -129,13 +136,14 @@ class RunMetadata:
     """
     known = {field.name for field in dataclasses.fields(cls)}
     given = {name: value for name, value in fields.items() if name != "format_version"}
-    given.setdefault("architecture", "searched")  # checkpoints from before there was another
+    given = {"architecture": "searched", "geometry": None, **given}  # checkpoints from before there were others
     missing, unknown = sorted(known - set(given)), sorted(set(given) - known)
     if missing or unknown:
       lacks = f"lacks {', '.join(missing)}" if missing else f"has unknown fields {', '.join(unknown)}"
       raise InputError(f"metadata {lacks}; its fields are {', '.join(sorted(known))}")
     config = _config_of(given["architecture"])
-    readers = {"network": config.from_dict, "genotype": _genotype, "schema": Schema.from_dict}
+    classes = {"network": config, "schema": Schema, "geometry": Geometry}
+    readers = {"genotype": _genotype, **{name: kind.from_dict for name, kind in classes.items()}}
     return cls(**given | {name: _read(name, reader, given[name]) for name, reader in readers.items()})
 
 
@@ -152,7 +160,7 @@ def _genotype(rows: Mapping[str, Any]) -> Genotype:
 
 
 def _read(name: str, reader: Callable[[Any], Any], value: Any) -> Any:
-  """One structured field; None stays None, which only the genotype may be."""
+  """One structured field; None stays None, which genotype and geometry may be."""
   if value is None:
     return None
   if not isinstance(value, Mapping):

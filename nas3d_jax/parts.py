@@ -14,6 +14,7 @@ from nas3d_jax.choices import InferenceChoices
 from nas3d_jax.config import Architecture
 from nas3d_jax.costs import measure_costs
 from nas3d_jax.data.brats import find_cases, read_case
+from nas3d_jax.data.common_geometry import conform_case
 from nas3d_jax.data.dataset import read_json, write_json
 from nas3d_jax.data.preprocess import preprocess
 from nas3d_jax.data.reference import FOLDER, write_reference
@@ -23,9 +24,11 @@ from nas3d_jax.ground import Ground
 from nas3d_jax.plan import NETWORKS, ExperimentConfig, Split
 from nas3d_jax.predict import Fold, predict_cases
 from nas3d_jax.predictions import RECORD
+from nas3d_jax.schema import Schema
 from nas3d_jax.scores import JSON_FILE
 from nas3d_jax.search import search
 from nas3d_jax.states import Status
+from nas3d_jax.stopping import Stop
 from nas3d_jax.threshold import choose_min_component
 from nas3d_jax.train import train
 
@@ -51,17 +54,17 @@ class Part:
   seconds: Callable[[], float | None] = lambda: None
 
 
-def parts_of(ground: Ground) -> list[Part]:
-  """All parts, in the order in which they are done."""
+def parts_of(ground: Ground, stop: Stop | None = None) -> list[Part]:
+  """All parts, in the order in which they are done; searches and trainings save when `stop` asks to stop."""
   config, folds = ground.config, ground.folds
   everywhere: list[Fold] = [*range(folds), "all"]
   seen: list[Split] = ["cross_validation", "training"]
   unseen: list[Split] = ["test", "ensemble"] if config.test_dir else []
   scored = seen + (unseen if ground.unseen_truths else [])
   parts = [_dataset(ground)]
-  parts += [_search(ground, seed) for seed in range(config.seeds)]
-  parts += [_search(ground, 0, fold) for fold in range(folds) if config.nested]
-  parts += [_training(ground, network, fold) for network in NETWORKS for fold in everywhere]
+  parts += [_search(ground, seed, stop=stop) for seed in range(config.seeds)]
+  parts += [_search(ground, 0, fold, stop=stop) for fold in range(folds) if config.nested]
+  parts += [_training(ground, network, fold, stop) for network in NETWORKS for fold in everywhere]
   parts += [_costs(ground, network) for network in NETWORKS]
   for network in NETWORKS:
     parts += [_prediction(ground, network, split) for split in seen]
@@ -74,7 +77,7 @@ def parts_of(ground: Ground) -> list[Part]:
 def _dataset(ground: Ground) -> Part:
   def run():
     folder = ground.config.root / FOLDER
-    preprocess(ground.data_dir, folder, folds=ground.folds)
+    preprocess(ground.data_dir, folder, schema=ground.schema, folds=ground.folds)
 
   def status() -> Status:
     if not ground.has_dataset:
@@ -84,14 +87,14 @@ def _dataset(ground: Ground) -> Part:
   return Part("preprocess", status, run)
 
 
-def _search(ground: Ground, seed: int, fold: int | None = None) -> Part:
+def _search(ground: Ground, seed: int, fold: int | None = None, *, stop: Stop | None) -> Part:
   config = ground.config.search(seed, fold, ground.folds)
   folder = Path(config.workdir) / "search"
 
   def run():
     if folder.parent != ground.config.root:
       write_reference(folder.parent, ground.config.root / FOLDER, without_fold=fold)
-    search(config)
+    search(config, stop)
 
   def seconds():
     cases = functools.partial(_search_cases, ground)
@@ -106,7 +109,7 @@ def _search_cases(ground: Ground, hybrid: int, without: int | None = None) -> in
   return sum(case.fold not in (hybrid, without) for case in ground.labelled)
 
 
-def _training(ground: Ground, network: Architecture, fold: Fold) -> Part:
+def _training(ground: Ground, network: Architecture, fold: Fold, stop: Stop | None) -> Part:
   config = ground.config.train(network, fold)
   folder = ground.config.training(network, fold)
 
@@ -121,7 +124,7 @@ def _training(ground: Ground, network: Architecture, fold: Fold) -> Part:
 
   status = _with_data(ground, lambda: states.training_status(config, folder, ground.fingerprint()))
   which = "on all cases" if fold == "all" else f"fold {fold}"
-  return Part(f"train {network}, {which}", status, lambda: train(config), seconds)
+  return Part(f"train {network}, {which}", status, lambda: train(config, stop), seconds)
 
 
 def _costs(ground: Ground, network: Architecture) -> Part:
@@ -135,9 +138,9 @@ def _costs(ground: Ground, network: Architecture) -> Part:
     return "done" if measured["patch_size"] == config.patch_size else "changed"
 
   def run():
-    found, _ = find_cases(ground.data_dir, ground.schema)
-    files = [dataclasses.replace(files, segmentation=None) for files in found[:_TIMED_CASES]]
-    images = [read_case(case, ground.schema).image for case in files]
+    found, _ = find_cases(ground.data_dir, ground.schema, labels=False)
+    cases = [read_case(files, ground.schema) for files in found[:_TIMED_CASES]]
+    images = [conform_case(case, ground.dataset.geometry).image for case in cases]
     folder = config.training(network, "all")
     costs = measure_costs(folder, images, batch_size=config.batch_size, choices=config.choices())
     write_json(path, {**(read_json(path) if path.exists() else {}), network: costs.to_dict()})
@@ -150,6 +153,11 @@ def _choices(config: ExperimentConfig, network: Architecture, split: Split) -> I
   if not config.choose_min_component or split not in ("test", "ensemble"):
     return config.choices()
   return config.choices(read_json(config.threshold_file(network))["min_component_ml"])
+
+
+def _schema(ground: Ground, split: Split) -> Schema:
+  """Of the cases of a split."""
+  return ground.test_schema if split in ("test", "ensemble") else ground.schema
 
 
 def _prediction(ground: Ground, network: Architecture, split: Split) -> Part:
@@ -172,7 +180,9 @@ def _prediction(ground: Ground, network: Architecture, split: Split) -> Part:
     data_dir = config.test_dir if unseen else ground.data_dir
     choices = _choices(config, network, split)
     wanted = config.predict(network, split, data_dir=data_dir, cases=cases, folds=folds, choices=choices)
-    predict_cases(dataclasses.replace(wanted, overwrite=config.overwrite and status == "changed"))
+    schema = None if split == "cross_validation" else _schema(ground, split)
+    overwrite = config.overwrite and status == "changed"
+    predict_cases(dataclasses.replace(wanted, schema=schema, overwrite=overwrite))
 
   def seconds():
     measured = read_json(config.root / COSTS).get(network) if (config.root / COSTS).exists() else None
@@ -205,7 +215,8 @@ def _scores(ground: Ground, network: Architecture, split: Split) -> Part:
 
   def run():
     data_dir = config.test_dir if unseen else ground.data_dir
-    evaluate(predictions, data_dir, folder, schema=ground.schema, cases=list(truths()), overwrite=config.overwrite)
+    schema, overwrite = _schema(ground, split), config.overwrite
+    evaluate(predictions, data_dir, folder, schema=schema, cases=list(truths()), overwrite=overwrite)
 
   status = _with_data(ground, lambda: states.scores_status(folder, predictions, truths()))
   return Part(f"score {network}, {split.replace('_', '-')}", status, run)

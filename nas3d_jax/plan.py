@@ -30,6 +30,8 @@ class ExperimentConfig:
     data_dir: folder of the cases, which is preprocessed where `workdir` has no data set yet; None means the one that
       the data set was made from.
     test_dir: folder of unseen cases, with or without segmentations; None leaves the test out.
+    schema: of the cases of `data_dir`, see `find_schema`; None means that of the data set, or to find it out.
+    test_schema: of those of `test_dir`; None means to find it out.
     portal_csv: tables of scores that a challenge's portal gave for the cases of `test_dir`, for the report:
       "NETWORK/SPLIT=FILE" each; a mere file is searched/test.
     folds: folds of the cross-validation; None means those of the data set, 5 for a new one.
@@ -66,6 +68,8 @@ class ExperimentConfig:
       ensemble; the cross-validation itself and the training cases are left as they are.
     data_placement: where the data of searches and trainings lies, see `SearchConfig`.
     precision: of convolutions in searches and trainings, see `SearchConfig`.
+    devices: number of devices that share a batch, or the patches of a case; None means all that JAX sees.
+    skip_nonfinite: steps of each search and training that may be left out, see `SearchConfig`.
     checkpoint_minutes: minutes between checkpoints within an epoch.
     overwrite: replace predictions and scores of other checkpoints or settings; searches and trainings stay.
 
@@ -76,6 +80,8 @@ class ExperimentConfig:
   workdir: str | Path
   data_dir: str | Path | None = None
   test_dir: str | Path | None = None
+  schema: str | Path | None = None
+  test_schema: str | Path | None = None
   portal_csv: tuple[str, ...] = ()
   folds: int | None = None
   nested: bool = False
@@ -110,6 +116,8 @@ class ExperimentConfig:
   choose_min_component: bool = False
   data_placement: Placement = "auto"
   precision: Precision = "float32"
+  devices: int | None = None
+  skip_nonfinite: int = 0
   checkpoint_minutes: float = 10.0
   overwrite: bool = False
 
@@ -123,6 +131,8 @@ class ExperimentConfig:
       raise InputError(
         f"choose_min_component chooses what min_component_ml={self.min_component_ml} gives; leave out one of them"
       )
+    if self.test_schema is not None and self.test_dir is None:
+      raise InputError("test_schema is of the cases of test_dir; give test_dir with it")
     object.__setattr__(self, "portal_csv", tuple(self.portal_csv))
     if self.portal_csv and self.test_dir is None:
       raise InputError("portal_csv holds scores of the cases of test_dir; give test_dir with it")
@@ -156,7 +166,8 @@ class ExperimentConfig:
     """A search of a seed; or, with a fold out of `folds`, the nested one, whose hybrid part is the next fold."""
     names = (
       "min_count", "batch_size", "kernels", "nodes", "depth", "variant", "hybrid_learning_rate", "kernel_learning_rate",
-      "skip_empty", "augment", "data_placement", "precision", "checkpoint_minutes",
+      "skip_empty", "augment", "data_placement", "precision", "devices", "skip_nonfinite",
+      "checkpoint_minutes",
     )  # fmt: skip
     return SearchConfig(
       self.search_root(seed, fold),
@@ -176,7 +187,8 @@ class ExperimentConfig:
     """A training. That on all cases starts from fold 0's parameters, as the paper's; if searches are nested, anew."""
     names = (
       "patch_size", "epochs", "batch_size", "kernels", "nodes", "depth", "variant", "filters", "levels", "skip_empty",
-      "augment", "data_placement", "precision", "checkpoint_minutes",
+      "augment", "data_placement", "precision", "devices", "skip_nonfinite",
+      "checkpoint_minutes",
     )  # fmt: skip
     own = "" if network == "searched" else f"{network}_"
     return TrainConfig(
@@ -228,5 +240,6 @@ class ExperimentConfig:
       data_dir=data_dir,
       cases=cases,
       out=self.predictions(network, split),
+      devices=self.devices,
       **choices.to_dict(),
     )

@@ -10,6 +10,7 @@ from nas3d_jax.choices import InferenceChoices
 from nas3d_jax.config import TRAIN_FOLDERS, Architecture
 from nas3d_jax.cross_validation import cross_validation_jobs
 from nas3d_jax.data.brats import CaseFiles, Fault, find_cases
+from nas3d_jax.data.detect import find_schema, for_model
 from nas3d_jax.ensemble import restore_ensemble
 from nas3d_jax.errors import InputError
 from nas3d_jax.locks import locked
@@ -32,6 +33,8 @@ class PredictConfig:
     checkpoint: run directories or folders of one step instead.
     network: whose folds are meant: "searched" or "unet3d", which lie in `unet3d/<fold>`.
     data_dir: the folder of the cases; segmentations are not read.
+    schema: of the cases, see `find_schema`; None means to find it out. The networks take the modalities that they were
+      trained on by name. A cross-validation reads the cases as the data set did.
     cases: names of the cases to predict; None means all, of a cross-validation all that are in a fold.
     out: the folder to write to, see `predictions.py`.
     patch_size: length of a patch in voxels; None means that of the training.
@@ -42,6 +45,7 @@ class PredictConfig:
     patch_batch: likewise.
     min_component_ml: likewise.
     probabilities: whether to write the probabilities of the regions as well.
+    devices: how many share the patches of a case; None means all that JAX sees.
     overwrite: whether to predict anew what is there.
 
   Raises:
@@ -54,6 +58,7 @@ class PredictConfig:
   checkpoint: tuple[str | Path, ...] = ()
   network: Architecture = "searched"
   data_dir: str | Path
+  schema: str | Path | Schema | None = None
   cases: tuple[str, ...] | None = None
   out: str | Path
   patch_size: int | None = None
@@ -64,6 +69,7 @@ class PredictConfig:
   patch_batch: int = 1
   min_component_ml: float = 0.0
   probabilities: bool = False
+  devices: int | None = None
   overwrite: bool = False
 
   def __post_init__(self):
@@ -94,6 +100,8 @@ class PredictConfig:
       raise InputError(f"give either fold (with workdir) or checkpoint, at least one of them; got {got}")
     if self.fold and self.cross_validation:
       raise InputError(f"cross_validation takes all folds, got fold={self.fold} beside it; give one of them")
+    if self.cross_validation and self.schema is not None:
+      raise InputError("cross_validation reads the cases by the schema of the data set; leave out schema")
     if folds != (self.workdir is not None):
       raise InputError(
         f"workdir and fold go together, got workdir={self.workdir!r} and fold={self.fold}; give both, or checkpoint "
@@ -121,8 +129,9 @@ def predict_cases(config: PredictConfig) -> PredictSummary:
   """Predicts cases of a folder, as `<case>.nii.gz` in each case's own geometry (section 2.3 of the paper).
 
   A region holds where its probability, the mean over the checkpoints, is at least one half; labels are painted in the
-  schema's order; what is zero in every modality is background. A second run goes on where the first stopped. The next
-  case is read and the last one written while one is computed. Progress goes to stderr.
+  schema's order; what is zero in every modality is background. A case of another orientation or voxel size than the
+  training data is brought to theirs, and its probabilities back to its own grid. A second run goes on where the first
+  stopped. The next case is read and the last one written while one is computed. Progress goes to stderr.
 
   Raises:
     InputError: a checkpoint is not to be had or does not go with the others, a fold of a cross-validation saw its
@@ -131,12 +140,12 @@ def predict_cases(config: PredictConfig) -> PredictSummary:
   """
   if config.cross_validation:
     root = Path(config.workdir)
-    jobs, settings = cross_validation_jobs(
-      root, root / TRAIN_FOLDERS[config.network], config.data_dir, cases=config.cases, patch_size=config.patch_size
+    jobs, settings, faults = cross_validation_jobs(
+      root, root / TRAIN_FOLDERS[config.network], config.data_dir, cases=config.cases, patch_size=config.patch_size,
+      devices=config.devices,
     )
-    faults = []
   else:
-    ensemble = restore_ensemble(config.runs, config.patch_size)
+    ensemble = restore_ensemble(config.runs, config.patch_size, devices=config.devices)
     found, faults = _find(config, ensemble.schema)
     jobs, settings = [Job(files, ensemble) for files in found], ensemble.settings
   settings = {**settings, "inference": config.choices.to_dict(), "probabilities": config.probabilities}
@@ -148,9 +157,11 @@ def predict_cases(config: PredictConfig) -> PredictSummary:
     )
 
 
-def _find(config: PredictConfig, schema: Schema) -> tuple[list[CaseFiles], list[Fault]]:
-  """The cases that are asked for, and what is wrong with others of them."""
-  found, faults = find_cases(config.data_dir, schema)
+def _find(config: PredictConfig, model: Schema) -> tuple[list[CaseFiles], list[Fault]]:
+  """The cases that are asked for, with the model's modalities, and what is wrong with others of them."""
+  schema = for_model(find_schema(config.data_dir, config.schema, labels=False, like=model), model)
+  # The truth is none of a prediction's business: a damaged one must not keep a case from it.
+  found, faults = find_cases(config.data_dir, schema, labels=False)
   if config.cases is not None:
     wanted = set(config.cases)
     missing = sorted(wanted - {files.name for files in found} - {fault.case for fault in faults})
@@ -158,5 +169,4 @@ def _find(config: PredictConfig, schema: Schema) -> tuple[list[CaseFiles], list[
       raise InputError(f"there is no case {', '.join(missing)} in {config.data_dir}; name cases that are there")
     found = [files for files in found if files.name in wanted]
     faults = [fault for fault in faults if fault.case in wanted]
-  # The truth is none of a prediction's business: a damaged one must not keep a case from it.
-  return [dataclasses.replace(files, segmentation=None) for files in found], faults
+  return found, faults

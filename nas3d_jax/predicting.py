@@ -1,22 +1,31 @@
-"""The loop over cases: read, compute, write, each while the others go on; what is there is skipped."""
+"""The loop over cases: read, compute, write, each while the others go on; what is there is skipped.
+
+A case that cannot be read, predicted or written does not keep the others from it. At any time one case is computed, one
+read and one written, so memory does not grow with their number.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from nas3d_jax.choices import InferenceChoices
 from nas3d_jax.components import remove_small
 from nas3d_jax.data.brats import CaseError, CaseFiles, Fault, RawCase, read_case
+from nas3d_jax.data.conform import Conformed, conform
+from nas3d_jax.data.faults import of_case
 from nas3d_jax.ensemble import Ensemble
 from nas3d_jax.errors import InputError
+from nas3d_jax.inference import OnPatch
 from nas3d_jax.predictions import PredictionFolder
 
 
@@ -43,17 +52,22 @@ class PredictSummary:
     out: the folder of the predictions.
     predicted: names of the cases predicted now.
     reused: names of those that an earlier run had predicted.
+    conformed: names of those predicted now that were brought to the orientation and voxel size of the training data,
+      and their labels back.
     seconds: time it took, with compiling.
   """
 
   out: Path
   predicted: tuple[str, ...]
   reused: tuple[str, ...]
+  conformed: tuple[str, ...]
   seconds: float
 
   def __str__(self):
     reused = f", {len(self.reused)} reused" if self.reused else ""
-    return f"{len(self.predicted)} cases predicted{reused}, in {self.out} ({self.seconds:.0f} s)"
+    done = f"{len(self.predicted)} cases predicted{reused}, in {self.out} ({self.seconds:.0f} s)"
+    brought = f"; {len(self.conformed)} of them on another grid than the training data's, brought to it and back"
+    return f"{done}{brought}" if self.conformed else done
 
 
 def predict_jobs(
@@ -74,48 +88,137 @@ def predict_jobs(
     faults: what was wrong with other cases before.
 
   Raises:
-    InputError: after all other cases are done, some cannot be used: all are listed, by name, reason and remedy.
+    InputError: after all other cases are done, some cannot be used: all are listed, by name, reason and remedy; or, at
+      once, as `DiskError`, nothing can be written.
   """
   began = time.monotonic()
   faults = list(faults)
 
-  def read(job: Job) -> RawCase | CaseError | None:
+  def read(job: Job) -> _Ready | CaseError | None:
     try:
       return None if folder.is_done(job.files) else _read(job)
     except CaseError as error:
       return error
+    except MemoryError:
+      return _too_large(job)
 
-  predicted, reused, writing = [], [], None
-  with _Bars(len(jobs)) as bars, ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+  reused = []
+  with _Bars(len(jobs)) as bars, ThreadPoolExecutor(1) as reader, _Writing(folder, probabilities) as writing:
     for job, case in _read_ahead(reader, read, jobs):
       bars.start(job.files.name)
-      if case is None:
-        reused.append(job.files.name)
-      elif isinstance(case, CaseError):
-        faults += case.faults
+      outcome = _predict(job, case, choices, bars.on_patch) if isinstance(case, _Ready) else case
+      if isinstance(outcome, _Predicted):
+        writing.start(outcome)
+      elif isinstance(outcome, CaseError):
+        faults += outcome.faults
       else:
-        confidences = job.ensemble.predict(case.image, choices=choices, on_patch=bars.on_patch)
-        labels = job.ensemble.schema.decode(confidences)
-        if choices.min_component_ml:
-          labels = remove_small(labels, job.ensemble.schema, case.spacing, choices.min_component_ml)
-        if writing is not None:
-          writing.result()
-        writing = writer.submit(folder.write, case, labels, confidences if probabilities else None)
-        predicted.append(job.files.name)
+        reused.append(job.files.name)
+      del case, outcome  # from here on they are in memory until they are written, and no longer
       bars.finish()
-    if writing is not None:
-      writing.result()
-  summary = PredictSummary(folder.folder, tuple(predicted), tuple(reused), time.monotonic() - began)
-  _raise_faults(faults, summary)
+  seconds = time.monotonic() - began
+  summary = PredictSummary(folder.folder, tuple(writing.done), tuple(reused), tuple(writing.conformed), seconds)
+  _raise_faults([*faults, *writing.faults], summary)
   return summary
 
 
-def _read(job: Job) -> RawCase:
-  case = read_case(job.files, job.ensemble.schema)
-  if job.expected is not None and not case.checksums.items() <= job.expected.items():
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Ready:
+  """A case as it was read, but for its image, which is that in the geometry of the network."""
+
+  raw: RawCase
+  conformed: Conformed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Predicted:
+  """Labels and probabilities of a case on its own grid."""
+
+  raw: RawCase
+  labels: np.ndarray
+  probabilities: np.ndarray
+  conformed: bool
+
+
+def _read(job: Job) -> _Ready:
+  raw = read_case(job.files, job.ensemble.schema)
+  if job.expected is not None and not raw.checksums.items() <= job.expected.items():
     reason = f"its images in {job.files.folder} are not those of the data set's case of this name"
     raise CaseError([Fault(job.files.name, reason, "give the folder that was preprocessed")])
-  return case
+  try:
+    conformed = conform(raw.image, raw.affine, job.ensemble.geometry)
+  except InputError as error:
+    raise of_case(job.files.name, error) from error
+  return _Ready(dataclasses.replace(raw, image=conformed.image), conformed)
+
+
+def _predict(job: Job, case: _Ready, choices: InferenceChoices, on_patch: OnPatch) -> _Predicted | CaseError:
+  schema = job.ensemble.schema
+  try:
+    answer = job.ensemble.predict(case.conformed.image, choices=choices, on_patch=on_patch)
+    probabilities = case.conformed.back(answer)
+    labels = schema.decode(probabilities)
+    if choices.min_component_ml:
+      labels = remove_small(labels, schema, case.raw.spacing, choices.min_component_ml)
+  except InputError as error:
+    return of_case(job.files.name, error)
+  except MemoryError:
+    return _too_large(job)
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    return _too_large(job)
+  return _Predicted(case.raw, labels, probabilities, case.conformed.regrid is not None)
+
+
+def _too_large(job: Job) -> CaseError:
+  return CaseError([Fault(job.files.name, "memory does not suffice for it", "predict it with smaller patches")])
+
+
+class _Writing:
+  """Writes a case while the next one is computed.
+
+  Attributes:
+    done: names of the cases that are written.
+    conformed: those of them that were on another grid than the training data's.
+    faults: why others cannot be written.
+  """
+
+  def __init__(self, folder: PredictionFolder, probabilities: bool):
+    self._folder, self._probabilities = folder, probabilities
+    self._pool = ThreadPoolExecutor(1)
+    self._current: Future | None = None
+    self.done: list[str] = []
+    self.conformed: list[str] = []
+    self.faults: list[Fault] = []
+
+  def __enter__(self) -> _Writing:
+    return self
+
+  def __exit__(self, kind, *error) -> None:
+    try:
+      if kind is None:
+        self._finish()
+    finally:
+      self._pool.shutdown()
+
+  def start(self, case: _Predicted) -> None:
+    """Begins with a case, once the one before is written."""
+    self._finish()
+    self._current = self._pool.submit(self._write, case)
+
+  def _finish(self) -> None:
+    if self._current is not None:
+      self._current.result()
+
+  def _write(self, case: _Predicted) -> None:
+    name = case.raw.files.name
+    try:
+      self._folder.write(case.raw, case.labels, case.probabilities if self._probabilities else None)
+    except CaseError as error:
+      self.faults += error.faults
+    else:
+      self.done.append(name)
+      self.conformed += [name] * case.conformed
 
 
 class _Bars:

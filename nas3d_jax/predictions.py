@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gzip
 import hashlib
 import json
@@ -25,16 +27,25 @@ from nas3d_jax.choices import PAPER
 from nas3d_jax.data.brats import CaseError, CaseFiles, Fault, RawCase
 from nas3d_jax.data.dataset import write_json
 from nas3d_jax.errors import InputError
+from nas3d_jax.schema import Schema
 
 FORMAT = "nas3d_jax.predictions"
 VERSION = 1
 RECORD = "predictions.json"
 PROBABILITIES = "probabilities"
 _REMEDY = "give --overwrite to predict anew, or another --out"
+# What is wrong with the disk or the folder, not with one file: no other case can be written either.
+_DISK = frozenset(
+  {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ESTALE}
+)
 
 
 class OtherSettings(InputError):
   """A folder holds predictions that were made with other settings."""
+
+
+class DiskError(InputError):
+  """The folder cannot be written to; what is in it is whole."""
 
 
 class PredictionFolder:
@@ -50,7 +61,7 @@ class PredictionFolder:
 
   Raises:
     InputError: the folder holds volumes that are not in its record, or, as `OtherSettings`, predictions with other
-      settings.
+      settings, or, as `DiskError`, it cannot be written to.
   """
 
   def __init__(self, folder: str | Path, *, settings: Mapping[str, Any], cases: Iterable[str], overwrite: bool = False):
@@ -61,18 +72,20 @@ class PredictionFolder:
     if strays:
       names = ", ".join(sorted(strays)[:5])
       raise InputError(f"{self.folder} holds {names}, predicted by no run; move it away, or give another --out")
-    if overwrite:
-      self._remove(former)
-      former = {}
-    elif former:
+    if former and not overwrite:
       _compare(self.folder, record["settings"], settings)
     self._settings = dict(settings)
     # A case is listed before it is predicted, so that what a killed run leaves is known to be ours.
-    self._cases: dict[str, Mapping[str, str] | None] = {**dict.fromkeys(cases), **former}
-    self.folder.mkdir(parents=True, exist_ok=True)
-    if settings["probabilities"]:
-      (self.folder / PROBABILITIES).mkdir(exist_ok=True)
-    self._save()
+    self._cases: dict[str, Mapping[str, str] | None] = {**dict.fromkeys(cases), **({} if overwrite else former)}
+    try:
+      if overwrite:
+        self._remove(former)
+      self.folder.mkdir(parents=True, exist_ok=True)
+      if settings["probabilities"]:
+        (self.folder / PROBABILITIES).mkdir(exist_ok=True)
+      self._save()
+    except OSError as error:
+      raise DiskError(f"{self.folder} cannot be written to ({error.strerror}); give another --out") from error
 
   def is_done(self, files: CaseFiles) -> bool:
     """Whether a case was predicted, from the same images, and is still there.
@@ -84,10 +97,11 @@ class PredictionFolder:
     if made_of is None or not all(path.exists() for path in self._paths(files.name, self._settings["probabilities"])):
       return False
     try:
-      same = made_of == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files.images}
+      sums = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.named_images.items()}
     except OSError:
       return False  # whoever reads the case says what is wrong with it
-    if not same:
+    # In their order, which is that of the channels.
+    if list(made_of.items()) != list(sums.items()):
       raise CaseError([Fault(files.name, f"it was predicted in {self.folder} from other images", _REMEDY)])
     return True
 
@@ -100,7 +114,8 @@ class PredictionFolder:
       probabilities: float32 [D, H, W, R], or None where the settings do not ask for them.
 
     Raises:
-      InputError: a file cannot be written.
+      CaseError: something is in the way of a file.
+      DiskError: nothing can be written to the folder, as when the disk is full; what was written before stays.
     """
     case = raw.files.name
     arrays = [labels] if probabilities is None else [labels, probabilities]
@@ -110,8 +125,11 @@ class PredictionFolder:
       self._cases[case] = raw.checksums
       self._save()
     except OSError as error:
-      reason = f"the prediction of {case} cannot be written to {self.folder} ({error.strerror})"
-      raise InputError(f"{reason}; make room or correct the permissions, and run again") from error
+      if error.errno in _DISK:
+        reason = f"the prediction of {case} cannot be written to {self.folder} ({error.strerror})"
+        raise DiskError(f"{reason}; make room or correct the permissions, and run again") from error
+      reason = f"its prediction cannot be written to {error.filename2 or error.filename} ({error.strerror})"
+      raise CaseError([Fault(case, reason, "move away what is there, and run again")]) from error
 
   def _paths(self, case: str, probabilities: bool) -> list[Path]:
     name = f"{case}.nii.gz"
@@ -127,11 +145,25 @@ class PredictionFolder:
     write_json(self.folder / RECORD, record)
 
 
+def stored_schema(folder: str | Path) -> Schema | None:
+  """The schema whose labels the predictions of a folder have, by their record; None without one.
+
+  Raises:
+    InputError: the record is damaged.
+  """
+  path = Path(folder) / RECORD
+  settings = _read_record(path)["settings"]
+  try:
+    return Schema.from_dict(settings["schema"]) if "schema" in settings else None
+  except InputError as error:
+    raise InputError(f"{path} is damaged: {error}; {_REMEDY}") from error
+
+
 def write_volume(path: Path, array: np.ndarray, like: nib.Nifti1Header) -> None:
   """Writes an array as .nii.gz on the grid of another volume, whole or not at all.
 
-  Shape, affine, voxel size, units and the codes of qform and sform are those of `like`, to the bit; slope 1, intercept
-  0. Equal arrays give equal files.
+  Shape, affine, voxel size, units, qform and sform with their codes are those of `like`, to the bit; slope 1, intercept
+  0. What `like` says of its own values, range and intent, is left out. Equal arrays give equal files.
 
   Args:
     path: the file, which is replaced.
@@ -141,14 +173,20 @@ def write_volume(path: Path, array: np.ndarray, like: nib.Nifti1Header) -> None:
   header = like.copy()
   header.set_data_dtype(array.dtype)
   header["cal_min"] = header["cal_max"] = 0
+  header.set_intent("none")
   image = nib.Nifti1Image(array, like.get_best_affine(), header)
   beside = path.with_name(f".{path.name}.partial")
-  with open(beside, "wb") as file:
-    with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream:
-      image.to_stream(stream)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(beside, path)
+  try:
+    with open(beside, "wb") as file:
+      with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream:
+        image.to_stream(stream)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(beside, path)
+  except OSError:
+    with contextlib.suppress(OSError):  # half a file, on a disk that may be full
+      beside.unlink()
+    raise
 
 
 def _volumes(folder: Path) -> set[str]:
@@ -177,8 +215,8 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
   """Raises OtherSettings unless both give the same predictions; where a checkpoint lies does not matter."""
   former = {"inference": PAPER.to_dict()}  # what records from before there were choices mean
-  for name, value in now.items():
-    was = before.get(name, former.get(name))
-    same = set(was or ()) == set(value) if name == "checkpoints" else was == value
+  for name in [*now, *(before.keys() - now.keys())]:
+    was, value = before.get(name, former.get(name)), now.get(name)
+    same = set(was or ()) == set(value or ()) if name == "checkpoints" else was == value
     if not same:
       raise OtherSettings(f"{folder} was predicted with {name}={was!r:.300}, got {value!r:.300}; {_REMEDY}")

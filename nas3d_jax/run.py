@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from nas3d_jax.data.dataset import write_json
 from nas3d_jax.errors import InputError
 from nas3d_jax.locks import holds_nothing, locked
 from nas3d_jax.loop import say
+from nas3d_jax.step_folders import clear_up
 from nas3d_jax.writing import write_whole, writing
 
 CONFIG = "config.json"
@@ -60,6 +61,7 @@ class Run:
     overwrite: bool,
     changeable: Collection[str] = (),
     primary: bool = True,
+    agree: Callable[[bool], bool] = bool,
   ):
     """Makes the directory, or goes on with it.
 
@@ -69,19 +71,26 @@ class Run:
       device: what this session runs on, `DeviceReport.to_dict()`.
       overwrite: start anew; what an earlier run wrote is deleted.
       changeable: settings that may differ from those of the earlier run.
-      primary: whether this process is the one that writes. Of several that run together one is; the others neither
-        lock nor change anything, and are opened after it.
+      primary: whether this process is the one that writes, of several that run together; the others neither lock nor
+        change anything.
+      agree: what the first process says, in all of them; each waits for the others.
 
     Raises:
       InputError: there is a run with other settings, or something that is no run; another process writes to it; or
         it cannot be written to.
     """
-    self.folder, self._primary = folder, primary
+    self.folder, self._primary, self._agree = folder, primary, agree
     with contextlib.ExitStack() as opened:
+      failed = None
       if primary:
-        opened.enter_context(locked(folder))
-        with writing(folder):
-          self._begin(settings, device, overwrite, changeable)
+        try:
+          opened.enter_context(locked(folder))
+          with writing(folder):
+            self._begin(settings, device, overwrite, changeable)
+        except InputError as error:
+          failed = error
+      if not agree(failed is None):
+        raise failed or InputError(f"the first process could not begin in {folder}; see what it says")
       self.checkpoints = opened.enter_context(Checkpoints(folder / checkpoints.FOLDER))
       self._opened = opened.pop_all()
 
@@ -95,6 +104,8 @@ class Run:
       _require_same(self.folder, earlier["settings"], settings, changeable)
       sessions = earlier["sessions"]
     write_json(self.folder / CONFIG, {"settings": dict(settings), "sessions": [*sessions, dict(device)]})
+    # Before the other processes look for checkpoints.
+    clear_up(self.folder / checkpoints.FOLDER)
 
   def __enter__(self) -> Run:
     return self
@@ -140,12 +151,13 @@ class Run:
       return None
     found, damaged = None, {}
     for step in sorted(steps.metrics, reverse=True):
-      try:
-        found = self._read(step, variables, training)
+      found, error = self._read(step, variables, training)
+      if self._agree(error is None):
+        if error is not None:
+          raise error  # it is damaged for this process alone
         break
-      except DamagedCheckpoint as error:
-        damaged[step] = error
-    if found is None:
+      damaged[step] = error or DamagedCheckpoint(f"step {step} is damaged for the first process")
+    else:
       reasons = "\n".join(f"  {error}" for error in damaged.values())
       raise InputError(
         f"{self.folder} cannot be gone on with, all of its checkpoints are damaged; put back a copy of one, or start "
@@ -161,13 +173,18 @@ class Run:
     self._keep_records(found.training["epoch"])
     return found
 
-  def _read(self, step: int, variables: Any, training: Mapping[str, Any]) -> LastCheckpoint:
-    # First the metadata: it says whether the rest is of a version that we know.
-    metadata = self.checkpoints.metadata(step)
-    if step in self.checkpoints.steps.unrated:
-      raise self.checkpoints.steps.unrated[step]
-    variables, training = self.checkpoints.restore(step, variables=variables, training=training)
-    return LastCheckpoint(variables, training, self.checkpoints.iterators(step), metadata)
+  def _read(
+    self, step: int, variables: Any, training: Mapping[str, Any]
+  ) -> tuple[LastCheckpoint, None] | tuple[None, DamagedCheckpoint]:
+    try:
+      # First the metadata: it says whether the rest is of a version that we know.
+      metadata = self.checkpoints.metadata(step)
+      if step in self.checkpoints.steps.unrated:
+        return None, self.checkpoints.steps.unrated[step]
+      variables, training = self.checkpoints.restore(step, variables=variables, training=training)
+      return LastCheckpoint(variables, training, self.checkpoints.iterators(step), metadata), None
+    except DamagedCheckpoint as error:
+      return None, error
 
   def _keep_records(self, epochs: int) -> None:
     """Drops the records of later epochs, and lines that are cut short."""

@@ -1,18 +1,21 @@
 """What a data set's files, labels and regions are called. Nothing else knows label numbers.
 
-The schema is stored with the data set, the checkpoint and the prediction. No JAX here.
+The schema is stored with the data set, the checkpoint and the prediction. Names of modalities and regions are what
+schemas share: channels are matched by them, whatever the files are called. No JAX here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from nas3d_jax.errors import InputError
+
+Layout = Literal["folders", "decathlon", "nnunet"]
+"""How the files of the cases lie; `data/layouts.py` and `data/folders.py` say how."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Modality:
 
   Attributes:
     name: name of the channel, as "flair".
-    suffixes: what follows the case's name in the file's name, before .nii or .nii.gz; one of them.
+    suffixes: what follows the case's name in the file's name, before .nii or .nii.gz; one of them. In the layouts with
+      a dataset.json, what the channel may be called there, upper or lower case.
   """
 
   name: str
@@ -52,7 +56,8 @@ class Schema:
     modalities: the channels of the input, in order.
     labels: (value, meaning) of each label, 0 (background) among them; values are 0 to 255.
     regions: the channels of the output, in order, which is also the order of painting.
-    segmentation: suffixes of the file that holds the labels.
+    segmentation: suffixes of the file that holds the labels; the layouts with a dataset.json have folders instead.
+    layout: how the files lie: "folders", "decathlon" or "nnunet".
 
   Raises:
     InputError: a name or value is doubled or unknown, or painting would turn a label into one of
@@ -64,9 +69,12 @@ class Schema:
   labels: tuple[tuple[int, str], ...]
   regions: tuple[Region, ...]
   segmentation: tuple[str, ...] = ("_seg",)
+  layout: Layout = "folders"
 
   def __post_init__(self):
     where = f"schema {self.name!r}"
+    if self.layout not in get_args(Layout):
+      raise InputError(f"{where}: layout must be one of {', '.join(get_args(Layout))}, got {self.layout!r}")
     for kind, values in (
       ("modalities", self.modality_names),
       ("labels", self.label_values),
@@ -74,6 +82,8 @@ class Schema:
       ("file suffixes", [s for m in self.modalities for s in m.suffixes] + [*self.segmentation]),
     ):
       _check_unique(values, f"{where}: {kind}")
+    if "segmentation" in self.modality_names:
+      raise InputError(f"{where}: no modality may be called segmentation, as the labels are")
     if not all(m.suffixes for m in self.modalities):
       raise InputError(f"{where}: each modality needs a file suffix")
     if 0 not in self.label_values or not all(0 <= v <= 255 for v in self.label_values):
@@ -121,6 +131,12 @@ class Schema:
   def region_names(self) -> tuple[str, ...]:
     """Names of the output's channels, in order."""
     return tuple(r.name for r in self.regions)
+
+  @property
+  def innermost(self) -> int:
+    """Place of the region that lies within the most others, of equals the last: ET, wherever a cavity comes."""
+    sets = [set(region.labels) for region in self.regions]
+    return max(range(len(sets)), key=lambda place: (sum(sets[place] < other for other in sets), place))
 
   @property
   def label_values(self) -> tuple[int, ...]:
@@ -173,7 +189,8 @@ class Schema:
     return labels
 
   def to_dict(self) -> dict[str, Any]:
-    """All fields as plain values, for JSON."""
+    """All fields as plain values, for JSON; the layout where it is not "folders", as ever before there were others."""
+    layout = {} if self.layout == "folders" else {"layout": self.layout}
     return {
       "name": self.name,
       "modalities": [{"name": m.name, "suffixes": [*m.suffixes]} for m in self.modalities],
@@ -182,6 +199,7 @@ class Schema:
         {"name": r.name, "labels": [*r.labels], "paint": r.paint} for r in self.regions
       ],
       "segmentation": [*self.segmentation],
+      **layout,
     }
 
   @classmethod
@@ -191,7 +209,9 @@ class Schema:
     Raises:
       InputError: a field is missing, unknown, or of another type.
     """
-    _check_fields(fields, ("name", "modalities", "labels", "regions", "segmentation"), "schema")
+    names = ("name", "modalities", "labels", "regions", "segmentation")
+    layout = ("layout",) if isinstance(fields, Mapping) and "layout" in fields else ()
+    _check_fields(fields, names + layout, "schema")
     modalities, regions, labels = [], [], []
     for entry in _items(fields["modalities"], (Mapping,), "schema: modalities"):
       _check_fields(entry, ("name", "suffixes"), "schema: modality")
@@ -212,6 +232,7 @@ class Schema:
       labels=tuple(labels),
       regions=tuple(regions),
       segmentation=_items(fields["segmentation"], (str,), "schema: segmentation"),
+      layout=_one(fields.get("layout", "folders"), str, "layout"),
     )
 
 
@@ -260,6 +281,3 @@ BRATS2019 = Schema(
   regions=(Region("WT", (1, 2, 4), 2), Region("TC", (1, 4), 1), Region("ET", (4,), 4)),
 )
 """BraTS 2017 to 2021."""
-
-SCHEMAS: Mapping[str, Schema] = types.MappingProxyType({BRATS2019.name: BRATS2019})
-"""The schemas that come with the library, by name."""

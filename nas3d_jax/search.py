@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from nas3d_jax.basis import Basis, key_of
 from nas3d_jax.chunks import make_chunk, steps_per_call
 from nas3d_jax.config import Variant
-from nas3d_jax.counts import GenotypeCounts, rows_of
+from nas3d_jax.counts import GenotypeCounts, describe, rows_of
 from nas3d_jax.data.part import Placement
-from nas3d_jax.genotype import CELLS, Genotype, hybrid_weights
-from nas3d_jax.loop import EpochSums, mean_loss, run_epoch, say
+from nas3d_jax.genotype import Genotype, hybrid_weights
+from nas3d_jax.loop import mean_loss, run_epoch, say
 from nas3d_jax.networks import SEARCH_DROPOUT, Supernet, partition
+from nas3d_jax.nonfinite import Skips, Source
 from nas3d_jax.packing import PackedNet
 from nas3d_jax.precision import Precision, activation_dtype, computing
+from nas3d_jax.progress import Progress
 from nas3d_jax.run import GENOTYPE, Run
 from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
 from nas3d_jax.settings import check_numbers
-from nas3d_jax.steps import SearchState, make_search_step, make_validation_step
+from nas3d_jax.steps import PARTITIONS, SearchState, make_search_step, make_validation_step
+from nas3d_jax.stopping import Stop
 
 FOLDER = "search"
-_LOSSES = ("hybrid_loss", "kernel_loss")
+_LOSSES = tuple(f"{name}_loss" for name in PARTITIONS)
+_METRICS = (*_LOSSES, *(f"{name}_finite" for name in PARTITIONS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +44,7 @@ class SearchConfig:
     patch_size: length of a patch along each axis in voxels.
     epochs: N_E, epochs at most.
     min_count: N_C, stop when a genotype was counted so often.
-    batch_size: patches in a batch.
+    batch_size: patches in the batch of one device.
     kernels: kernels a node; None means the number of modalities.
     nodes: nodes of a cell.
     depth: downward cells.
@@ -53,6 +57,8 @@ class SearchConfig:
     augment: augment the patches of the kernel part.
     data_placement: where the data lies: "device", "host", or "auto", on an accelerator where it fits.
     precision: of convolutions: "float32", "tf32" or "bfloat16".
+    devices: number of devices that share a batch; None means all that JAX sees.
+    skip_nonfinite: steps that may be left out because a loss or gradient was not finite.
     checkpoint_minutes: minutes between checkpoints within an epoch.
     overwrite: start anew.
 
@@ -78,6 +84,8 @@ class SearchConfig:
   augment: bool = True
   data_placement: Placement = "auto"
   precision: Precision = "float32"
+  devices: int | None = None
+  skip_nonfinite: int = 0
   checkpoint_minutes: float = 10.0
   overwrite: bool = False
 
@@ -89,8 +97,12 @@ class SearchConfig:
     )
 
 
-def search(config: SearchConfig) -> Genotype:
+def search(config: SearchConfig, stop: Stop | None = None) -> Genotype:
   """Searches, or goes on with the search that `config.workdir` holds.
+
+  Args:
+    config: what to search.
+    stop: what may ask it to save and stop.
 
   Returns:
     The genotype, which stands in `search/genotype.json` as well.
@@ -98,62 +110,70 @@ def search(config: SearchConfig) -> Genotype:
   Raises:
     InputError: no data set, a fold or patch size that does not fit, other settings than those of the search that is
       there, or a loss that is not finite.
+    Stopped: it was asked to stop, and has saved.
   """
   basis = Basis.of(config)
   folder = Path(config.workdir) / FOLDER
   with (
     computing(config.precision),
-    contextlib.closing(_Search(basis)) as state,
+    contextlib.closing(_Search(basis, folder)) as state,
     basis.open_run(folder, changeable=("min_count",)) as run,
   ):
     state.resume(run)
-    genotype = _search(config, state, run)
+    genotype = _search(config, state, run, stop or Stop())
     run.write(GENOTYPE, genotype.to_json())
   return genotype
 
 
-def _search(config: SearchConfig, state: _Search, run: Run) -> Genotype:
+def _search(config: SearchConfig, state: _Search, run: Run, stop: Stop) -> Genotype:
   """Table 2: until a genotype was counted N_C times, or N_E epochs are over: then the most common, latest of equals."""
-  while state.epoch < config.epochs:
+  while state.progress.epoch < config.epochs:
     genotype, count = state.begin_epoch()
     if count >= config.min_count:
       return genotype
-    _search_epoch(config, state, run)
+    _search_epoch(config, state, run, stop)
   return state.counts.most_common()
 
 
-def _search_epoch(config: SearchConfig, state: _Search, run: Run) -> None:
-  what = f"epoch {state.epoch + 1}/{config.epochs}"
-  save_minutes = config.checkpoint_minutes
-  run_epoch(what, state.kernel.steps, state.sums, state.advance, lambda: state.save(run), save_minutes=save_minutes)
-  losses = state.sums.means()
-  validation = mean_loss(f"{what} validation", state.hybrid.once(), state.hybrid.steps, state.validation_loss)
+def _search_epoch(config: SearchConfig, state: _Search, run: Run, stop: Stop) -> None:
+  def save(best_metric: float | None = None) -> None:
+    state.save(run, best_metric)
+    stop.release(run.checkpoints.is_writing)
+
+  progress = state.progress
+  what, kwargs = f"epoch {progress.epoch + 1}/{config.epochs}", dict(save_minutes=config.checkpoint_minutes, stop=stop)
+  run_epoch(what, progress.steps, progress.sums, state.advance, save, skip=state.skip, **kwargs)
+  losses = progress.sums.means()
+  batches = stop.between(state.hybrid.once(), save)
+  validation = mean_loss(f"{what} validation", batches, state.hybrid.steps, state.validation_loss)
   record = {
-    "epoch": state.epoch + 1,
+    "epoch": progress.epoch + 1,
     "step": int(state.train.step),
     **losses,
     "validation_loss": validation,
     "hybrid_learning_rate": state.schedules["hybrid"].rate,
     "kernel_learning_rate": state.schedules["kernel"].rate,
     **state.opening,
-    **state.sums.speed(2 * config.batch_size),
+    "skipped": progress.sums.skipped,
+    **progress.sums.speed(state.hybrid.size + state.kernel.size),
   }
   state.finish_epoch(losses["hybrid_loss"], validation)
   run.record(record)
-  state.save(run, best_metric=validation)
+  save(best_metric=validation)
   say(
     f"{what}: hybrid loss {losses['hybrid_loss']:.4f}, kernel loss {losses['kernel_loss']:.4f}, validation loss "
     f"{validation:.4f}; genotype counted {record['count']} of {config.min_count}; "
     f"{record['patches_per_second']:.2f} patches/s"
   )
+  stop.check(save)
 
 
 class _Search:
   """The state of a search between two steps, and what one step needs."""
 
-  def __init__(self, basis: Basis):
+  def __init__(self, basis: Basis, folder: Path):
     self._basis = basis
-    config, dataset = basis.config, basis.dataset
+    config, dataset, replicas = basis.config, basis.dataset, basis.replicas
     self.hybrid = basis.part("hybrid", dataset.fold_cases(config.fold), seed=2 * config.seed)
     self.kernel = basis.part("kernel", dataset.other_cases(config.fold), seed=2 * config.seed + 1)
     net = Supernet(basis.network, config.dropout, dtype=activation_dtype(config.precision))
@@ -161,15 +181,14 @@ class _Search:
     variables = basis.draw_variables(net, init_key)
     self._net = PackedNet(net, variables)
     optimizers = adam(config.hybrid_learning_rate), adam(config.kernel_learning_rate)
-    self.train = SearchState.create(self._net.pack(variables), *optimizers, step_key)
-    self._step = make_search_step(self._net, *optimizers)
-    self._chunk = make_chunk(self._step, self._draw, _LOSSES) if basis.place(self.hybrid, self.kernel) else None
-    self._validate = make_validation_step(self._net)
+    self.train = replicas.replicate(SearchState.create(self._net.pack(variables), *optimizers, step_key))
+    self._step = make_search_step(self._net, *optimizers, replicas=replicas)
+    self._chunk = make_chunk(self._step, self._draw, _METRICS) if basis.place(self.hybrid, self.kernel) else None
+    self._validate = make_validation_step(self._net, replicas=replicas)
     self.schedules = {
       "hybrid": Plateau(config.hybrid_learning_rate), "kernel": Plateau(config.kernel_learning_rate)
     }
-    self.epoch = 0
-    self.sums = EpochSums.zero(_LOSSES)
+    self.progress = Progress(_LOSSES, self.kernel, Skips(folder, config.skip_nonfinite))
     self.counts = GenotypeCounts()
     # What is recorded of the genotype when an epoch begins; None between two epochs.
     self.opening: dict[str, Any] | None = None
@@ -184,7 +203,7 @@ class _Search:
       genotype = Genotype.from_hybrid(self.train.hybrid, self._basis.network)
       self.counts.add(genotype)
       weights = hybrid_weights(self.train.hybrid, self._basis.network)
-      self.opening = {"genotype": rows_of(genotype), "count": self.counts[genotype], **_describe(weights)}
+      self.opening = {"genotype": rows_of(genotype), "count": self.counts[genotype], **describe(weights)}
     return Genotype(**self.opening["genotype"]), self.opening["count"]
 
   def advance(self, most: int) -> tuple[int, dict[str, jax.Array]]:
@@ -206,13 +225,19 @@ class _Search:
     hybrid = self.hybrid.prepare(data[0], order[0])
     return hybrid, self.kernel.prepare(data[1], order[1], self._key(step))
 
-  def validation_loss(self, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-    return self._validate(self.train.variables, batch)
+  def skip(self, ago: int, metrics: Mapping[str, float]) -> None:
+    """Counts a step that was left out, `ago` steps before the last."""
+    step = int(self.train.step) - ago
+    sources = Source(self.hybrid, None), Source(self.kernel, self._key(step - 1))
+    named = dict(zip(PARTITIONS, sources, strict=True))
+    self.progress.skips.add(step=step, epoch=self.progress.epoch + 1, ago=ago, metrics=metrics, sources=named)
+
+  def validation_loss(self, batch: tuple[jax.Array, jax.Array], weight: jax.Array) -> jax.Array:
+    return self._validate(self.train.variables, batch, weight)
 
   def finish_epoch(self, hybrid_loss: float, validation_loss: float) -> None:
     """Schedules: the hybrid rate follows the hybrid loss, the kernel rate the validation loss."""
-    self.epoch += 1
-    self.sums = EpochSums.zero(_LOSSES)
+    self.progress.finish_epoch()
     self.opening = None
     hybrid, kernel = self.schedules["hybrid"].after(hybrid_loss), self.schedules["kernel"].after(validation_loss)
     self.schedules = {"hybrid": hybrid, "kernel": kernel}
@@ -227,17 +252,19 @@ class _Search:
     # A checkpoint does not know of the packing.
     moments = with_moments(self.train.kernel_optimizer, self._net.packing.in_tree_order)
     state["kernel_optimizer"] = moments
-    return {**state, "schedules": self.schedules, "epoch": self.epoch, "sums": dataclasses.asdict(self.sums)}
+    return {**state, "schedules": self.schedules, **self.progress.saved()}
 
   def save(self, run: Run, best_metric: float | None = None) -> None:
     """Writes a checkpoint, in the background."""
     step = int(self.train.step)
-    progress = {"counts": self.counts.to_list(), "opening": self.opening}
+    told = {"counts": self.counts.to_list(), "opening": self.opening, **self.progress.told()}
     run.checkpoints.save(
       step,
       variables=self._net.unpack(self.train.variables),
       training=self._training(),
-      metadata=self._basis.metadata(kind="search", genotype=None, epoch=self.epoch, step=step, progress=progress),
+      metadata=self._basis.metadata(
+        kind="search", genotype=None, epoch=self.progress.epoch, step=step, progress=told
+      ),
       iterators={"hybrid": self.hybrid.position, "kernel": self.kernel.position},
       best_metric=best_metric,
     )
@@ -247,32 +274,13 @@ class _Search:
     last = run.resume(variables=self._net.unpack(self.train.variables), training=self._training())
     if last is None:
       return
-    training = dict(last.training)
-    self.schedules, self.epoch = training.pop("schedules"), training.pop("epoch")
-    self.sums = EpochSums(**training.pop("sums"))
+    training, told = dict(last.training), last.metadata["progress"]
+    self.schedules = training.pop("schedules")
+    self.progress.restore({name: training.pop(name) for name in ("epoch", "sums")}, told)
     moments = with_moments(training["kernel_optimizer"], self._net.packing.in_own_order)
     training["kernel_optimizer"] = jax.tree.map(jnp.asarray, moments)
     hybrid, kernel = partition(self._net.pack(last.variables))
-    self.train = SearchState(hybrid=hybrid, kernel=kernel, **training)
-    self.counts = GenotypeCounts.from_list(last.metadata["progress"]["counts"])
-    self.opening = last.metadata["progress"]["opening"]
+    self.train = self._basis.replicas.replicate(SearchState(hybrid=hybrid, kernel=kernel, **training))
+    self.counts, self.opening = GenotypeCounts.from_list(told["counts"]), told["opening"]
     self.hybrid.go_to(last.positions["hybrid"])
     self.kernel.go_to(last.positions["kernel"])
-
-
-def _describe(weights: dict[str, dict[tuple[int, int], np.ndarray]]) -> dict[str, Any]:
-  """Softmax weights of each hybrid module and their entropy in nats; of a cell the mean entropy of its modules."""
-  modules = {
-    cell: [
-      {"node": node, "state": state, "weights": row.tolist(), "entropy": _entropy(row)}
-      for (node, state), row in weights[cell].items()
-    ]
-    for cell in CELLS
-  }
-  entropy = {cell: float(np.mean([module["entropy"] for module in modules[cell]])) for cell in CELLS}
-  return {"hybrid_weights": modules, "entropy": entropy}
-
-
-def _entropy(weights: np.ndarray) -> float:
-  positive = weights[weights > 0]  # 0 log 0 is 0
-  return float(-(positive * np.log(positive)).sum())

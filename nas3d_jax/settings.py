@@ -10,7 +10,7 @@ from nas3d_jax.errors import InputError
 
 
 def check_numbers(config: Any, *, counts: Collection[str], positive: Collection[str]) -> None:
-  """Checks fields of a configuration; `seed` and `dropout`, which all have, among them.
+  """Checks fields of a configuration; those that all have, `seed`, `dropout`, `devices`, `skip_nonfinite`, among them.
 
   Args:
     config: the dataclass instance.
@@ -26,7 +26,10 @@ def check_numbers(config: Any, *, counts: Collection[str], positive: Collection[
     value = getattr(config, name)
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
     _require(config, name, good, "a number above 0")
-  _require(config, "seed", _is_whole(config.seed, 0), "a whole number of at least 0")
+  for name in ("seed", "skip_nonfinite"):
+    _require(config, name, _is_whole(getattr(config, name), 0), "a whole number of at least 0")
+  devices = config.devices is None or _is_whole(config.devices, 1)
+  _require(config, "devices", devices, "a whole number of at least 1, or None")
   dropout = isinstance(config.dropout, (int, float)) and 0 <= config.dropout < 1
   _require(config, "dropout", dropout, "a number of at least 0 and below 1")
 

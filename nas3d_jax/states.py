@@ -25,7 +25,10 @@ Status = Literal["done", "begun", "to do", "changed"]
 Checksums = Mapping[str, str]
 
 # Settings that do not decide the result, or are compared otherwise.
-_APART = {"workdir", "overwrite", "checkpoint_minutes", "epochs", "min_count", "genotype", "init_from", "network"}
+_APART = {
+  "workdir", "overwrite", "checkpoint_minutes", "epochs", "min_count", "genotype", "init_from", "network", "devices",
+  "skip_nonfinite",
+}
 
 
 def search_status(config: SearchConfig, fingerprint: str) -> Status:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from nas3d_jax import replacing
 from nas3d_jax.checksums import DamagedCheckpoint
 from nas3d_jax.writing import writing
 
@@ -76,6 +77,21 @@ class StepFolders:
           os.replace(self._folder / str(step), path)
           shutil.rmtree(path, ignore_errors=True)
 
+  def renew(self, step: int) -> None:
+    """Lets the last step be saved again: the former one stands aside until the new one is whole.
+
+    Raises:
+      InputError: the system does not let it.
+    """
+    if self._first:
+      with writing(self._folder):
+        replacing.set_aside(self._folder, step)
+
+  def settle(self) -> None:
+    """Removes what stood aside, or puts it back where no new one came of it."""
+    if self._first:
+      replacing.settle(self._folder)
+
   def set_aside(self, step: int) -> Path:
     """Takes out a damaged step; returns its folder's new name, `<step>.damaged`, or `<step>.damaged.2` and so on.
 
@@ -105,10 +121,11 @@ def is_step(path: Path) -> bool:
   return UNFINISHED not in path.name and (path / "params").is_dir() and (path / "metadata").is_dir()
 
 
-def remove_unfinished(folder: Path) -> None:
-  """Removes what a write or a removal left that was cut short."""
+def clear_up(folder: Path) -> None:
+  """Removes what a write or a removal left that was cut short, and settles a step that was saved again."""
   for path in folder.glob(f"*{UNFINISHED}*"):
     shutil.rmtree(path, ignore_errors=True)
+  replacing.settle(folder)
 
 
 def _is_number(name: str) -> bool:

@@ -15,11 +15,16 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.losses import dice_loss
 from nas3d_jax.networks import merge, partition
 from nas3d_jax.packing import PackedNet
+from nas3d_jax.replicas import SPLIT, WHOLE, Replicas
 
 Batch = tuple[jax.Array, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Net = nn.Module | PackedNet
+
+PARTITIONS = ("hybrid", "kernel")
+"""In the order in which a search step updates them."""
+ONE_DEVICE = Replicas()
 
 
 class SearchState(flax.struct.PyTreeNode):
@@ -93,8 +98,11 @@ def make_search_step(
   *,
   loss: Loss = dice_loss,
   rolled: bool | None = None,
+  replicas: Replicas = ONE_DEVICE,
 ) -> Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]:
   """A step of Table 2: the hybrid parameters on one batch, then the kernel parameters on another.
+
+  An update whose loss or gradient is not finite is left out: parameters and optimiser state stay as they were.
 
   Args:
     net: a `Supernet`, the `PackedNet` of one, or anything whose `apply` takes `train` and whose parameters hold
@@ -116,79 +124,90 @@ def make_search_step(
     image, target = batch
     return loss(net.apply(merge(hybrid, kernel), image, train=True, rngs={"dropout": key}), target)
 
-  def update_hybrid(state: SearchState, gradients: Any) -> SearchState:
-    hybrid, optimizer = _update(hybrid_optimizer, gradients, state.hybrid_optimizer, state.hybrid)
+  def update_hybrid(state: SearchState, gradients: Any, good: jax.Array) -> SearchState:
+    hybrid, optimizer = _update(hybrid_optimizer, gradients, state.hybrid_optimizer, state.hybrid, good)
     return state.replace(hybrid=hybrid, hybrid_optimizer=optimizer)
 
-  def update_kernel(state: SearchState, gradients: Any) -> SearchState:
-    kernel, optimizer = _update(kernel_optimizer, gradients, state.kernel_optimizer, state.kernel)
+  def update_kernel(state: SearchState, gradients: Any, good: jax.Array) -> SearchState:
+    kernel, optimizer = _update(kernel_optimizer, gradients, state.kernel_optimizer, state.kernel, good)
     return state.replace(kernel=kernel, kernel_optimizer=optimizer)
 
-  def turn(state: SearchState, inputs: tuple[jax.Array, Batch, jax.Array]) -> tuple[SearchState, jax.Array]:
+  def turn(state: SearchState, inputs: tuple[jax.Array, Batch, jax.Array]) -> tuple[SearchState, Any]:
     first, batch, key = inputs
     both = jax.value_and_grad(value, argnums=(0, 1))
-    current, (of_hybrid, of_kernel) = both(state.hybrid, state.kernel, batch, key)
+    current, (of_hybrid, of_kernel) = replicas.mean(both(state.hybrid, state.kernel, batch, key))
+    # Each turn is judged by the gradient that it uses.
+    good = jnp.where(first, _finite((current, of_hybrid)), _finite((current, of_kernel)))
     state = jax.lax.cond(
-      first, lambda: update_hybrid(state, of_hybrid), lambda: update_kernel(state, of_kernel)
+      first, lambda: update_hybrid(state, of_hybrid, good), lambda: update_kernel(state, of_kernel, good)
     )
-    return state, current
+    return state, (current, good)
 
   def step(state: SearchState, hybrid_batch: Batch, kernel_batch: Batch) -> tuple[SearchState, Metrics]:
-    keys = jax.random.split(jax.random.fold_in(state.key, state.step))
+    keys = jax.random.split(replicas.own_key(jax.random.fold_in(state.key, state.step)))
     alike = jax.tree.map(jnp.shape, hybrid_batch) == jax.tree.map(jnp.shape, kernel_batch)
     if rolled and not alike:
       raise InputError("rolled=True needs hybrid and kernel batches of one shape; give rolled=None or False")
     if rolled if rolled is not None else alike and jax.default_backend() == "cpu":
       batches = jax.tree.map(lambda *pair: jnp.stack(pair), hybrid_batch, kernel_batch)
-      state, (hybrid_loss, kernel_loss) = jax.lax.scan(turn, state, (jnp.array([True, False]), batches, keys))
+      state, (losses, finite) = jax.lax.scan(turn, state, (jnp.array([True, False]), batches, keys))
     else:
-      of_hybrid, of_kernel = (jax.value_and_grad(value, argnums=argnums) for argnums in (0, 1))
-      hybrid_loss, gradients = of_hybrid(state.hybrid, state.kernel, hybrid_batch, keys[0])
-      state = update_hybrid(state, gradients)
-      kernel_loss, gradients = of_kernel(state.hybrid, state.kernel, kernel_batch, keys[1])
-      state = update_kernel(state, gradients)
-    return state.replace(step=state.step + 1), {"hybrid_loss": hybrid_loss, "kernel_loss": kernel_loss}
+      losses, finite = [], []
+      for argnums, update, batch in ((0, update_hybrid, hybrid_batch), (1, update_kernel, kernel_batch)):
+        gradient_of = jax.value_and_grad(value, argnums=argnums)
+        both = replicas.mean(gradient_of(state.hybrid, state.kernel, batch, keys[argnums]))
+        losses.append(both[0])
+        finite.append(_finite(both))
+        state = update(state, both[1], finite[-1])
+    metrics = {f"{name}_loss": loss for name, loss in zip(PARTITIONS, losses, strict=True)}
+    metrics |= {f"{name}_finite": good for name, good in zip(PARTITIONS, finite, strict=True)}
+    return state.replace(step=state.step + 1), metrics
 
-  return jax.jit(step, donate_argnums=0)
+  return replicas.jit(step, (WHOLE, SPLIT, SPLIT), WHOLE, donate_argnums=0)
 
 
 def make_train_step(
-  net: Net, optimizer: optax.GradientTransformation, *, loss: Loss = dice_loss
+  net: Net, optimizer: optax.GradientTransformation, *, loss: Loss = dice_loss, replicas: Replicas = ONE_DEVICE
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """A step of section 3.5 on one batch.
+  """A step of section 3.5 on one batch; an update that is not finite is left out, as of `make_search_step`.
 
   Args:
     net: a `DerivedNet`, the `PackedNet` of one, or anything whose `apply` takes `train`.
     optimizer: of all its parameters.
     loss: (probabilities, target) -> scalar.
+    replicas: devices that share a batch, as of `make_search_step`.
 
   Returns:
-    A jitted function (state, batch) -> (state, {"loss"}); batch and donation as of `make_search_step`.
+    A jitted function (state, batch) -> (state, {"loss", "finite"}); batch and donation as of `make_search_step`.
   """
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     image, target = batch
-    key = jax.random.fold_in(state.key, state.step)
+    key = replicas.own_key(jax.random.fold_in(state.key, state.step))
 
     def value(variables):
       return loss(net.apply(variables, image, train=True, rngs={"dropout": key}), target)
 
-    current, gradients = jax.value_and_grad(value)(state.variables)
-    variables, optimizer_state = _update(optimizer, gradients, state.optimizer, state.variables)
-    return TrainState(variables, optimizer_state, state.key, state.step + 1), {"loss": current}
+    current, gradients = replicas.mean(jax.value_and_grad(value)(state.variables))
+    good = _finite((current, gradients))
+    variables, optimizer_state = _update(optimizer, gradients, state.optimizer, state.variables, good)
+    return TrainState(variables, optimizer_state, state.key, state.step + 1), {"loss": current, "finite": good}
 
-  return jax.jit(step, donate_argnums=0)
+  return replicas.jit(step, (WHOLE, SPLIT), WHOLE, donate_argnums=0)
 
 
-def make_validation_step(net: Net, *, loss: Loss = dice_loss) -> Callable[[Any, Batch], jax.Array]:
-  """A jitted function (variables, batch) -> the loss with dropout off."""
+def make_validation_step(
+  net: Net, *, loss: Loss = dice_loss, replicas: Replicas = ONE_DEVICE
+) -> Callable[[Any, Batch, jax.Array], jax.Array]:
+  """A jitted function (variables, batch, weight [N]) -> sum of the samples' weighted losses, with dropout off."""
 
-  @jax.jit
-  def step(variables: Any, batch: Batch) -> jax.Array:
+  def step(variables: Any, batch: Batch, weight: jax.Array) -> jax.Array:
     image, target = batch
-    return loss(net.apply(variables, image), target)
+    each = jax.vmap(lambda *sample: loss(*(array[None] for array in sample)))(net.apply(variables, image), target)
+    # A sample that only fills up the batch must not count, whatever its loss is.
+    return replicas.sum(jnp.where(weight > 0, weight * each, 0).sum())
 
-  return step
+  return replicas.jit(step, (WHOLE, SPLIT, SPLIT), WHOLE)
 
 
 def _strongly_typed(variables):
@@ -196,6 +215,13 @@ def _strongly_typed(variables):
   return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), variables)
 
 
-def _update(optimizer, gradients, state, params):
-  updates, state = optimizer.update(gradients, state, params)
-  return optax.apply_updates(params, updates), state
+def _finite(tree: Any) -> jax.Array:
+  """Whether all numbers of a tree are."""
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _update(optimizer, gradients, state, params, good):
+  """Parameters and optimiser state after an update, or as they are where it is not good."""
+  updates, new_state = optimizer.update(gradients, state, params)
+  new = optax.apply_updates(params, updates), new_state
+  return jax.tree.map(lambda after, before: jnp.where(good, after, before), new, (params, state))

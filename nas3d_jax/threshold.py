@@ -75,7 +75,7 @@ def choose_min_component(
   dice_of = functools.partial(_dice, Path(predictions_dir), truths, schema, thresholds)
   table = np.mean(each("threshold", dice_of, list(cases), os.cpu_count() or 1), axis=0)
   best = thresholds[int(np.argmax(table))]
-  return Choice(schema.region_names[-1], best, dict(zip(thresholds, table.tolist(), strict=True)))
+  return Choice(schema.region_names[schema.innermost], best, dict(zip(thresholds, table.tolist(), strict=True)))
 
 
 def _dice(
@@ -88,7 +88,7 @@ def _dice(
     raise InputError(f"{case} {error.reason}; {error.remedy}") from error
   if volumes[0].data.shape != volumes[1].data.shape:
     raise InputError(f"prediction and truth of {case} differ in shape; predict it anew")
-  predicted, truth = (schema.region_masks(np.asarray(volume.data))[..., -1] for volume in volumes)
+  predicted, truth = (schema.region_masks(np.asarray(volume.data))[..., schema.innermost] for volume in volumes)
   components, sizes = components_ml(predicted, volumes[0].spacing)
   # Voxels of each component, and those of them that are right.
   voxels = np.bincount(components.ravel(), minlength=len(sizes) + 1)[1:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,15 +18,18 @@ from nas3d_jax.counts import rows_of
 from nas3d_jax.data.part import Placement
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
-from nas3d_jax.loop import EpochSums, mean_loss, run_epoch, say
+from nas3d_jax.loop import mean_loss, run_epoch, say
 from nas3d_jax.networks import TRAIN_DROPOUT, DerivedNet
+from nas3d_jax.nonfinite import Skips, Source
 from nas3d_jax.packing import PackedNet
 from nas3d_jax.precision import Precision, activation_dtype, computing
-from nas3d_jax.restoring import restore
+from nas3d_jax.progress import Progress
 from nas3d_jax.run import GENOTYPE, Run, has_checkpoint
 from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
 from nas3d_jax.settings import check_numbers
+from nas3d_jax.starting import read_genotype, read_start
 from nas3d_jax.steps import TrainState, make_train_step, make_validation_step
+from nas3d_jax.stopping import Stop
 from nas3d_jax.unet3d import UNET_DROPOUT, UNet3D
 
 # Learning rate and dropout of each network, where none are given; Isensee et al. (2017) for the 3D U-Net.
@@ -46,7 +50,7 @@ class TrainConfig:
     init_from: run or checkpoint of the same network whose parameters to start from, of a run the best; None draws them.
     patch_size: length of a patch along each axis in voxels.
     epochs: number of epochs.
-    batch_size: patches in a batch.
+    batch_size: patches in the batch of one device.
     kernels: kernels a node; None means the number of modalities.
     nodes: nodes of a cell.
     depth: downward cells.
@@ -60,6 +64,8 @@ class TrainConfig:
     augment: augment the patches.
     data_placement: where the data lies: "device", "host", or "auto", on an accelerator where it fits.
     precision: of convolutions: "float32", "tf32" or "bfloat16".
+    devices: number of devices that share a batch; None means all that JAX sees.
+    skip_nonfinite: steps that may be left out because a loss or gradient was not finite.
     checkpoint_minutes: minutes between checkpoints within an epoch.
     overwrite: start anew.
 
@@ -88,6 +94,8 @@ class TrainConfig:
   augment: bool = True
   data_placement: Placement = "auto"
   precision: Precision = "float32"
+  devices: int | None = None
+  skip_nonfinite: int = 0
   checkpoint_minutes: float = 10.0
   overwrite: bool = False
 
@@ -104,8 +112,12 @@ class TrainConfig:
       raise InputError(f'fold must be the number of a fold or "all", got {self.fold!r}')
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, stop: Stop | None = None) -> Path:
   """Trains, or goes on with the training that `config.workdir` holds.
+
+  Args:
+    config: what to train.
+    stop: what may ask it to save and stop.
 
   Returns:
     The run directory, `train/<fold>` or `unet3d/<fold>`; `restore` takes it.
@@ -113,60 +125,67 @@ def train(config: TrainConfig) -> Path:
   Raises:
     InputError: no data set or genotype, a fold, patch size or `init_from` that does not fit, other settings than those
       of the run that is there, or a loss that is not finite.
+    Stopped: it was asked to stop, and has saved.
   """
   basis = Basis.of(config)
   genotype = None
   if config.network == "searched":
-    genotype = _read_genotype(config)
+    genotype = read_genotype(config.genotype or Path(config.workdir) / "search" / GENOTYPE)
     genotype.check(basis.network)
   folder = Path(config.workdir) / TRAIN_FOLDERS[config.network] / str(config.fold)
   # Before the run is opened, which deletes what is to be overwritten; a run that goes on has its own parameters.
   goes_on = has_checkpoint(folder) and not config.overwrite
-  start = None if goes_on or config.init_from is None else _read_start(basis, genotype)
+  start = None if goes_on or config.init_from is None else read_start(basis, genotype)
   with (
     computing(config.precision),
-    contextlib.closing(_Training(basis, genotype, start)) as state,
+    contextlib.closing(_Training(basis, folder, genotype, start)) as state,
     # The folder says which network it is; earlier runs did not.
     basis.open_run(
       folder, genotype=genotype and rows_of(genotype), changeable=("network", *OTHERS[config.network])
     ) as run,
   ):
     state.resume(run)
-    while state.epoch < config.epochs:
-      _train_epoch(config, state, run)
+    while state.progress.epoch < config.epochs:
+      _train_epoch(config, state, run, stop or Stop())
   return folder
 
 
-def _train_epoch(config: TrainConfig, state: _Training, run: Run) -> None:
-  what = f"epoch {state.epoch + 1}/{config.epochs}"
-  save_minutes = config.checkpoint_minutes
-  run_epoch(what, state.training.steps, state.sums, state.advance, lambda: state.save(run), save_minutes=save_minutes)
-  loss, validation = state.sums.means()["loss"], None
+def _train_epoch(config: TrainConfig, state: _Training, run: Run, stop: Stop) -> None:
+  def save(best_metric: float | None = None) -> None:
+    state.save(run, best_metric)
+    stop.release(run.checkpoints.is_writing)
+
+  progress = state.progress
+  what, kwargs = f"epoch {progress.epoch + 1}/{config.epochs}", dict(save_minutes=config.checkpoint_minutes, stop=stop)
+  run_epoch(what, progress.steps, progress.sums, state.advance, save, skip=state.skip, **kwargs)
+  loss, validation = progress.sums.means()["loss"], None
   if state.validation:
-    batches, count = state.validation.once(), state.validation.steps
+    batches, count = stop.between(state.validation.once(), save), state.validation.steps
     validation = mean_loss(f"{what} validation", batches, count, state.validation_loss)
   record = {
-    "epoch": state.epoch + 1,
+    "epoch": progress.epoch + 1,
     "step": int(state.train.step),
     "loss": loss,
     "validation_loss": validation,
     "learning_rate": state.schedule.rate,
-    **state.sums.speed(config.batch_size),
+    "skipped": progress.sums.skipped,
+    **progress.sums.speed(state.training.size),
   }
   watched = loss if validation is None else validation
   state.finish_epoch(watched)
   run.record(record)
-  state.save(run, best_metric=watched)
+  save(best_metric=watched)
   shown = "" if validation is None else f", validation loss {validation:.4f}"
   say(f"{what}: loss {loss:.4f}{shown}; {record['patches_per_second']:.2f} patches/s")
+  stop.check(save)
 
 
 class _Training:
   """The state of a training between two steps, and what one step needs."""
 
-  def __init__(self, basis: Basis, genotype: Genotype | None, start: dict[str, Any] | None):
+  def __init__(self, basis: Basis, folder: Path, genotype: Genotype | None, start: dict[str, Any] | None):
     self._basis, self._genotype = basis, genotype
-    config, dataset = basis.config, basis.dataset
+    config, dataset, replicas = basis.config, basis.dataset, basis.replicas
     if config.fold == "all":
       cases, self.validation = [case for case in dataset.cases if case.fold is not None], None
     else:
@@ -177,13 +196,12 @@ class _Training:
     init_key, step_key, self._augment_key = jax.random.split(key_of(config.seed), 3)
     variables = basis.draw_variables(net, init_key) if start is None else start
     self._net = PackedNet(net, variables)
-    self.train = TrainState.create(self._net.pack(variables), optimizer, step_key)
-    self._step = make_train_step(self._net, optimizer)
-    self._chunk = make_chunk(self._step, self._draw, ("loss",)) if basis.place(self.training) else None
-    self._validate = make_validation_step(self._net)
+    self.train = replicas.replicate(TrainState.create(self._net.pack(variables), optimizer, step_key))
+    self._step = make_train_step(self._net, optimizer, replicas=replicas)
+    self._chunk = make_chunk(self._step, self._draw, ("loss", "finite")) if basis.place(self.training) else None
+    self._validate = make_validation_step(self._net, replicas=replicas)
     self.schedule = Plateau(config.learning_rate)
-    self.epoch = 0
-    self.sums = EpochSums.zero(("loss",))
+    self.progress = Progress(("loss",), self.training, Skips(folder, config.skip_nonfinite))
 
   def close(self) -> None:
     self.training.close()
@@ -206,13 +224,18 @@ class _Training:
   def _draw(self, data: Any, order: Any, step: jax.Array) -> tuple[Any]:
     return (self.training.prepare(data, order, self._key(step)),)
 
-  def validation_loss(self, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
-    return self._validate(self.train.variables, batch)
+  def skip(self, ago: int, metrics: Mapping[str, float]) -> None:
+    """Counts a step that was left out, `ago` steps before the last."""
+    step = int(self.train.step) - ago
+    sources = {"": Source(self.training, self._key(step - 1))}
+    self.progress.skips.add(step=step, epoch=self.progress.epoch + 1, ago=ago, metrics=metrics, sources=sources)
+
+  def validation_loss(self, batch: tuple[jax.Array, jax.Array], weight: jax.Array) -> jax.Array:
+    return self._validate(self.train.variables, batch, weight)
 
   def finish_epoch(self, watched: float) -> None:
     """The schedule follows the validation loss, or the training loss where there is no validation."""
-    self.epoch += 1
-    self.sums = EpochSums.zero(("loss",))
+    self.progress.finish_epoch()
     self.schedule = self.schedule.after(watched)
     self.train = self.train.replace(optimizer=with_rate(self.train.optimizer, self.schedule.rate))
 
@@ -221,7 +244,7 @@ class _Training:
     state = {name: getattr(self.train, name) for name in ("key", "step")}
     # A checkpoint does not know of the packing.
     state["optimizer"] = with_moments(self.train.optimizer, self._net.packing.in_tree_order)
-    return {**state, "schedule": self.schedule, "epoch": self.epoch, "sums": dataclasses.asdict(self.sums)}
+    return {**state, "schedule": self.schedule, **self.progress.saved()}
 
   def save(self, run: Run, best_metric: float | None = None) -> None:
     """Writes a checkpoint, in the background."""
@@ -230,7 +253,9 @@ class _Training:
       step,
       variables=self._net.unpack(self.train.variables),
       training=self._training(),
-      metadata=self._basis.metadata(kind="train", genotype=self._genotype, epoch=self.epoch, step=step),
+      metadata=self._basis.metadata(
+        kind="train", genotype=self._genotype, epoch=self.progress.epoch, step=step, progress=self.progress.told()
+      ),
       iterators={"train": self.training.position},
       best_metric=best_metric,
     )
@@ -241,11 +266,12 @@ class _Training:
     if last is None:
       return
     training = dict(last.training)
-    self.schedule, self.epoch = training.pop("schedule"), training.pop("epoch")
-    self.sums = EpochSums(**training.pop("sums"))
+    self.schedule = training.pop("schedule")
+    self.progress.restore({name: training.pop(name) for name in ("epoch", "sums")}, last.metadata["progress"])
     moments = with_moments(training["optimizer"], self._net.packing.in_own_order)
     training["optimizer"] = jax.tree.map(jnp.asarray, moments)
-    self.train = TrainState(variables=self._net.pack(last.variables), **training)
+    state = TrainState(variables=self._net.pack(last.variables), **training)
+    self.train = self._basis.replicas.replicate(state)
     self.training.go_to(last.positions["train"])
 
 
@@ -254,32 +280,3 @@ def _make_network(basis: Basis, genotype: Genotype | None) -> DerivedNet | UNet3
   if isinstance(basis.network, UNetConfig):
     return UNet3D(basis.network, config.dropout, dtype)
   return DerivedNet(basis.network, genotype, config.dropout, dtype)
-
-
-def _read_genotype(config: TrainConfig) -> Genotype:
-  path = Path(config.genotype or Path(config.workdir) / "search" / GENOTYPE)
-  try:
-    return Genotype.from_json(path.read_text("utf-8"))
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f"genotype {path} cannot be read ({error}); run the search first, or give --genotype") from error
-  except InputError as error:
-    raise InputError(f"{path}: {error}") from error
-
-
-def _read_start(basis: Basis, genotype: Genotype | None) -> dict[str, Any]:
-  """The variables of `init_from`, if they are of this very network."""
-  net, variables, metadata = restore(basis.config.init_from)
-  # Rows in another order, or another operation with parameters of the same shape, would be taken for something else.
-  other = metadata.genotype and rows_of(metadata.genotype)
-  for name, there, here in (
-    ("architecture", metadata.architecture, basis.network.architecture),
-    ("genotype", other, genotype and rows_of(genotype)),
-    ("network", net.config, basis.network),
-    ("schema", metadata.schema, basis.dataset.schema),
-  ):
-    if there != here:
-      raise InputError(
-        f"init_from {basis.config.init_from} has another {name} than this training: {there} there, {here} here; give a "
-        "training of the same network"
-      )
-  return variables

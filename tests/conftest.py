@@ -93,6 +93,17 @@ def workdir(tmp_path, phantom_dataset):
   return tmp_path / "run"
 
 
+@pytest.fixture
+def copies(tmp_path, phantom_dataset):
+  """Run directories by name, each with that data set."""
+
+  def make(name):
+    shutil.copytree(phantom_dataset.folder, tmp_path / name / "dataset")
+    return tmp_path / name
+
+  return make
+
+
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory, phantom_dataset):
   """A run directory with a finished search of three epochs, with a supernet of 1 kernel, 1 node and depth 2 on 8^3."""

@@ -1,11 +1,13 @@
 """Looking into run directories, and stopping runs; what the tests of search and training share."""
 
 import json
+import signal
 
 import numpy as np
 import orbax.checkpoint as ocp
 
 from nas3d_jax.checkpoints import open_run
+from nas3d_jax.stopping import Stop
 
 TIMES = ("seconds", "patches_per_second")
 
@@ -57,12 +59,24 @@ def assert_same_end(folder, other):
     np.testing.assert_array_equal(array, expected[name], err_msg=name)
 
 
+class StopAt(Stop):
+  """Asks to stop at the check of this number, from 0, as SIGTERM does."""
+
+  def __init__(self, number):
+    super().__init__()
+    self._left = number
+
+  def requested(self):
+    self._left -= 1
+    return signal.SIGTERM if self._left < 0 else None
+
+
 def interrupt(monkeypatch, module, make, *, after):
   """Makes the steps that `module.make` gives raise KeyboardInterrupt after so many calls."""
   original = getattr(module, make)
 
-  def make_step(*arguments):
-    step, calls = original(*arguments), []
+  def make_step(*arguments, **options):
+    step, calls = original(*arguments, **options), []
 
     def limited(*arguments):
       if len(calls) == after:

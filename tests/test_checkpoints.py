@@ -314,11 +314,11 @@ def test_what_is_open_for_reading_is_not_written(run):
   assert sorted(entry.name for entry in (run / "checkpoints").iterdir()) == ["1", "3", "4"]
 
 
-def test_a_step_is_written_once(tmp_path):
+def test_steps_do_not_go_back(tmp_path):
   with Checkpoints(tmp_path) as store:
     save(store, 2)
-    with pytest.raises(InputError, match=r"step must be above 2, .* got 2"):
-      save(store, 2)
+    with pytest.raises(InputError, match=r"step must not be below 2, .* got 1"):
+      save(store, 1)
 
 
 def test_many_small_arrays_are_written_and_read_in_seconds(tmp_path):

@@ -1,7 +1,5 @@
 """Several steps in one call are the same steps one by one, wherever the data lies and however a run is cut up."""
 
-import shutil
-
 import numpy as np
 import pytest
 from runs import assert_same_end, history, interrupt
@@ -22,17 +20,6 @@ GENOTYPE = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=(("identity", 0)
 def toy(monkeypatch):
   monkeypatch.setattr(nas3d_jax.search, "Supernet", ToySupernet)
   monkeypatch.setattr(nas3d_jax.train, "DerivedNet", ToyDerivedNet)
-
-
-@pytest.fixture
-def copies(tmp_path, phantom_dataset):
-  """Run directories with the same data set."""
-
-  def make(name):
-    shutil.copytree(phantom_dataset.folder, tmp_path / name / "dataset")
-    return tmp_path / name
-
-  return make
 
 
 def run_search(folder, **changes):

@@ -10,6 +10,7 @@ from nas3d_jax.components import components_ml, remove_small
 from nas3d_jax.errors import InputError
 from nas3d_jax.metrics import score
 from nas3d_jax.schema import BRATS2019, Region
+from nas3d_jax.schemas import BRATS2024
 from nas3d_jax.threshold import choose_min_component
 
 SPACING = (1.0, 2.0, 5.0)  # 10 mm3, 0.01 ml a voxel
@@ -36,6 +37,15 @@ def test_components_below_the_volume_are_removed(least, kept):
   np.testing.assert_array_equal(got[labels != 4], labels[labels != 4])
   assert set(np.unique(got[(labels == 4) & (got != 4)])) <= {1}
   assert (labels == 4).sum() == 12  # a copy
+
+
+def test_a_cavity_is_not_the_innermost_region():
+  labels = three_spots()
+  labels[labels == 4] = 3
+  labels[0, 0, :3] = 4
+  got = remove_small(labels, BRATS2024, SPACING, 1e6)
+  # ET goes, to the label of TC; the cavity, the last of the regions, stays.
+  np.testing.assert_array_equal(got, np.where(labels == 3, 1, labels))
 
 
 def test_volumes_of_components():

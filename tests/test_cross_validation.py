@@ -112,6 +112,18 @@ def test_what_is_refused(run, data, changes, message):
     predict_cases(config(run, data, **changes))
 
 
+def test_a_case_that_is_not_there_does_not_keep_the_others_from_it(run, data, phantom_dataset, tmp_path):
+  shutil.copytree(data, tmp_path / "data")
+  shutil.rmtree(next((tmp_path / "data").glob("*/Phantom_0001")))
+  next((tmp_path / "data").glob("*/Phantom_0002/*_t1.nii.gz")).unlink()
+  with pytest.raises(InputError, match="2 of the cases cannot be predicted; 2 cases predicted, in ") as caught:
+    predict_cases(config(run, tmp_path / "data"))
+  _, first, second = str(caught.value).splitlines()
+  assert first.startswith("  Phantom_0001: its images are not in ")
+  assert second.startswith("  Phantom_0002: no t1 image Phantom_0002_t1.nii.gz")
+  assert predict_cases(config(run, data)).predicted == ("Phantom_0001", "Phantom_0002")
+
+
 def test_cases_that_are_not_there(run, tmp_path):
   (tmp_path / "empty" / "x").mkdir(parents=True)
   (tmp_path / "empty" / "x" / "x_t1.nii.gz").write_bytes(b"")

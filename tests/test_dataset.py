@@ -1,5 +1,6 @@
 """A data set on disk: folds, memory maps, and every damage refused when it is opened."""
 
+import dataclasses
 import hashlib
 import json
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from nas3d_jax.data.case import Case
 from nas3d_jax.data.dataset import Dataset, write_json
 from nas3d_jax.data.folds import assign_folds
+from nas3d_jax.data.geometry import Geometry
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import BRATS2019
 
@@ -105,6 +107,9 @@ def test_fingerprint_is_that_of_the_content(folder):
     (("schema", "name"), 1, "name must be of type str"),
     (("seed",), 4, "fingerprint does not fit"),
     (("more",), 1, "manifest must have exactly the fields"),
+    (("geometry",), {"orientation": "RAS"}, "geometry must have exactly the fields orientation and spacing"),
+    (("geometry",), {"orientation": "RAS", "spacing": [1, 1, 2]}, "are not of the voxel size of the manifest, RAS"),
+    (("geometry",), {"orientation": "RAS", "spacing": [1, 1, 1]}, "fingerprint does not fit"),
     (("cases", 0, "name"), "../a", "must have the fields"),
     (("cases", 0, "name"), "e", "not sorted by name"),
     (("cases", 0, "name"), "b", "not sorted by name, or one is doubled"),
@@ -136,6 +141,23 @@ def test_open_refuses_a_wrong_manifest(folder, path, value, message):
   with pytest.raises(InputError, match=message) as caught:
     Dataset.open(folder)
   assert "--overwrite" in str(caught.value)
+
+
+def test_a_data_set_from_before_there_was_a_geometry(folder):
+  """It has that of its cases, where they have one, and its fingerprint stays what it was."""
+  dataset = Dataset.open(folder)
+  assert "geometry" not in dataset.manifest()
+  assert (dataset.stored_geometry, dataset.geometry) == (None, Geometry("RAS", (1, 1, 1)))
+  turned = dataclasses.replace(dataset.cases[0], affine=(*dataset.cases[0].affine[:2], (0, 0, -1.0, 0), (0, 0, 0, 1.0)))
+  assert dataclasses.replace(dataset, cases=(turned, *dataset.cases[1:])).geometry is None
+
+
+def test_a_geometry_is_stored_and_told_apart(folder):
+  former = Dataset.open(folder)
+  write_json(folder / "manifest.json", dataclasses.replace(former, stored_geometry=former.geometry).manifest())
+  dataset = Dataset.open(folder)
+  assert dataset.stored_geometry == dataset.geometry == former.geometry
+  assert dataset.fingerprint != former.fingerprint
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\xff", "[" * 100_000])

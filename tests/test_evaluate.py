@@ -227,7 +227,7 @@ class TestFindSegmentations:
 def test_a_folder_that_is_not_there(folders, index):
   shutil.rmtree(folders[index])
   name = ("predictions_dir", "data_dir")[index]
-  with pytest.raises(InputError, match=f"{name} must be a folder, got .*mistyped"):
+  with pytest.raises(InputError, match=f"{name} must be a folder.*, got .*mistyped"):
     evaluate(*folders)
 
 

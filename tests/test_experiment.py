@@ -76,8 +76,8 @@ def finished(folder):
       original = nas3d_jax.train.make_train_step
       made = []
 
-      def make_train_step(*arguments):
-        step, calls = original(*arguments), []
+      def make_train_step(*arguments, **options):
+        step, calls = original(*arguments, **options), []
         made.append(calls)
 
         def limited(*arguments):

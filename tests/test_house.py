@@ -11,14 +11,15 @@ ROOT = Path(__file__).parents[1]
 
 # From the foundation up; a module imports from its own level and those before it, without circles.
 LEVELS = (
-  "errors quiet writing locks",
-  "config genotype schema",
+  "errors stopping quiet writing locks replacing",
+  "config genotype schema schemas schema_file translation",
   "initial rearrange norm wide ops hybrid cells networks unet3d",
-  "losses surfaces lesions metrics scores components choices comparison portal",
+  "replicas losses surfaces lesions metrics scores components choices comparison portal",
   "data",
-  "checksums step_folders stored plain checkpoints devices metadata",
+  "checksums step_folders stored plain checkpoints devices hosts metadata",
   "packing precision chunks counts settings schedules steps inference",
   "loop run restoring basis ensemble predictions",
+  "nonfinite progress starting",
   "predicting cross_validation",
   "search train predict",
   "evaluate convert report",
@@ -28,8 +29,8 @@ LEVELS = (
   "launch",
 )
 WITHOUT_JAX = (
-  "errors", "quiet", "writing", "locks", "config", "genotype", "schema", "metadata", "counts", "settings", "checksums",
-  "step_folders", "stored",
+  "errors", "config", "genotype", "schema", "schemas", "schema_file", "metadata", "counts", "settings", "stopping",
+  "replacing", "quiet", "writing", "locks", "checksums", "step_folders", "stored",
 )
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 

@@ -11,27 +11,29 @@ import pytest
 from absl import flags
 
 from launch import demo, device, phantom, search
-from launch.__main__ import STAGES, main
+from launch.__main__ import STAGES, again, main
 from nas3d_jax.errors import InputError
+from nas3d_jax.stopping import Stopped
 
 ROOT = Path(phantom.__file__).parents[1]
 FLAGS = {
   "phantom": "out cases seed shape",
-  "preprocess": "data_dir workdir folds seed overwrite",
+  "preprocess": "data_dir workdir schema folds seed orientation spacing overwrite",
   "search": "workdir fold patch_size epochs min_count batch_size kernels nodes depth variant "
   "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment data_placement "
-  "precision checkpoint_minutes overwrite platform",
+  "precision skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes process",
   "train": "workdir fold network genotype init_from patch_size epochs batch_size kernels nodes depth variant filters "
-  "levels learning_rate dropout seed skip_empty augment data_placement precision checkpoint_minutes overwrite platform",
-  "predict": "workdir fold cross_validation network checkpoint data_dir cases out patch_size tta overlap gaussian "
-  "whole_volume patch_batch min_component_ml probabilities overwrite platform",
-  "evaluate": "predictions data_dir out tolerance overwrite",
-  "report": "workdir out portal_csv test_dir seed overwrite",
-  "experiment": "workdir data_dir test_dir portal_csv folds nested seeds search_patch_size search_epochs min_count "
-  "hybrid_learning_rate kernel_learning_rate search_dropout patch_size epochs batch_size kernels nodes depth variant "
-  "filters levels learning_rate dropout unet3d_learning_rate unet3d_dropout skip_empty augment tta overlap gaussian "
-  "whole_volume patch_batch min_component_ml choose_min_component data_placement precision checkpoint_minutes "
-  "overwrite dry_run platform",
+  "levels learning_rate dropout seed skip_empty augment data_placement precision skip_nonfinite "
+  "checkpoint_minutes overwrite platform devices coordinator processes process",
+  "predict": "workdir fold cross_validation network checkpoint data_dir schema cases out patch_size tta overlap "
+  "gaussian whole_volume patch_batch min_component_ml probabilities overwrite platform devices",
+  "evaluate": "predictions data_dir out schema tolerance overwrite",
+  "report": "workdir out portal_csv test_dir schema seed overwrite",
+  "experiment": "workdir data_dir test_dir schema test_schema portal_csv folds nested seeds search_patch_size "
+  "search_epochs min_count hybrid_learning_rate kernel_learning_rate search_dropout patch_size epochs batch_size "
+  "kernels nodes depth variant filters levels learning_rate dropout unet3d_learning_rate unet3d_dropout skip_empty "
+  "augment tta overlap gaussian whole_volume patch_batch min_component_ml choose_min_component data_placement "
+  "precision skip_nonfinite checkpoint_minutes overwrite dry_run platform devices",
   "demo": "workdir platform",
 }
 
@@ -151,7 +153,7 @@ def test_evaluate_prints_the_summary(capsys, tmp_path):
 
 def test_settings_are_the_flags_without_the_platform():
   got = device.settings(values(search, "--workdir=w", "--noaugment", "--epochs=2"))
-  assert got.keys() == set(FLAGS["search"].split()) - {"platform"}
+  assert got.keys() == set(FLAGS["search"].split()) - {"platform", "coordinator", "processes", "process"}
   assert (got["workdir"], got["augment"], got["epochs"]) == ("w", False, 2)
   # The paper's own figures, sections 3.4 and 3.5, N_E and N_C not swapped.
   paper = {"patch_size": 64, "min_count": 40, "batch_size": 1, "nodes": 3, "depth": 4}
@@ -162,6 +164,7 @@ def test_settings_are_the_flags_without_the_platform():
   ("raised", "code", "said"),
   [
     (KeyboardInterrupt(), 130, "interrupted"),
+    (Stopped(15, "sail on"), 143, "stopped by SIGTERM; all that was done is saved. To go on: sail on\n"),
     (InputError("fold must be below 5, got 9"), 2, "error: fold must be below 5, got 9\n"),
   ],
 )
@@ -172,6 +175,21 @@ def test_how_a_stage_ends_is_its_exit_code(monkeypatch, capsys, raised, code, sa
   monkeypatch.setattr(phantom, "main", stop)
   assert main(["phantom", "--out=x"]) == code
   assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("arguments", "expected"),
+  [
+    ("search --workdir=a", "search --workdir=a"),
+    ("train --workdir=a --overwrite --epochs=3", "train --workdir=a --epochs=3 --nooverwrite"),
+    ("search --overwrite=true --workdir=a", "search --workdir=a --nooverwrite"),
+    ("train --flagfile=f", "train --flagfile=f --nooverwrite"),
+    ("preprocess --workdir=a --overwrite", "preprocess --workdir=a --overwrite"),
+    ("", ""),
+  ],
+)
+def test_how_to_go_on_never_starts_anew(arguments, expected):
+  assert again(arguments.split()) == f"python -m launch {expected}".strip()
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):

@@ -5,10 +5,17 @@ import math
 
 import numpy as np
 import pytest
+from runs import StopAt
 
 from nas3d_jax import loop
+from nas3d_jax.data.part import Weighted
 from nas3d_jax.errors import InputError
 from nas3d_jax.loop import EpochSums, mean_loss, run_epoch
+from nas3d_jax.stopping import Stopped
+
+
+def refuse(ago, metrics):
+  raise InputError("stop")
 
 
 class Steps:
@@ -37,7 +44,7 @@ def backend(request, monkeypatch):
 def test_an_epoch_sums_the_steps_that_are_left(start):
   sums = EpochSums({"up": start * (start + 1) / 2, "down": -start * (start + 1) / 2}, start, 1.5)
   steps = Steps(sums)
-  run_epoch("epoch", 20, sums, steps.advance, steps.save, save_minutes=60)
+  run_epoch("epoch", 20, sums, steps.advance, steps.save, save_minutes=60, skip=refuse)
   assert (sums.steps, sums.losses, steps.saved) == (20, {"up": 210, "down": -210}, [])
   assert sums.means() == {"up": 10.5, "down": -10.5}
   assert sums.seconds >= 1.5
@@ -47,32 +54,81 @@ def test_an_epoch_sums_the_steps_that_are_left(start):
 def test_checkpoints_in_between_hold_every_step_taken_and_the_last_is_not_one():
   sums = EpochSums.zero(("up", "down"))
   steps = Steps(sums)
-  run_epoch("epoch", 4, sums, steps.advance, steps.save, save_minutes=1e-9)
+  run_epoch("epoch", 4, sums, steps.advance, steps.save, save_minutes=1e-9, skip=refuse)
   assert steps.saved == [(1, 1), (2, 3), (3, 6)]
 
 
 @pytest.mark.usefixtures("backend")
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_the_run(value):
-  losses = iter([0.5, 0.5, value, 0.5])
+@pytest.mark.parametrize("save_minutes", [60, 1e-9])
+def test_a_stop_saves_every_step_taken_once(save_minutes):
+  sums = EpochSums.zero(("up", "down"))
+  steps, stop = Steps(sums), StopAt(2)
+
+  def save():
+    steps.save()
+    stop.release(lambda: False)
+
+  with pytest.raises(Stopped):
+    run_epoch("epoch", 20, sums, steps.advance, save, save_minutes=save_minutes, stop=stop, skip=refuse)
+  assert steps.saved == ([(3, 6)] if save_minutes == 60 else [(1, 1), (2, 3), (3, 6)])
+
+
+@pytest.mark.usefixtures("backend")
+def test_a_stop_after_the_last_step_is_left_to_who_validates():
+  sums = EpochSums.zero(("up", "down"))
+  steps = Steps(sums)
+  run_epoch("epoch", 3, sums, steps.advance, steps.save, save_minutes=60, stop=StopAt(2), skip=refuse)
+  assert (sums.steps, steps.saved) == (3, [])
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_step_that_was_left_out_counts_in_no_loss_and_is_told_from_how_long_ago_it_is(chunk):
+  losses, taken, told = [1.0, math.nan, 3.0, 4.0, 5.0, math.inf], [0], []
+
+  def advance(most):
+    count = min(chunk, most)
+    own = np.float32(losses[taken[0] : taken[0] + count])
+    taken[0] += count
+    return count, {"loss": own, "finite": np.isfinite(own)}
+
+  def skip(ago, metrics):
+    told.append((taken[0] - ago, metrics["loss"]))
+
   sums = EpochSums.zero(("loss",))
-  with pytest.raises(InputError, match=f"loss is {value} in step 3 of the epoch.*learning rate"):
-    run_epoch("epoch", 4, sums, lambda most: (1, {"loss": np.float32(next(losses))}), lambda: None, save_minutes=60)
-  assert sums.losses == {"loss": 1.0}
+  run_epoch("epoch", 6, sums, advance, lambda: None, save_minutes=60, skip=skip)
+  assert [number for number, _ in told] == [2, 6]
+  assert [np.isnan(loss) for _, loss in told] == [True, False]
+  assert (sums.losses, sums.steps, sums.skipped, sums.means()) == ({"loss": 13.0}, 6, 2, {"loss": 3.25})
 
 
-def batches(*sizes):
-  return [(np.full((size, 1), size, np.float32), None) for size in sizes]
+@pytest.mark.usefixtures("backend")
+def test_what_skip_raises_ends_the_epoch():
+  sums = EpochSums.zero(("loss",))
+  metrics = iter([{"loss": 0.5, "finite": True}, {"loss": 0.5, "finite": False}, {"loss": 0.5, "finite": True}])
+  with pytest.raises(InputError, match="stop"):
+    run_epoch("epoch", 3, sums, lambda most: (1, next(metrics)), lambda: None, save_minutes=60, skip=refuse)
+  assert (sums.losses, sums.steps) == ({"loss": 0.5}, 1)
+
+
+def test_an_epoch_without_a_finite_step_has_no_mean():
+  with pytest.raises(InputError, match="none of 3 steps had finite losses"):
+    EpochSums({"loss": 0.0}, 3, 1.0, 3).means()
+
+
+def batches(*counts):
+  """Batches of 2, the last of which may be filled up."""
+  return [Weighted(number, None, count, f"case {number}") for number, count in enumerate(counts)]
 
 
 def test_the_mean_counts_each_patch_once():
-  # (2 * 2 + 2 * 2 + 1 * 1) / 5: the last batch is smaller.
-  assert mean_loss("validation", iter(batches(2, 2, 1)), 3, lambda batch: batch[0][0, 0]) == 1.8
+  sums = [4.0, 4.0, 1.0]  # (4 + 4 + 1) / 5: the last batch has one patch
+  assert mean_loss("validation", batches(2, 2, 1), 3, lambda batch, weight: np.float32(sums[batch])) == 1.8
 
 
-def test_a_validation_loss_that_is_not_finite_stops_the_run():
-  with pytest.raises(InputError, match="loss is nan in epoch 3 validation"):
-    mean_loss("epoch 3 validation", iter(batches(1)), 1, lambda batch: np.float32(np.nan))
+def test_a_validation_loss_that_is_not_finite_stops_the_run_and_names_the_case():
+  with pytest.raises(InputError, match=r"loss is nan in epoch 3 validation \(case 1\): look at that case"):
+    mean_loss("epoch 3 validation", batches(1, 1), 2, lambda batch, weight: np.float32([0, np.nan][batch]))
 
 
 def test_speed():

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nas3d_jax.config import NetworkConfig
+from nas3d_jax.data.geometry import Geometry
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.metadata import RunMetadata
@@ -32,7 +33,14 @@ def test_a_derived_network_in_plain_json():
   assert plain["dataset"] == {"fingerprint": "ab", "more": [1]}
 
 
-@pytest.mark.parametrize("given", [metadata(), metadata(kind="search", genotype=None, dropout_rate=0, xi=1, lam=0)])
+@pytest.mark.parametrize(
+  "given",
+  [
+    metadata(),
+    metadata(kind="search", genotype=None, dropout_rate=0, xi=1, lam=0),
+    metadata(geometry=Geometry("LPS", (1, 1, 3))),
+  ],
+)
 def test_comes_back_with_what_a_checkpoint_adds(given):
   back = RunMetadata.from_dict({"format_version": 1, **json.loads(json.dumps(given.to_dict()))})
   assert back == given
@@ -65,6 +73,8 @@ def test_comes_back_with_what_a_checkpoint_adds(given):
     ({"versions": ["jax"]}, "versions must be a mapping"),
     ({"device": "cpu"}, "device must be a mapping, got 'cpu'"),
     ({"dataset": {}}, 'dataset must be a mapping with a text "fingerprint"'),
+    ({"geometry": {"orientation": "LPS"}}, "geometry is wrong: geometry must have exactly the fields"),
+    ({"geometry": "LPS"}, "geometry must be a mapping, got 'LPS'"),
     ({"more": 1}, "metadata has unknown fields more"),
   ],
 )
@@ -78,6 +88,13 @@ def test_a_missing_field_is_named():
   del fields["xi"], fields["schema"]
   with pytest.raises(InputError, match="metadata lacks schema, xi; its fields are architecture, dataset, device"):
     RunMetadata.from_dict(fields)
+
+
+def test_without_a_geometry_it_says_what_it_said_before_there_was_one():
+  assert "geometry" not in metadata().to_dict()
+  assert metadata(geometry=Geometry("LPS", (1, 1, 1))).to_dict()["geometry"] == {
+    "orientation": "LPS", "spacing": [1.0, 1.0, 1.0]
+  }  # fmt: skip
 
 
 def test_a_checkpoint_of_before_there_was_another_architecture():

@@ -29,6 +29,17 @@ def test_a_sound_file(tmp_path, name):
   assert volume.checksum == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
 
 
+def test_a_volume_with_channels(tmp_path):
+  data = np.stack([RAMP, RAMP + 1], -1)
+  save(tmp_path / "v.nii.gz", data)
+  volume = read_volume(tmp_path / "v.nii.gz", axes=4)
+  np.testing.assert_array_equal(volume.data, data)
+  assert volume.spacing == (1, 2, 3)
+  save(tmp_path / "v.nii.gz", RAMP)
+  with pytest.raises(VolumeError, match=r"four axes of at least one voxel, got shape \(4, 5, 6\)"):
+    read_volume(tmp_path / "v.nii.gz", axes=4)
+
+
 def truncated(raw, path):
   path.write_bytes(gzip.compress(raw)[:-40])
 

@@ -46,8 +46,11 @@ def test_one_pass_takes_every_patch_in_order_and_leaves_the_stream_alone(make_pa
   batches = list(part.once())
   assert len(batches) == part.steps == -(-len(expected) // 2)
   for index, (image, target) in enumerate(expected):
-    got = [array[index % 2 :][:1] for array in batches[index // 2]]
+    got = [array[index % 2 :][:1] for array in batches[index // 2].batch]
     assert_equal(got, (image, target))
+  weights = np.concatenate([batch.weight for batch in batches]).tolist()
+  assert weights == [1.0] * len(expected) + [0.0] * (len(weights) - len(expected))
+  assert sum(batch.count for batch in batches) == len(expected)
   assert part.position == before
 
 
@@ -74,6 +77,25 @@ def test_a_stream_goes_on_from_its_position(make_part):
   again.go_to(position)
   for batch in following:
     assert_equal(again.draw(), batch)
+
+
+def test_a_position_that_counts_batches_is_understood(make_part):
+  part, again = make_part(batch_size=2), make_part(batch_size=2)
+  part.draw()
+  again.go_to({"next_index": 1})
+  assert again.position == part.position == {"next_patch": 2}
+  assert_equal(again.draw(), part.draw())
+
+
+def test_an_earlier_batch_can_be_read_again_and_named(make_part, phantom_dataset):
+  part, key = make_part(batch_size=2), jax.random.key(3)
+  batches = [part.draw(key) for _ in range(3)]
+  for ago, (image, target) in enumerate(reversed(batches)):
+    again = part.read(ago, key)
+    assert_equal((again["image"], again["target"]), (image, target))
+    case, start = again["case"][1], tuple(again["start"][1].tolist())
+    assert part.describe(ago).endswith(f"{case}, patch at {start}")
+    assert case in [case.name for case in phantom_dataset.fold_cases(0)]
 
 
 def test_a_key_augments(make_part, expected):

@@ -1,28 +1,38 @@
 """Predicting a folder of cases: from NIfTI files to label volumes, again and again, with one bad case among them."""
 
 import functools
+import json
 
+import grids
 import jax
 import jax.numpy as jnp
 import nibabel as nib
 import numpy as np
 import pytest
+from layouts import LAYOUTS, write_layout
+from layouts import save as save_volume
 
 from launch.__main__ import main
 from nas3d_jax.checkpoints import Checkpoints
 from nas3d_jax.config import NetworkConfig
-from nas3d_jax.ensemble import restore_ensemble
+from nas3d_jax.data.geometry import Geometry
+from nas3d_jax.data.phantom import phantom_case
+from nas3d_jax.ensemble import Ensemble, restore_ensemble
 from nas3d_jax.errors import InputError
+from nas3d_jax.evaluate import evaluate
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.metadata import RunMetadata
 from nas3d_jax.networks import DerivedNet
 from nas3d_jax.predict import PredictConfig, predict_cases
+from nas3d_jax.predictions import stored_schema
 from nas3d_jax.schema import BRATS2019
 
 CONFIG = NetworkConfig(kernels=2, nodes=1, depth=2)
 GENOTYPE = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=(("identity", 0), ("up_conv", 1)))
 SHAPE = (11, 9, 8)
 AFFINE = np.array([[-0.8, 0.3, 0.1, 90.5], [0.2, 1.1, -0.4, -126.25], [0.1, 0.5, 2.5, -72], [0, 0, 0, 1]])
+PHANTOM_SHAPE = (20, 18, 16)
+PHANTOMS = [phantom_case((0, i), PHANTOM_SHAPE) for i in range(2)]
 # What the regions WT, TC, ET give when painted 2, 1, 4 where the confidence is at least one half.
 CONFIDENCES = {"0": (0.9, 0.7, 0.1), "1": (0.3, 0.1, 0.05)}
 
@@ -33,14 +43,18 @@ def drawn_params(down, up):
   return net.init(jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 8, 4), jnp.float32))["params"]
 
 
-def save_run(folder, confidences, *, patch_size=8, schema=BRATS2019, genotype=GENOTYPE):
-  """A run whose network answers with the same confidences everywhere."""
+def save_run(
+  folder, confidences, *, patch_size=8, schema=BRATS2019, genotype=GENOTYPE, geometry=None, fingerprint="ab"
+):
+  """A run whose network answers with the same confidences everywhere, or as it was drawn where they are None."""
   params = drawn_params(genotype.down, genotype.up)
-  confidences = np.asarray(confidences, np.float32)
-  head = {"project": {"kernel": jnp.zeros((2, 3)), "bias": jnp.log(confidences / (1 - confidences))}}
+  head = params["head"]
+  if confidences is not None:
+    confidences = np.asarray(confidences, np.float32)
+    head = {"project": {"kernel": jnp.zeros((2, 3)), "bias": jnp.log(confidences / (1 - confidences))}}
   said = RunMetadata(
     kind="train", network=CONFIG, genotype=genotype, dropout_rate=0.5, schema=schema, patch_size=patch_size, epoch=1,
-    step=1, versions={}, device={}, dataset={"fingerprint": "ab"},
+    step=1, versions={}, device={}, dataset={"fingerprint": fingerprint}, geometry=geometry,
   )
   with Checkpoints(folder / "checkpoints") as store:
     items = dict(variables={"params": {**params, "head": head}}, training={"step": np.int32(1)}, iterators={})
@@ -146,6 +160,43 @@ def test_a_bad_case_is_named_after_the_others_are_done(capsys, data, workdir):
   assert sorted(path.name for path in out.glob("*.nii.gz")) == ["c.nii.gz", "d.nii.gz"]
 
 
+def test_a_patient_is_predicted_alike_whichever_way_the_files_run(data, tmp_path):
+  """From the same checkpoint, bit for bit, and in the files' own geometry."""
+  run = save_run(tmp_path / "run", None, geometry=Geometry("LPS", (1, 1, 1)))
+  image, _ = phantom_case(3, (20, 18, 16))
+  for codes in ("LPS", "RAS", "ASL"):
+    grids.write_case(data, codes, image, codes=codes)
+  predict_cases(config(data, None, fold=(), checkpoint=(run,)))
+  expected = labels_of(tmp_path / "out" / "LPS.nii.gz")
+  assert len(np.unique(expected[image.any(-1)])) > 1
+  for codes in ("RAS", "ASL"):
+    got, given = nib.load(tmp_path / "out" / f"{codes}.nii.gz"), nib.load(data / codes / f"{codes}_t1.nii.gz")
+    np.testing.assert_array_equal(got.affine, given.affine)
+    np.testing.assert_array_equal(grids.turned(np.asarray(got.dataobj), got.affine, "LPS")[0], expected)
+  record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+  assert record["settings"]["geometry"] == {"orientation": "LPS", "spacing": [1.0, 1.0, 1.0]}
+
+
+def test_checkpoints_of_one_geometry(tmp_path):
+  """One that does not say its geometry has that of another from the same data set; else it takes cases as they are."""
+  brats, thick = Geometry("LPS", (1, 1, 1)), Geometry("LPS", (1, 1, 3))
+  runs = {
+    "old": save_run(tmp_path / "old", (0.5, 0.5, 0.5)),
+    "new": save_run(tmp_path / "new", (0.6, 0.5, 0.5), geometry=brats),
+    "thick": save_run(tmp_path / "thick", (0.7, 0.5, 0.5), geometry=thick, fingerprint="cd"),
+    "other": save_run(tmp_path / "other", (0.8, 0.5, 0.5), fingerprint="ef"),
+  }
+  assert restore_ensemble([runs["old"]]).geometry is None
+  assert "geometry" not in restore_ensemble([runs["old"]]).settings
+  assert restore_ensemble([runs["new"]]).alone(0).geometry == brats
+  assert restore_ensemble([runs["old"], runs["new"]]).geometry == brats
+  message = r"one geometry, but .*new is of cases in LPS, 1 x 1 x 1 mm and .*{} of {}; predict with each alone"
+  with pytest.raises(InputError, match=message.format("thick", "cases in LPS, 1 x 1 x 3 mm")):
+    restore_ensemble([runs["new"], runs["thick"]])
+  with pytest.raises(InputError, match=message.format("other", "cases as they are")):
+    restore_ensemble([runs["new"], runs["other"]])
+
+
 def test_a_damaged_segmentation_does_not_matter(data, workdir):
   write_case(data, "a")
   (data / "a" / "a_seg.nii.gz").write_bytes(b"no volume")
@@ -210,3 +261,61 @@ def test_checkpoints_that_do_not_go_together(tmp_path, workdir):
   assert restore_ensemble([own, large], patch_size=24).patch_size == 24
   with pytest.raises(InputError, match=r"one schema, but .*train/0 has 'brats2019' and .*other another, 'other'"):
     restore_ensemble([own, other])
+
+
+def truthful(monkeypatch, images):
+  """Makes every network see through: it answers with the regions of the phantom whose image it gets and keeps."""
+
+  def predict(self, image, **_):
+    images.append(image)
+    ((_, truth),) = [case for case in PHANTOMS if np.array_equal(case[0], image)]
+    return BRATS2019.region_masks(truth).astype(np.float32)
+
+  monkeypatch.setattr(Ensemble, "predict", predict)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_cases_of_any_layout_are_predicted_and_scored(tmp_path, workdir, monkeypatch, name):
+  truthful(monkeypatch, [])
+  cases = write_layout(name, tmp_path / "data", 2, PHANTOM_SHAPE)
+  summary = predict_cases(config(tmp_path / "data", workdir))
+  assert summary.predicted == tuple(cases)
+  assert predict_cases(config(tmp_path / "data", workdir)).reused == tuple(cases)
+  for case, (_, truth) in zip(cases, PHANTOMS, strict=True):
+    got = nib.load(summary.out / f"{case}.nii.gz")
+    np.testing.assert_array_equal(got.dataobj, truth)  # in the labels of the network, whatever those of the cases
+    assert got.shape == PHANTOM_SHAPE
+  assert stored_schema(summary.out) == BRATS2019
+  schema = "brats2023" if name == "brats2023" else None
+  if name == "brats2024":
+    with pytest.raises(InputError, match=r"matched by name, but 'brats2019' lacks RC"):
+      evaluate(summary.out, tmp_path / "data", tmp_path / "scores")
+    return
+  scores = evaluate(summary.out, tmp_path / "data", tmp_path / "scores", schema=schema)
+  assert scores.schema.name == name
+  assert {values["dice"] for case in cases for values in scores.cases[case].values()} == {1}
+
+
+@pytest.mark.parametrize("name", ["decathlon", "nnunet"])
+def test_channels_that_are_called_otherwise_than_before(tmp_path, workdir, monkeypatch, name):
+  images = []
+  truthful(monkeypatch, images)
+  write_layout(name, tmp_path / "data", 1, PHANTOM_SHAPE)
+  predict_cases(config(tmp_path / "data", workdir))
+  path = tmp_path / "data" / "dataset.json"
+  one, other = {"decathlon": ("FLAIR", "T2w"), "nnunet": ("Flair", "T2")}[name]
+  path.write_text(path.read_text().replace(f'"{one}"', '"?"').replace(f'"{other}"', f'"{one}"').replace("?", other))
+  with pytest.raises(InputError, match=r"predicted in .*out from other images; give --overwrite"):
+    predict_cases(config(tmp_path / "data", workdir))
+  assert len(images) == 1
+
+
+def test_a_model_that_needs_what_the_cases_lack(data, workdir):
+  for modality in ("t1", "t2"):
+    save_volume(data / "a" / f"a_{modality}.nii.gz", np.ones(PHANTOM_SHAPE))
+  own = data.parent / "own.yaml"
+  own.write_text("{name: own, modalities: {t1: _t1, t2: _t2}, labels: {1: x}, regions: {x: [1]}}")
+  with pytest.raises(InputError, match=r"the model needs flair, t1, t1ce, t2 .* but the cases have t1, t2 .*own"):
+    predict_cases(config(data, workdir, schema=own))
+  with pytest.raises(InputError, match="cross_validation reads the cases by the schema of the data set"):
+    config(data, workdir, fold=(), cross_validation=True, schema="brats2019")

@@ -1,30 +1,36 @@
 """The folder of predictions: geometry to the bit, what is done stays done, other settings and files are refused."""
 
+import dataclasses
+import errno
 import gzip
 import json
+import os
 import struct
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from nas3d_jax import predictions
 from nas3d_jax.data.brats import CaseError, CaseFiles, RawCase
 from nas3d_jax.errors import InputError
-from nas3d_jax.predictions import PredictionFolder, write_volume
+from nas3d_jax.predictions import DiskError, PredictionFolder, write_volume
 
 SETTINGS = {"schema": {"name": "s"}, "patch_size": 16, "checkpoints": {"aa": "runs/a"}, "probabilities": False}
 OBLIQUE = np.array([[-0.8, 0.3, 0.1, 90.5], [0.2, 1.1, -0.4, -126.25], [0.1, 0.5, 2.5, -72], [0, 0, 0, 1]])
 
 
-def header_of(shape, *, affine=OBLIQUE, codes=(1, 1), units=("mm", "sec"), endian="<"):
-  """A header such as scanners write: scaled int16, a text, a display range."""
+def header_of(shape, *, affine=OBLIQUE, codes=(1, 1), units=("mm", "sec"), endian="<", scale=(2.0, -5.0)):
+  """A header such as scanners write: scaled int16, a text, a display range, an intent."""
   header = nib.Nifti1Header(endianness=endian)
   header.set_data_shape(shape)
   header.set_data_dtype(np.int16)
   header.set_qform(affine, code=codes[0], strip_shears=True)
   header.set_sform(affine, code=codes[1])
   header.set_xyzt_units(*units)
-  header.set_slope_inter(2.0, -5.0)
+  header.set_slope_inter(*scale)
+  header.set_intent("t test", (7,), name="contrast")
+  header["vox_offset"], header["pixdim"][4] = 1024, 2.5  # as behind extensions, and of a file with a fourth axis
   header["cal_max"], header["descrip"] = 900, b"made by a scanner"
   return header
 
@@ -38,6 +44,8 @@ def header_of(shape, *, affine=OBLIQUE, codes=(1, 1), units=("mm", "sec"), endia
     {"codes": (2, 0), "units": ("micron", "msec")},
     {"codes": (0, 0)},
     {"endian": ">"},
+    {"scale": (0.5, 1024)},
+    {"scale": (None, None)},
     {"affine": np.diag([-1.0, -1, 1, 1])},
   ],
 )
@@ -57,7 +65,11 @@ def test_geometry_is_the_inputs_to_the_bit(tmp_path, changes, channels):
     assert got.header[field].tobytes() == like[field].tobytes(), field
   raw = gzip.decompress((tmp_path / "x.nii.gz").read_bytes())
   assert struct.unpack(changes.get("endian", "<") + "2f", raw[112:120]) == (1.0, 0.0)  # slope and intercept
+  # What the input says of its own values does not hold for labels.
+  assert got.header.get_intent() == ("none", (), "")
+  assert [float(got.header[name]) for name in ("cal_min", "cal_max")] == [0, 0]
   assert like["cal_max"] == 900  # the input's header is left alone
+  assert like.get_intent()[0] == "t test"
   assert [path.name for path in tmp_path.iterdir()] == ["x.nii.gz"]
 
 
@@ -125,6 +137,7 @@ def test_other_images_are_refused(tmp_path, case):
     ({"probabilities": True}, "was predicted with probabilities=False, got True"),
     ({"checkpoints": {"aa": "runs/a", "bb": "runs/b"}}, "was predicted with checkpoints=.*runs/a.*runs/b"),
     ({"schema": {"name": "t"}}, "was predicted with schema="),
+    ({"geometry": {"orientation": "LPS"}}, "was predicted with geometry=None, got {'orientation': 'LPS'}"),
   ],
 )
 def test_other_settings_are_refused_unless_overwritten(tmp_path, case, changes, message):
@@ -136,6 +149,12 @@ def test_other_settings_are_refused_unless_overwritten(tmp_path, case, changes, 
   folder = open_(tmp_path, cases=("d",), overwrite=True, **changes)
   assert not (folder.folder / "c.nii.gz").exists()  # else predictions of two kinds would lie side by side
   assert json.loads((folder.folder / "predictions.json").read_text())["cases"] == {"d": None}
+
+
+def test_settings_that_are_no_more_are_other_settings(tmp_path, case):
+  open_(tmp_path, folds={"c": 0}).write(case, LABELS, None)
+  with pytest.raises(InputError, match=r"was predicted with folds={'c': 0}, got None; give --overwrite"):
+    open_(tmp_path)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -180,8 +199,49 @@ def test_a_record_that_is_none(tmp_path, text, message):
     open_(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_one_message(tmp_path, case):
+@pytest.mark.parametrize("name", ["c.nii.gz", ".c.nii.gz.partial"])
+def test_what_is_in_the_way_of_a_file_is_said_of_that_case(tmp_path, case, name):
   folder = open_(tmp_path)
-  (folder.folder / ".c.nii.gz.partial").mkdir()  # in the way of the file; root may write anywhere
-  with pytest.raises(InputError, match=r"the prediction of c cannot be written to .*; make room"):
+  (folder.folder / name).mkdir()
+  message = rf"c: its prediction cannot be written to .*{name} \(Is a directory\); move away"
+  with pytest.raises(CaseError, match=message):
     folder.write(case, LABELS, None)
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+@pytest.mark.parametrize("call", ["write", "fsync", "replace", "record"])
+def test_a_full_disk_leaves_what_is_done_and_nothing_half(tmp_path, case, monkeypatch, call, probabilities):
+  """Wherever in the writing of a case it fails: room made, the next run goes on."""
+  folder = open_(tmp_path, cases=("c", "d"), probabilities=probabilities)
+  values = np.zeros((5, 4, 3, 2), np.float32) if probabilities else None
+  folder.write(case, LABELS, values)
+  before = {path: path.read_bytes() for path in folder.folder.rglob("c.nii.gz")}
+  record = (folder.folder / "predictions.json").read_bytes()
+  other = dataclasses.replace(case, files=dataclasses.replace(case.files, name="d"))
+
+  def full(*arguments, **more):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  with monkeypatch.context() as patch:
+    if call == "write":
+      patch.setattr(gzip.GzipFile, "write", full)
+    elif call == "record":
+      patch.setattr(predictions, "write_json", full)
+    else:
+      patch.setattr(os, call, full)
+    with pytest.raises(DiskError, match=r"the prediction of d cannot be written to .*No space left.*; make room"):
+      folder.write(other, LABELS, values)
+  assert not [*folder.folder.rglob("*.partial")]
+  assert {path: path.read_bytes() for path in folder.folder.rglob("c.nii.gz")} == before
+  assert (folder.folder / "predictions.json").read_bytes() == record
+  again = open_(tmp_path, cases=("c", "d"), probabilities=probabilities)
+  assert again.is_done(case.files)
+  assert not again.is_done(other.files)
+  again.write(other, LABELS, values)
+  assert again.is_done(other.files)
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(InputError, match=r"file.* cannot be (read|written to) \(.*Not a directory"):
+    PredictionFolder(tmp_path / "file" / "out", settings=SETTINGS, cases=("c",))

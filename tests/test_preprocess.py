@@ -9,11 +9,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from layouts import LAYOUTS, PHANTOM, write_layout
 
 from nas3d_jax.data.dataset import Dataset
 from nas3d_jax.data.phantom import phantom_case, write_phantoms
 from nas3d_jax.data.preprocess import brain_cube, intensity_range, preprocess
 from nas3d_jax.errors import InputError
+from nas3d_jax.schema import BRATS2019
 
 SHAPE = (16, 18, 20)
 
@@ -250,3 +252,29 @@ def test_real_cases(out, real_cases):
     for path in paths:
       assert case.checksums[path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
   assert Dataset.open(out).cases == dataset.cases
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_is_stored_alike(tmp_path, out, name):
+  cases = write_layout(name, tmp_path / "in", 2, (20, 18, 16))
+  dataset = preprocess(tmp_path / "in", out, schema="brats2023" if name == "brats2023" else None, folds=2)
+  assert [case.name for case in dataset.cases] == cases
+  assert dataset.schema.name == name
+  for i, case in enumerate(dataset.cases):
+    image, truth = phantom_case((0, i), (20, 18, 16))
+    box = tuple(slice(*span) for span in case.cube)
+    order = [PHANTOM.index(modality) for modality in dataset.schema.modality_names]
+    np.testing.assert_array_equal(dataset.image(case), image[box][..., order])
+    masks = dataset.schema.region_masks(np.asarray(dataset.labels(case)))
+    np.testing.assert_array_equal(masks[..., :3], BRATS2019.region_masks(truth)[box])
+  # What is stored answers what the files leave open.
+  assert preprocess(tmp_path / "in", out, folds=2) == dataset
+
+
+def test_channels_that_are_called_otherwise_make_another_data_set(tmp_path, out):
+  write_layout("decathlon", tmp_path / "in", 2, (20, 18, 16))
+  preprocess(tmp_path / "in", out, folds=2)
+  path = tmp_path / "in" / "dataset.json"
+  path.write_text(path.read_text().replace("T1w", "?").replace("T2w", "T1w").replace("?", "T2w"))
+  with pytest.raises(InputError, match=r"was made of other files of BRATS_001, BRATS_002; give --overwrite"):
+    preprocess(tmp_path / "in", out, folds=2)

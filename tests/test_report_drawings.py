@@ -1,20 +1,25 @@
 """Drawings of the report: graphs without overlaps, planes as the radiologist sees them, figures that are kept."""
 
 import itertools
+import json
 
 import nibabel as nib
 import numpy as np
 import pytest
+from layouts import save, write_layout
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from nas3d_jax.config import NetworkConfig
+from nas3d_jax.data.detect import find_schema
+from nas3d_jax.data.phantom import phantom_case
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import CANDIDATES, Genotype, direction, edge_list
 from nas3d_jax.report import case_figures, cell_graphs, network_figures, search_figures, volumes
 from nas3d_jax.report.material import History
 from nas3d_jax.report.pictures import Gallery, label_colours
 from nas3d_jax.schema import BRATS2019
+from nas3d_jax.schemas import BRATS2023
 
 
 def test_backbone_has_the_papers_numbers():
@@ -172,6 +177,26 @@ def test_a_case_of_a_folder_is_read(phantom_dataset):
   assert volumes.find_files(None, BRATS2019) == {}
   with pytest.raises(InputError, match="has no case 'nobody'"):
     volumes.dataset_view(phantom_dataset, "nobody", {})
+
+
+def test_a_case_of_another_schema_is_shown_as_one_of_the_data_set(tmp_path):
+  write_layout("nnunet", tmp_path / "data", 1, (20, 18, 16))
+  own = find_schema(tmp_path / "data")
+  image, truth = phantom_case((0, 0), (20, 18, 16))
+  files = volumes.find_files(tmp_path / "data", own, BRATS2019)["BraTS_0001"]
+  # A prediction in the labels of BraTS 2023, as its record says.
+  save(tmp_path / "out" / "BraTS_0001.nii.gz", np.where(truth == 4, 3, truth))
+  settings = {"schema": BRATS2023.to_dict()}
+  record = {"format": "nas3d_jax.predictions", "version": 1, "settings": settings, "cases": {}}
+  (tmp_path / "out" / "predictions.json").write_text(json.dumps(record))
+  view = volumes.folder_view(files, own, {"searched": tmp_path / "out" / "BraTS_0001.nii.gz"}, BRATS2019)
+  assert view.schema == BRATS2019
+  box = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(image.any(-1)))
+  # The scanner's right and front come last in the file.
+  turned = np.s_[::-1, ::-1]
+  np.testing.assert_array_equal(view.image, image[box][turned])
+  for name in ("truth", "searched"):
+    np.testing.assert_array_equal(view.labels[name], truth[box][turned])
 
 
 class TestGallery:

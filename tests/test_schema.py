@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.schema import BRATS2019, SCHEMAS, Modality, Region, Schema
+from nas3d_jax.schema import BRATS2019, Modality, Region, Schema
+from nas3d_jax.schemas import SCHEMAS
 
 # label -> (WT, TC, ET), from the definition of the BraTS regions.
 MEMBERS = {0: (0, 0, 0), 1: (1, 1, 0), 2: (1, 0, 0), 4: (1, 1, 1)}
@@ -114,6 +115,20 @@ def test_from_dict_refuses(path, value, message):
 def test_from_dict_refuses_other_fields(fields):
   with pytest.raises(InputError, match="schema must have exactly the fields"):
     Schema.from_dict(fields)
+
+
+@pytest.mark.parametrize("layout", ["flat", None, 3])
+def test_layouts_that_there_are_not(layout):
+  with pytest.raises(InputError, match=r"layout must be one of folders, decathlon|layout must be of type str"):
+    Schema.from_dict({**BRATS2019.to_dict(), "layout": layout})
+
+
+def test_of_regions_apart_the_last_is_the_innermost():
+  apart = Schema(
+    name="apart", modalities=(Modality("flair", ("_f",)),), labels=((0, "background"), (1, "a"), (2, "b")),
+    regions=(Region("A", (1,), 1), Region("B", (2,), 2)),
+  )
+  assert (BRATS2019.innermost, apart.innermost) == (2, 1)
 
 
 def test_other_data_sets_fit():

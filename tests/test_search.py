@@ -14,21 +14,23 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from runs import TIMES, arrays, assert_same_end, damage, history, interrupt, said, steps_kept
+from runs import TIMES, StopAt, arrays, assert_same_end, damage, history, interrupt, said, steps_kept
 from toy import ToySupernet
 
+import nas3d_jax.loop
 import nas3d_jax.search
 from nas3d_jax.config import NetworkConfig
 from nas3d_jax.data.pipeline import patch_index
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.search import SearchConfig, search
+from nas3d_jax.stopping import Stopped
 
 ROOT = Path(__file__).parents[1]
 SIZES = dict(patch_size=16, kernels=1, nodes=1, depth=2)
 FIELDS = {
   "epoch", "step", "hybrid_loss", "kernel_loss", "validation_loss", "hybrid_learning_rate", "kernel_learning_rate",
-  "genotype", "count", "hybrid_weights", "entropy", *TIMES,
+  "genotype", "count", "hybrid_weights", "entropy", "skipped", *TIMES,
 }
 UP = (("identity", 0), ("up_conv", 1))
 A = Genotype(down=(("max_pool", 0), ("down_conv", 1)), up=UP)
@@ -138,7 +140,7 @@ def test_rates_follow_the_losses(workdir, monkeypatch):
   losses = iter(np.linspace(0.9, 0.3, 13))
   monkeypatch.setattr(nas3d_jax.search, "mean_loss", lambda *_: 0.5)
   monkeypatch.setattr(
-    nas3d_jax.search.EpochSums, "means", lambda _: {"hybrid_loss": float(next(losses)), "kernel_loss": 0.5}
+    nas3d_jax.loop.EpochSums, "means", lambda _: {"hybrid_loss": float(next(losses)), "kernel_loss": 0.5}
   )
   search(make_config(workdir, epochs=13))
   assert recorded(workdir, "hybrid_learning_rate") == [0.3] * 13
@@ -199,6 +201,26 @@ def test_a_search_whose_last_checkpoint_is_damaged_ends_as_one_left_alone(workdi
   assert_same_end(workdir / "search", other / "search")
 
 
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("place", ["second step", "validation", "end of an epoch", "end"])
+def test_a_search_that_was_asked_to_stop_ends_as_one_left_alone(workdir, phantom_dataset, place):
+  other = copy_of(workdir)
+  search(make_config(other, epochs=2))
+  steps, batches = (len(patch_index(phantom_dataset, phantom_dataset.fold_cases(k), 16)) for k in (1, 0))
+  # It may stop after each step but the last of an epoch, before each batch of the validation, and at an epoch's end.
+  epoch = steps - 1 + batches + 1
+  check, saved = {
+    "second step": (1, 2), "validation": (steps, steps), "end of an epoch": (epoch - 1, steps),
+    "end": (2 * epoch - 1, 2 * steps),
+  }[place]
+  with pytest.raises(Stopped):
+    search(make_config(workdir, epochs=2), StopAt(check))
+  assert max(steps_kept(workdir / "search")) == saved
+  assert not (workdir / "search" / "genotype.json").exists()
+  search(make_config(workdir, epochs=2))
+  assert_same_end(workdir / "search", other / "search")
+
+
 def genotype_now(step_folder):
   start = "params/params/hybrid/"
   hybrid = {path.removeprefix(start): array for path, array in arrays(step_folder).items() if path.startswith(start)}
@@ -213,7 +235,7 @@ def genotype_now(step_folder):
     (dict(fold=1, kernels=2), "fold was 0, is 1; kernels was 1, is 2"),
     (dict(fold=2), "^fold must be from 0 to 1, got 2$"),
     (dict(patch_size=12), "^patch_size must be a multiple of 8"),
-    (dict(kernel_learning_rate=1e38, overwrite=True), "_loss is nan in step .*lower learning rate and --overwrite"),
+    (dict(kernel_learning_rate=1e38, overwrite=True), "_loss is nan, on Phantom_.*, patch at .*lower .* --overwrite"),
   ],
 )
 def test_what_is_refused(workdir, changes, message):

@@ -3,7 +3,7 @@
 import pytest
 
 from nas3d_jax.checksums import DamagedCheckpoint
-from nas3d_jax.step_folders import StepFolders, is_step, remove_unfinished, steps_in
+from nas3d_jax.step_folders import StepFolders, clear_up, is_step, steps_in
 
 
 def make(folder, metrics):
@@ -84,7 +84,7 @@ def test_what_is_no_step(tmp_path, name):
   (tmp_path / "8").write_text("a file")
   assert steps_in(tmp_path) == []
   assert is_step(tmp_path / name) is ("tmp" not in name)
-  remove_unfinished(tmp_path)
+  clear_up(tmp_path)
   assert (tmp_path / name).exists() is ("tmp" not in name)
 
 

@@ -12,11 +12,19 @@ from nas3d_jax.genotype import Genotype
 from nas3d_jax.losses import dice_loss
 from nas3d_jax.packing import PackedNet
 from nas3d_jax.schedules import adam, with_rate
-from nas3d_jax.steps import SearchState, TrainState, make_search_step, make_train_step, make_validation_step
+from nas3d_jax.steps import (
+  PARTITIONS,
+  SearchState,
+  TrainState,
+  make_search_step,
+  make_train_step,
+  make_validation_step,
+)
 
 CONFIG = NetworkConfig(nodes=1, depth=2)
 GENOTYPE = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=(("identity", 0), ("up_conv", 1)))
 BATCHES = [toy_batch(np.random.default_rng(seed), size=2) for seed in range(3)]
+BOTH = np.ones(2, np.float32)  # weights of the samples of a batch
 KINDS = pytest.mark.parametrize("kind", ["search", "train"])
 
 
@@ -33,6 +41,14 @@ def begin(kind, *, optimizer=None, dropout=0.5, seed=0, loss=dice_loss):
     return state, make_search_step(net, optimizer, optimizer, loss=loss), BATCHES[:2]
   net = ToyDerivedNet(CONFIG, GENOTYPE, dropout)
   return TrainState.create(draw(net), optimizer, key), make_train_step(net, optimizer, loss=loss), BATCHES[:1]
+
+
+OPTIMIZERS = [f"{name}_optimizer" for name in PARTITIONS]
+
+
+def losses_of(metrics):
+  """The losses of a step, in the order of its updates."""
+  return [metrics[name] for name in ("hybrid_loss", "kernel_loss", "loss") if name in metrics]
 
 
 def numbers(tree):
@@ -76,8 +92,8 @@ def test_a_search_step_is_two_updates_written_out(optimizers, rolled):
     updates, kernel_state = update_kernel(gradient, kernel_state, kernel)
     kernel = optax.apply_updates(kernel, updates)
 
-    state, losses = step(state, first, second)
-    assert_close(losses, {"hybrid_loss": hybrid_loss, "kernel_loss": kernel_loss})
+    state, metrics = step(state, first, second)
+    assert_close(losses_of(metrics), [hybrid_loss, kernel_loss])
     assert_close(state.variables["params"], {**alphas, **kernel})
     # Of the same leaves in the same order; the step's have the level "params" besides.
     assert_close(jax.tree.leaves(state.hybrid_optimizer), jax.tree.leaves(alphas_state))
@@ -94,7 +110,7 @@ def three_steps(net, batches, rolled=None):
   step, losses = make_search_step(net, *optimizers, rolled=rolled), []
   for _ in range(3):
     state, current = step(state, *batches)
-    losses.append(current)
+    losses.append(losses_of(current))
   return losses, state
 
 
@@ -113,7 +129,7 @@ def test_every_form_of_a_step_does_the_same(batches, other):
   assert jax.tree.structure(got) == jax.tree.structure(state)
   assert_close(got_losses, losses)
   assert_close(numbers(got), numbers(state))
-  assert len({float(value) for step in losses for value in step.values()}) == 6
+  assert len({float(value) for step in losses for value in step}) == 6
 
 
 @pytest.mark.parametrize(
@@ -158,7 +174,7 @@ def test_a_packed_training_is_that_of_the_tree():
     for _ in range(3):
       state, current = step(state, BATCHES[0])
       losses.append(float(current["loss"]))
-    results.append((losses, state.variables, make_validation_step(own)(state.variables, BATCHES[1])))
+    results.append((losses, state.variables, make_validation_step(own)(state.variables, BATCHES[1], BOTH)))
   (losses, variables, validation), (got_losses, got, got_validation) = results
   np.testing.assert_allclose(got_losses, losses, rtol=1e-5)
   assert_close(packed.unpack(got), variables)
@@ -191,8 +207,8 @@ def test_a_training_step_written_out():
     loss, gradient = jax.value_and_grad(loss_of)(variables)
     updates, optimizer_state = optimizer.update(gradient, optimizer_state, variables)
     variables = optax.apply_updates(variables, updates)
-    state, losses = step(state, batch)
-    assert_close(losses, {"loss": loss})
+    state, metrics = step(state, batch)
+    assert_close(losses_of(metrics), [loss])
     assert_close(state.variables, variables)
     assert_close(state.optimizer, optimizer_state)
     assert int(state.step) == count + 1
@@ -215,7 +231,7 @@ def test_each_step_drops_other_channels(kind):
   losses = []
   for number in range(3):
     state, step, batches = begin(kind, optimizer=optax.sgd(0.0))
-    losses += [float(loss) for loss in step(state.replace(step=state.step + number), *batches)[1].values()]
+    losses += map(float, losses_of(step(state.replace(step=state.step + number), *batches)[1]))
   assert len(set(losses)) == len(losses)
 
 
@@ -258,7 +274,49 @@ def test_validation_is_without_dropout():
   confidence = 1 / (1 + np.exp(-(image / 110 @ np.asarray(layer["kernel"]) + layer["bias"])))
   axes = (1, 2, 3)
   dice = 2 * (confidence * target).sum(axes) / (confidence.sum(axes) + target.sum(axes))
-  np.testing.assert_allclose(make_validation_step(net)(variables, (image, target)), 1 - dice.mean(), rtol=1e-5)
+  step = make_validation_step(net)
+  np.testing.assert_allclose(step(variables, (image, target), BOTH), 2 * (1 - dice.mean()), rtol=1e-5)
+  np.testing.assert_allclose(step(variables, (image, target), np.float32([0, 1])), 1 - dice[1].mean(), rtol=1e-5)
+
+
+def test_a_sample_that_fills_up_a_batch_of_the_validation_does_not_count_even_if_its_loss_is_nan():
+  net = ToyDerivedNet(CONFIG, GENOTYPE, dropout_rate=0.5)
+  variables, (image, target) = draw(net), BATCHES[0]
+  step, weight = make_validation_step(net), np.float32([1, 0])
+  broken = np.array(image)
+  broken[1] = np.nan
+  assert float(step(variables, (broken, target), weight)) == float(step(variables, (image, target), weight))
+
+
+@pytest.mark.parametrize("rolled", [True, False], ids=["rolled", "unrolled"])
+@pytest.mark.parametrize("bad", PARTITIONS)
+def test_an_update_of_a_search_that_is_not_finite_is_left_out(bad, rolled):
+  net, optimizer = ToySupernet(CONFIG, 0.0), adam(0.1)
+  batches, which = [jax.tree.map(np.array, batch) for batch in BATCHES[:2]], PARTITIONS.index(bad)
+  batches[which][0][0, 0, 0, 0, 0] = np.nan
+  state = SearchState.create(draw(net), optimizer, optimizer, jax.random.key(0))
+  before = {name: numbers(getattr(state, name)) for name in ("hybrid", "kernel", *OPTIMIZERS)}
+  state, metrics = make_search_step(net, optimizer, optimizer, rolled=rolled)(state, *batches)
+  assert np.isnan(metrics[f"{bad}_loss"])
+  for name in PARTITIONS:
+    good = name != bad
+    assert bool(metrics[f"{name}_finite"]) == bool(np.isfinite(metrics[f"{name}_loss"])) == good
+    for part in (name, f"{name}_optimizer"):
+      assert equal(numbers(getattr(state, part)), before[part]) != good, part
+      assert all(np.isfinite(leaf).all() for leaf in numbers(getattr(state, part)))
+  assert int(state.step) == 1
+
+
+def test_an_update_of_a_training_whose_gradient_alone_is_not_finite_is_left_out():
+  def loss(probabilities, target):  # finite, but the gradient of its root at 0 is not
+    return dice_loss(probabilities, target) + jax.numpy.sqrt(jax.numpy.maximum(probabilities - 2, 0)).sum()
+
+  state, step, batches = begin("train", loss=loss)
+  before = numbers((state.variables, state.optimizer))
+  state, metrics = step(state, *batches)
+  assert np.isfinite(metrics["loss"])
+  assert not metrics["finite"]
+  assert equal(numbers((state.variables, state.optimizer)), before)
 
 
 @pytest.fixture(scope="session")
@@ -280,7 +338,7 @@ def test_a_search_step_on_the_gpu_is_that_of_the_cpu(gpu, tiny):
       batch = jax.device_put((tiny.image, tiny.target), device)
       state, losses = make_search_step(tiny.net, *optimizers)(state, batch, batch)
       moved = jax.tree.map(lambda new, old: np.asarray(new) - old, state.variables, variables)
-      results[device.platform] = [float(loss) for loss in losses.values()], jax.tree.leaves(moved)
+      results[device.platform] = [float(loss) for loss in losses_of(losses)], jax.tree.leaves(moved)
   (cpu_losses, cpu_moved), (gpu_losses, gpu_moved) = results.values()
   np.testing.assert_allclose(gpu_losses, cpu_losses, atol=1e-5)
   scale = np.sqrt(sum((leaf**2).sum() for leaf in cpu_moved))

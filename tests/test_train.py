@@ -11,7 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from runs import TIMES, arrays, assert_same_end, damage, history, interrupt, said, steps_kept
+from runs import TIMES, StopAt, arrays, assert_same_end, damage, history, interrupt, said, steps_kept
 from toy import ToyDerivedNet
 
 import nas3d_jax.restoring
@@ -21,10 +21,11 @@ from nas3d_jax.data.pipeline import patch_index
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.restoring import restore
+from nas3d_jax.stopping import Stopped
 from nas3d_jax.train import TrainConfig, train
 
 SIZES = dict(kernels=1, nodes=1, depth=2)
-FIELDS = {"epoch", "step", "loss", "validation_loss", "learning_rate", *TIMES}
+FIELDS = {"epoch", "step", "loss", "validation_loss", "learning_rate", "skipped", *TIMES}
 UP = (("identity", 0), ("up_conv", 1))
 GENOTYPE = Genotype(down=(("max_pool", 1), ("down_conv", 0)), up=UP)
 SAME_SHAPES = Genotype(down=(("max_pool", 1), ("down_dil_conv", 0)), up=UP)
@@ -145,6 +146,20 @@ def test_a_training_whose_last_checkpoints_are_damaged_ends_as_one_left_alone(wo
   assert len(warnings) == damaged
   assert all(line.endswith(f"going on from step {steps + 2 if damaged == 1 else steps}") for line in warnings)
   assert len(list(folder.glob("*.damaged"))) == damaged
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(("fold", "place"), [(0, "validation"), ("all", "last step of an epoch")])
+def test_a_training_that_was_asked_to_stop_ends_as_one_left_alone(workdir, phantom_dataset, fold, place):
+  other = copy_of(workdir)
+  cases = phantom_dataset.cases if fold == "all" else phantom_dataset.fold_cases(1)
+  steps = steps_of(phantom_dataset, cases)
+  # It may stop after each step but the last of an epoch, then before each batch of a validation, or at the epoch's end.
+  check = {"validation": steps, "last step of an epoch": steps - 1}[place]
+  with pytest.raises(Stopped):
+    train(make_config(workdir, fold=fold), StopAt(check))
+  assert steps_kept(workdir / "train" / str(fold)) == {steps}
+  assert_same_end(train(make_config(workdir, fold=fold)), train(make_config(other, fold=fold)))
 
 
 @pytest.mark.usefixtures("toy")

@@ -152,7 +152,7 @@ def test_an_interrupted_preprocess_keeps_no_damaged_case(tmp_path):
   for case in whole.cases:
     write_json(partial / "records" / f"{case.name}.json", dataclasses.replace(case, fold=None).to_dict())
   config = json.loads((whole.folder / "config.json").read_text())
-  write_json(partial / "config.json", {name: config[name] for name in ("format", "version", "schema")})
+  write_json(partial / "config.json", {name: config[name] for name in ("format", "version", "schema", "geometry")})
   untouched = array(partial, 1).stat().st_mtime_ns
   flip(array(partial, 0))
   dataset = preprocess(tmp_path / "data", tmp_path / "dataset", folds=2)

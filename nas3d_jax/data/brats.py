@@ -1,74 +1,27 @@
-"""Finds cases on disk in the layout of BraTS 2017 to 2021, and reads and checks one. No JAX here.
+"""Finds cases on disk, in whatever layout their schema says, and reads and checks one. No JAX here.
 
-    data_dir/[HGG|LGG/]<case>/<case><suffix>.nii[.gz]
-
-with one file a modality and, where known, one segmentation; the suffixes are the schema's.
+`folders.py` has the layout of BraTS, a folder a case; `layouts.py` those where the cases share folders.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from nas3d_jax.data.case_files import CaseError, CaseFiles, Fault
+from nas3d_jax.data.folders import find_in_folders
+from nas3d_jax.data.layouts import find_in_layout
 from nas3d_jax.data.nifti import Volume, VolumeError, read_volume
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import BRATS2019, Schema
 
-GRADES = ("HGG", "LGG")
 AFFINE_TOLERANCE = 1e-3
 """Two affines are one when no entry differs by more (mm): tools round them in single precision."""
-_DEPTH = 4
-_NIFTI = re.compile(r"(?P<stem>.+)\.nii(\.gz)?", re.IGNORECASE)
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-  """One thing wrong with one case: its name, the reason, the remedy."""
-
-  case: str
-  reason: str
-  remedy: str
-
-  def __str__(self):
-    return f"{self.case}: {self.reason}; {self.remedy}"
-
-
-class CaseError(InputError):
-  """A case that cannot be used.
-
-  Attributes:
-    faults: everything that is wrong with it.
-  """
-
-  def __init__(self, faults: Iterable[Fault]):
-    self.faults = tuple(faults)
-    super().__init__("\n".join(map(str, self.faults)))
-
-
-@dataclasses.dataclass(frozen=True)
-class CaseFiles:
-  """Where the files of a case are.
-
-  Attributes:
-    name: name of the case, that of its folder.
-    grade: "HGG" or "LGG" where the parent folder is called so, else None.
-    folder: the folder of the case.
-    images: one file a modality, in the schema's order.
-    segmentation: the file of its labels, or None.
-  """
-
-  name: str
-  grade: str | None
-  folder: Path
-  images: tuple[Path, ...]
-  segmentation: Path | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +36,7 @@ class RawCase:
     affine: float64 [4, 4], voxel indices to millimetres.
     header: header of the first modality.
     spacing: edge lengths of a voxel along D, H, W, in mm.
-    checksums: SHA-256 (hex) of each file, by file name.
+    checksums: SHA-256 (hex) of each file, by its name in `CaseFiles.named`.
   """
 
   files: CaseFiles
@@ -96,43 +49,35 @@ class RawCase:
 
 
 def find_cases(
-  data_dir: str | Path, schema: Schema = BRATS2019
+  data_dir: str | Path, schema: Schema = BRATS2019, *, labels: bool = True
 ) -> tuple[list[CaseFiles], list[Fault]]:
   """Finds every case below a folder; voxels are not read.
 
-  A folder that holds NIfTI files is a case, named after the folder. Hidden files are left out.
+  In the layout "folders" a folder that holds NIfTI files is a case, named after the folder. In the others the cases are
+  those of imagesTr, or of imagesTs where that is the folder given. Hidden files are left out.
 
   Args:
-    data_dir: the folder of the cases, or of HGG and LGG folders of cases, or a single case.
+    data_dir: the folder of the cases, or of HGG and LGG folders of cases, or a single case; the folder of dataset.json,
+      or imagesTr or imagesTs in it.
     schema: the names that the files go by.
+    labels: whether segmentations are looked for; without, what is wrong with them does not matter.
 
   Returns:
     The cases whose files are complete, sorted by name, and what is wrong with the others.
 
   Raises:
-    InputError: there is no such folder, or it holds no case.
+    InputError: there is no such folder, or it holds no case, or its dataset.json does not fit the schema.
   """
   root = Path(os.path.abspath(data_dir))
   if not root.is_dir():
     raise InputError(f"data_dir must be a folder of cases, got {str(data_dir)!r}; is it mistyped?")
-  cases, faults = [], []
-  for folder in _case_folders(root, _DEPTH):
-    try:
-      cases.append(_case_files(folder, schema))
-    except CaseError as error:
-      faults.extend(error.faults)
-  if not cases and not faults:
-    raise InputError(
-      f"data_dir holds no case, got {str(data_dir)!r}; give the folder of the case folders, each "
-      f"with <case>{schema.modalities[0].suffixes[0]}.nii.gz and its siblings"
-    )
-  counts = Counter(files.name for files in cases)
-  for name in sorted(name for name, count in counts.items() if count > 1):
-    where = " and ".join(str(f.folder.relative_to(root)) for f in cases if f.name == name)
-    reason = f"{counts[name]} cases have this name: {where}"
-    faults.append(Fault(name, reason, "rename or remove all but one"))
-  unique = [files for files in cases if counts[files.name] == 1]
-  return sorted(unique, key=lambda files: files.name), faults
+  find = find_in_folders if schema.layout == "folders" else find_in_layout
+  try:
+    cases, faults = find(root, schema, labels=labels)
+  except OSError as error:
+    raise InputError(f"data_dir cannot be read ({error}); check its permissions") from error
+  at_fault = {fault.case for fault in faults}
+  return sorted((c for c in cases if c.name not in at_fault), key=lambda files: files.name), faults
 
 
 def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:
@@ -143,15 +88,16 @@ def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:
       affine unlike its siblings', voxels that are not finite, a modality without contrast, a label
       that the schema does not know.
   """
-  names = [*schema.modality_names, "segmentation"]
-  paths = [*files.images, files.segmentation]
-  volumes: dict[str, Volume] = {}
   found: list[tuple[str, str]] = []
-  for name, path in zip(names, paths, strict=True):
-    if path is None:
-      continue
+  volumes: dict[str, Volume] = {}  # the images in the schema's order, the segmentation last
+  checksums: dict[str, str] = {}
+  kinds = [*(schema.modality_names if files.channels is None else ["image"]), "segmentation"]
+  for kind, (key, path) in zip(kinds, files.named.items(), strict=False):
+    whole = files.channels is not None and path != files.segmentation
     try:
-      volumes[name] = read_volume(path)
+      volume = read_volume(path, 4 if whole else 3)
+      volumes |= _split(volume, files, schema) if whole else {kind: volume}
+      checksums[key] = volume.checksum
     except VolumeError as error:
       found.append((error.reason, error.remedy))
   found += _geometry_faults(volumes)
@@ -163,9 +109,7 @@ def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:
   if found:
     raise CaseError(Fault(files.name, *fault) for fault in found)
   truth = volumes.pop("segmentation", None)
-  first = volumes[names[0]]
-  present = [path for path in paths if path is not None]
-  checked = [*volumes.values()] if truth is None else [*volumes.values(), truth]
+  first = volumes[schema.modality_names[0]]
   return RawCase(
     files=files,
     image=_stack([volume.data for volume in volumes.values()]),
@@ -173,65 +117,22 @@ def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:
     affine=first.affine,
     header=first.header,
     spacing=first.spacing,
-    checksums={p.name: v.checksum for p, v in zip(present, checked, strict=True)},
+    checksums=checksums,
   )
 
 
-def _case_folders(folder: Path, depth: int) -> list[Path]:
-  """Folders that hold NIfTI files, and those with neither files of that kind nor folders."""
-  children = [child for child in sorted(folder.iterdir()) if not child.name.startswith(".")]
-  found = [folder] if any(_is_nifti(child) for child in children) else []
-  if depth:
-    for child in children:
-      if child.is_dir():
-        below = _case_folders(child, depth - 1)
-        found += below or ([] if child.name.upper() in GRADES else [child])
-  return found
-
-
-def _is_nifti(path: Path) -> bool:
-  return bool(_NIFTI.fullmatch(path.name)) and path.is_file()
-
-
-def _case_files(folder: Path, schema: Schema) -> CaseFiles:
-  """The files of one folder, or a CaseError with all that is wrong with their names."""
-  name = folder.name
-  found: dict[str, list[Path]] = {}
-  for path in sorted(folder.iterdir()):
-    if not path.name.startswith(".") and _is_nifti(path):
-      found.setdefault(_NIFTI.fullmatch(path.name)["stem"], []).append(path)
-  wanted = [m.suffixes for m in schema.modalities] + [schema.segmentation]
-  matches = [[p for s in suffixes for p in found.pop(name + s, [])] for suffixes in wanted]
-  others = ", ".join(path.name for paths in found.values() for path in paths)
-  faults = []
-  for kind, suffixes, paths in zip(
-    [*schema.modality_names, "segmentation"], wanted, matches, strict=True
-  ):
-    expected = f"{name}{suffixes[0]}.nii.gz"
-    if len(paths) > 1:
-      files = " and ".join(path.name for path in paths)
-      faults.append(Fault(name, f"{kind} is there twice: {files}", "keep one of them"))
-    elif not paths and kind == "segmentation" and others:
-      reason = f"no segmentation {name}{suffixes[0]}.nii or .nii.gz, but {others} is there"
-      # The extension says whether a file is compressed: a new name must keep it.
-      ending = ".nii.gz" if others.lower().endswith(".gz") else ".nii"
-      remedy = f"rename it to {name}{suffixes[0]}{ending} if it is the segmentation, else move it"
-      faults.append(Fault(name, reason, f"{remedy} out of the folder"))
-    elif not paths and kind != "segmentation":
-      seen = f" (other NIfTI files there: {others})" if others else ""
-      reason = f"no {kind} image {expected} or .nii in {folder.parent.name}/{name}{seen}"
-      faults.append(Fault(name, reason, "add the file, or rename the one that it is"))
-  if faults:
-    raise CaseError(faults)
-  grade = folder.parent.name.upper()
-  *images, truth = matches
-  return CaseFiles(
-    name=name,
-    grade=grade if grade in GRADES else None,
-    folder=folder,
-    images=tuple(paths[0] for paths in images),
-    segmentation=truth[0] if truth else None,
-  )
+def _split(volume: Volume, files: CaseFiles, schema: Schema) -> dict[str, Volume]:
+  """The modalities of a file that holds them all, in the schema's order."""
+  count, names = volume.data.shape[3], files.channels
+  if count != len(names):
+    reason = f"{files.images[0].name} has {count} channels, but dataset.json {len(names)} ({', '.join(names)})"
+    raise VolumeError(reason, "correct dataset.json, or put the right file there")
+  header = volume.header.copy()
+  header.set_data_shape(volume.data.shape[:3])
+  return {
+    name: dataclasses.replace(volume, data=volume.data[..., names.index(name)], header=header)
+    for name in schema.modality_names
+  }
 
 
 def _geometry_faults(volumes: dict[str, Volume]) -> list[tuple[str, str]]:

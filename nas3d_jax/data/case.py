@@ -14,18 +14,19 @@ from nas3d_jax.schema import Schema
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """What the manifest says of one case. Lengths D, H, W are the file's axes, in its order.
+  """What the manifest says of one case, in the geometry of the data set, which its arrays were brought to.
+
+  Lengths D, H, W are the axes in the order of that orientation; the files' own where they are in it.
 
   Attributes:
     name: name of the case, unique in the data set.
     grade: "HGG" or "LGG" where the folders tell, else None.
     fold: the fold that it belongs to, from 0; None without labels, or as long as none is given.
-    shape: (D, H, W) of the original volumes, in voxels.
-    cube: (start, stop) of the brain cube along D, H, W, in voxels of the original volumes.
+    shape: (D, H, W) of the whole volume, in voxels.
+    cube: (start, stop) of the brain cube along D, H, W, in voxels of the whole volume.
     low: the least non-zero intensity of each modality.
     high: the greatest non-zero intensity of each modality.
-    label_counts: voxels of each label in the original volume, background included; None without
-      labels.
+    label_counts: voxels of each label in the whole volume, background included; None without labels.
     affine: 4x4, voxel indices to millimetres.
     spacing: edge lengths of a voxel along D, H, W, in mm.
     checksums: SHA-256 of each input file, by file name.

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from nas3d_jax.data.case import Case, is_index
+from nas3d_jax.data.geometry import Geometry, most_common, same_length
 from nas3d_jax.data.verify import verify
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import Schema
@@ -44,6 +45,8 @@ class Dataset:
     folds: number of folds.
     seed: seed of the folds.
     versions: versions of the packages that made it.
+    stored_geometry: orientation and voxel size that all cases were brought to; None in data sets from before there
+      was one, whose cases are as their files are.
   """
 
   folder: Path
@@ -52,10 +55,19 @@ class Dataset:
   folds: int
   seed: int
   versions: Mapping[str, str] = dataclasses.field(hash=False)
+  stored_geometry: Geometry | None = None
+
+  @property
+  def geometry(self) -> Geometry | None:
+    """Orientation and voxel size of the cases; None where an older data set holds cases that differ in them."""
+    if self.stored_geometry is not None:
+      return self.stored_geometry
+    first, *others = (Geometry.of(case.affine) for case in self.cases)
+    return most_common([first]) if all(map(first.matches, others)) else None
 
   @property
   def fingerprint(self) -> str:
-    """SHA-256 (hex) of the schema, folds, seed and cases; equal for equal inputs."""
+    """SHA-256 (hex) of the schema, folds, seed, geometry and cases; equal for equal inputs."""
     content = self._content()
     for case in content["cases"]:
       # They follow from the rest, and older data sets have none.
@@ -63,6 +75,7 @@ class Dataset:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
   def _content(self) -> dict[str, Any]:
+    geometry = self.stored_geometry
     return {
       "format": FORMAT,
       "version": VERSION,
@@ -70,6 +83,7 @@ class Dataset:
       "folds": self.folds,
       "seed": self.seed,
       "cases": [case.to_dict() for case in self.cases],
+      **({} if geometry is None else {"geometry": geometry.to_dict()}),
     }
 
   def manifest(self) -> dict[str, Any]:
@@ -111,7 +125,7 @@ class Dataset:
   @classmethod
   def _from_manifest(cls, folder: Path, manifest: Mapping[str, Any]) -> Dataset:
     names = {"format", "version", "schema", "folds", "seed", "cases", "fingerprint", "versions"}
-    if set(manifest) != names:
+    if set(manifest) - {"geometry"} != names:
       raise InputError(f"the manifest must have exactly the fields {sorted(names)}")
     for field, good in (
       ("folds", is_index(manifest["folds"]) and manifest["folds"] > 0),
@@ -130,8 +144,12 @@ class Dataset:
     stray = [c.name for c in cases if c.fold not in (folds if c.label_counts else (None,))]
     if stray:
       raise InputError(f"cases {stray} are in none of the {manifest['folds']} folds")
+    geometry = Geometry.from_dict(manifest["geometry"]) if "geometry" in manifest else None
+    astray = [c.name for c in cases if geometry and not all(map(same_length, c.spacing, geometry.spacing))]
+    if astray:
+      raise InputError(f"cases {astray} are not of the voxel size of the manifest, {geometry}")
     dataset = cls(
-      folder, schema, cases, manifest["folds"], manifest["seed"], dict(manifest["versions"])
+      folder, schema, cases, manifest["folds"], manifest["seed"], dict(manifest["versions"]), geometry
     )
     if dataset.fingerprint != manifest["fingerprint"]:
       raise InputError("the fingerprint does not fit: the manifest was changed by hand")

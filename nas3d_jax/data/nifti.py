@@ -9,7 +9,7 @@ import io
 import math
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import nibabel as nib
 import numpy as np
@@ -44,7 +44,7 @@ class Volume:
   """A volume in file order.
 
   Attributes:
-    data: [D, H, W], real numbers with the header's slope and intercept applied; read-only.
+    data: [D, H, W] or [D, H, W, channel], real numbers with the header's slope and intercept applied; read-only.
     affine: float64 [4, 4], voxel indices to millimetres.
     spacing: edge lengths of a voxel along D, H, W, in mm.
     header: the file's header, without extensions.
@@ -58,14 +58,18 @@ class Volume:
   checksum: str
 
 
-def read_volume(path: str | Path) -> Volume:
+def read_volume(path: str | Path, axes: Literal[3, 4] = 3) -> Volume:
   """Reads a .nii or .nii.gz file whole, up to the checksum at the end of a compressed one.
 
   Memory grows with what the file holds, never with what its header claims.
 
+  Args:
+    path: the file.
+    axes: 3 for one volume, 4 for one with several channels.
+
   Raises:
-    VolumeError: the file cannot be read, is truncated or damaged, or is no three-dimensional volume
-      of real numbers with an invertible affine.
+    VolumeError: the file cannot be read, is truncated or damaged, or is no volume of so many axes,
+      of real numbers, with an invertible affine.
   """
   path = Path(path)
   try:
@@ -81,7 +85,7 @@ def read_volume(path: str | Path) -> Volume:
   stream = gzip.GzipFile(fileobj=io.BytesIO(raw)) if compressed else io.BytesIO(raw)
   try:
     header = _header(_read(stream, _HEADER_BYTES), path)
-    shape, dtype, offset = _layout(header, path)
+    shape, dtype, offset = _layout(header, path, axes)
     size = offset + math.prod(shape) * dtype.itemsize
     content = _read(stream, size - _HEADER_BYTES)
     while stream.read(_CHUNK_BYTES):  # only the end of a gzip stream tells whether it is sound
@@ -98,6 +102,23 @@ def read_volume(path: str | Path) -> Volume:
   data.flags.writeable = False
   spacing = tuple(float(s) for s in voxel_sizes(affine))
   return Volume(data, affine, spacing, header, hashlib.sha256(raw).hexdigest())
+
+
+def read_affine(path: str | Path) -> np.ndarray:
+  """The affine of a .nii or .nii.gz file, float64 [4, 4], from its header alone.
+
+  Raises:
+    VolumeError: the header cannot be read, or the affine not inverted.
+  """
+  path = Path(path)
+  try:
+    with path.open("rb") as file:
+      compressed = file.read(2) == _GZIP_MAGIC
+      file.seek(0)
+      block = _read(gzip.GzipFile(fileobj=file) if compressed else file, _HEADER_BYTES)
+  except (OSError, EOFError, zlib.error) as error:
+    raise VolumeError(f"the header of {path.name} cannot be read ({error})", _AGAIN) from error
+  return _geometry(_header(block, path), path)[0]
 
 
 def _read(stream: BinaryIO, count: int) -> bytes:
@@ -119,14 +140,15 @@ def _header(block: bytes, path: Path) -> nib.Nifti1Header:
     raise VolumeError(f"{path.name} has no NIfTI-1 header ({error})", _AGAIN) from error
 
 
-def _layout(header: nib.Nifti1Header, path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
+def _layout(header: nib.Nifti1Header, path: Path, axes: int) -> tuple[tuple[int, ...], np.dtype, int]:
   """Shape, type and place of the voxels, as the header claims them."""
   shape = tuple(int(n) for n in header.get_data_shape())
-  if len(shape) != 3 or min(shape) < 1:
-    raise VolumeError(
-      f"{path.name} must have three axes of at least one voxel, got shape {shape}",
-      "store one three-dimensional volume a file",
-    )
+  if len(shape) != axes or min(shape) < 1:
+    number, remedy = {
+      3: ("three", "store one three-dimensional volume a file"),
+      4: ("four", "store the channels of a case in one file, along the fourth axis"),
+    }[axes]
+    raise VolumeError(f"{path.name} must have {number} axes of at least one voxel, got shape {shape}", remedy)
   dtype = header.get_data_dtype()
   if dtype.kind not in "iuf":
     raise VolumeError(f"{path.name} holds {dtype} voxels", "store them as real numbers")

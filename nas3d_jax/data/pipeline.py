@@ -2,8 +2,8 @@
 
 The search reads two streams of `patch_batches`: the kernel part, of which an epoch takes
 `steps_per_epoch` batches, and the hybrid part, one batch with each step, starting over when used
-up. Both are endless and reshuffled each pass; a checkpoint stores the `get_state()` of both. The
-validation loss reads the hybrid part once more, with `epochs=1` and `shuffle=False`.
+up. Both are endless and reshuffled each pass; a checkpoint stores how many patches were taken of
+each. The validation loss reads the hybrid part once more, with `epochs=1` and `shuffle=False`.
 """
 
 from __future__ import annotations
@@ -126,6 +126,9 @@ def patch_batches(
   seed: int = 0,
   epochs: int | None = None,
   shuffle: bool = True,
+  first: int = 0,
+  process: int = 0,
+  processes: int = 1,
 ) -> grain.DatasetIterator:
   """Batches of patches, read ahead by two threads.
 
@@ -150,6 +153,9 @@ def patch_batches(
     seed: seed of the order, at least 0.
     epochs: number of passes; None goes on without end.
     shuffle: shuffle each pass anew; otherwise the order is that of `refs`.
+    first: patches of the stream to leave out, those taken before.
+    process: number of this process among those that share the stream.
+    processes: how many do. They take its batches in turn, and each reads its own alone.
 
   Returns:
     An iterator over dicts, those of PatchSource with a first axis of length N.
@@ -159,42 +165,47 @@ def patch_batches(
   """
   _check("patch_size", patch_size)
   source = grain.MapDataset.source(PatchSource(dataset, refs, patch_size))
-  stream = _ordered(source, batch_size, seed, epochs, shuffle)
+  stream = _ordered(source, batch_size, seed, epochs, shuffle, first)
+  if processes > 1:
+    stream = stream[process::processes]
   return iter(stream.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
-def patch_order(patches: int, *, batch_size: int = 1, seed: int = 0) -> Sequence[np.ndarray]:
+def patch_order(patches: int, *, seed: int = 0) -> Sequence[int]:
   """The order in which the endless stream of `patch_batches` takes its patches.
 
   Args:
     patches: their number.
-    batch_size: N, patches in a batch.
     seed: as of the stream.
 
   Returns:
-    A sequence without end; item i is int [N], the places of the i-th batch's patches in the list.
+    A sequence without end; item i is the place of the i-th patch in the list.
 
   Raises:
     InputError: a number is out of range.
   """
-  return _ordered(grain.MapDataset.range(patches), batch_size, seed, None, True)
+  return _shuffled(grain.MapDataset.range(patches), seed).repeat()
 
 
 def _ordered(
-  stream: grain.MapDataset, batch_size: int, seed: int, epochs: int | None, shuffle: bool
+  stream: grain.MapDataset, batch_size: int, seed: int, epochs: int | None, shuffle: bool, first: int
 ) -> grain.MapDataset:
-  if not len(stream):
-    raise InputError("refs must hold at least one patch, got none; see patch_index")
   _check("batch_size", batch_size)
-  _check("seed", seed, 0)
   _check("epochs", 1 if epochs is None else epochs)
-  if shuffle:
-    # Grain adds the pass to this number, so neighbouring seeds must not give neighbouring numbers.
-    stream = stream.shuffle(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+  _check("first", first, 0)
+  stream = _shuffled(stream, seed) if shuffle else stream
   if epochs is None:
     # There is no remainder to drop, but Grain's length would overflow if it counted one.
-    return stream.repeat().batch(batch_size, drop_remainder=True)
-  return stream.batch(batch_size).repeat(epochs)
+    return stream.repeat()[first:].batch(batch_size, drop_remainder=True)
+  return stream[first:].batch(batch_size).repeat(epochs)
+
+
+def _shuffled(stream: grain.MapDataset, seed: int) -> grain.MapDataset:
+  if not len(stream):
+    raise InputError("refs must hold at least one patch, got none; see patch_index")
+  _check("seed", seed, 0)
+  # Grain adds the pass to this number, so neighbouring seeds must not give neighbouring numbers.
+  return stream.shuffle(int(np.random.SeedSequence(seed).generate_state(1)[0]))
 
 
 def _check(name: str, value: int, least: int = 1) -> None:

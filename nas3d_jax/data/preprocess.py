@@ -6,16 +6,18 @@ passed. A run that was interrupted goes on where it stopped: each case is record
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -23,39 +25,51 @@ from rich.console import Console
 from nas3d_jax.data import staging
 from nas3d_jax.data.brats import CaseError, CaseFiles, Fault, RawCase, find_cases, read_case
 from nas3d_jax.data.case import Case
+from nas3d_jax.data.common_geometry import check_wanted, common_geometry, conform_case, differs
+from nas3d_jax.data.conform import brain_of
 from nas3d_jax.data.dataset import Dataset, read_json, write_json
+from nas3d_jax.data.detect import find_schema
+from nas3d_jax.data.faults import of_case
 from nas3d_jax.data.folds import assign_folds, check_folds
+from nas3d_jax.data.geometry import Geometry
 from nas3d_jax.data.parallel import each
-from nas3d_jax.data.verify import file_sum, verify, vouch
+from nas3d_jax.data.verify import file_sum, store_array, verify, vouch
 from nas3d_jax.errors import InputError
 from nas3d_jax.locks import locked
-from nas3d_jax.schema import BRATS2019, Schema
+from nas3d_jax.schema import Schema
 from nas3d_jax.writing import writing
 
 _MOST_WORKERS = 4
 """Each worker holds one case, 0.2 to 0.6 GB for BraTS."""
+
+Cube = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 def preprocess(
   data_dir: str | Path,
   out_dir: str | Path,
   *,
-  schema: Schema = BRATS2019,
+  schema: str | Path | Schema | None = None,
   folds: int = 5,
   seed: int = 0,
+  orientation: str | None = None,
+  spacing: Sequence[float] | None = None,
   overwrite: bool = False,
   workers: int | None = None,
 ) -> Dataset:
   """Checks all cases of a folder and writes them as a data set (section 2.3 of the paper).
 
+  All cases are brought to one orientation and voxel size, see `conform`; those that are in it are stored as they are.
   A second call with the same inputs and flags reuses what the first wrote, when that is whole. Progress goes to stderr.
 
   Args:
     data_dir: the folder of the cases, see `find_cases`.
     out_dir: the folder to write, `dataset` of a run directory.
-    schema: what the modalities, labels and regions are.
+    schema: what the modalities, labels and regions are, see `find_schema`; None means to find it out.
     folds: number of folds, at least 2.
     seed: seed of the folds.
+    orientation: of the data set, as `Geometry` has it; None means that of most cases.
+    spacing: edge lengths of its voxels along these axes, in mm; None means that of most cases.
     overwrite: whether to make a data set that is there already anew; the old one stays until then.
     workers: cases read at once; None means one a core, but no more than 4.
 
@@ -63,62 +77,59 @@ def preprocess(
     The data set, opened.
 
   Raises:
-    InputError: some cases are wrong (all of them are listed, by name, reason and remedy; nothing
-      is written), there are fewer labelled cases than folds, out_dir holds something else, another
-      process writes to it, or it cannot be written to.
+    InputError: no schema fits the cases, or some cases are wrong (all of them are listed, by name, reason and remedy;
+      nothing is written), there are fewer labelled cases than folds, out_dir holds something else, another process
+      writes to it, or it cannot be written to.
   """
   for name, value, low in (("folds", folds, 2), ("seed", seed, 0), ("workers", workers or 1, 1)):
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
       raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
   workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
+  check_wanted(orientation, spacing)
   out = Path(os.path.abspath(out_dir))
-  found, faults = find_cases(data_dir, schema)
-  if not faults:
-    check_folds(sum(files.segmentation is not None for files in found), folds)
   # The lock lies beside the data set, whose folder is replaced as a whole.
-  with locked(out.parent, f".{out.name}.lock"), writing(out):
-    return _preprocess(data_dir, out, found, faults, schema, folds, seed, overwrite, workers)
-
-
-def _preprocess(
-  data_dir: str | Path,
-  out: Path,
-  found: list[CaseFiles],
-  faults: list[Fault],
-  schema: Schema,
-  folds: int,
-  seed: int,
-  overwrite: bool,
-  workers: int,
-) -> Dataset:
-  """The same for the cases that were found and what is wrong with others."""
-  there = staging.settle(out)
-  if there and not overwrite:
+  lock = functools.partial(locked, out.parent, f".{out.name}.lock")
+  with contextlib.ExitStack() as held, writing(out):
+    # A folder for it is only made when the cases were found: it may lie among them.
+    new = not out.parent.exists()
+    there = False if new else held.enter_context(lock()) or staging.settle(out)
+    former = Schema.from_dict(read_json(out / "config.json").get("schema")) if there and not overwrite else None
+    schema = find_schema(data_dir, schema, like=former)
+    found, faults = find_cases(data_dir, schema)
+    if not faults:
+      check_folds(sum(files.segmentation is not None for files in found), folds)
+    if new:
+      there = held.enter_context(lock()) or staging.settle(out)
+    if there and not overwrite:
+      _raise_faults(faults)
+      flags = {"folds": folds, "seed": seed, "schema": schema.to_dict()}
+      return _reuse(out, found, flags, workers, (orientation, spacing))
+    common = common_geometry(found, orientation, spacing, workers)
+    geometry = common and common.chosen
+    if common:
+      Console(stderr=True).print(str(common), markup=False, highlight=False, soft_wrap=True)
+    partial = staging.prepare(out, found, schema, geometry, fresh=overwrite)
+    store = functools.partial(_store_case, folder=partial, schema=schema, geometry=geometry)
+    results = each("preprocess", store, found, workers)
+    faults += [f for result in results if isinstance(result, CaseError) for f in result.faults]
+    if faults:
+      shutil.rmtree(partial)
     _raise_faults(faults)
-    flags = {"folds": folds, "seed": seed, "schema": schema.to_dict()}
-    return _reuse(out, found, flags, workers)
-  partial = staging.prepare(out, found, schema, fresh=overwrite)
-  store = functools.partial(_store_case, folder=partial, schema=schema)
-  results = each("preprocess", store, found, workers)
-  faults += [f for result in results if isinstance(result, CaseError) for f in result.faults]
-  if faults:
-    shutil.rmtree(partial)
-  _raise_faults(faults)
-  labelled = [case.label_counts is not None for case in results]
-  dealt = assign_folds([case.grade for case in results], labelled, folds, seed)
-  cases = [dataclasses.replace(case, fold=f) for case, f in zip(results, dealt, strict=True)]
-  dataset = Dataset(partial, schema, tuple(cases), folds, seed, _versions())
-  config = {"data_dir": str(data_dir), "folds": folds, "seed": seed}
-  write_json(partial / "manifest.json", dataset.manifest())
-  write_json(partial / "config.json", {**staging.mark(schema), **config})
-  vouch(partial, cases)
-  shutil.rmtree(partial / "records")
-  Dataset.open(partial)
-  staging.swap(partial, out)
-  return Dataset.open(out)
+    labelled = [case.label_counts is not None for case in results]
+    dealt = assign_folds([case.grade for case in results], labelled, folds, seed)
+    cases = [dataclasses.replace(case, fold=f) for case, f in zip(results, dealt, strict=True)]
+    dataset = Dataset(partial, schema, tuple(cases), folds, seed, _versions(), geometry)
+    config = {"data_dir": str(data_dir), "folds": folds, "seed": seed}
+    write_json(partial / "manifest.json", dataset.manifest())
+    write_json(partial / "config.json", {**staging.mark(schema, geometry), **config})
+    vouch(partial, cases)
+    shutil.rmtree(partial / "records")
+    Dataset.open(partial)
+    staging.swap(partial, out)
+    return Dataset.open(out)
 
 
-def brain_cube(image: np.ndarray) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+def brain_cube(image: np.ndarray) -> Cube:
   """The box of the voxels that are non-zero in any modality, without margin (section 2.3).
 
   Args:
@@ -130,9 +141,7 @@ def brain_cube(image: np.ndarray) -> tuple[tuple[int, int], tuple[int, int], tup
   Raises:
     InputError: every voxel is zero.
   """
-  brain = image[..., 0] != 0
-  for channel in range(1, image.shape[-1]):
-    brain |= image[..., channel] != 0
+  brain = brain_of(image)
   if not brain.any():
     raise InputError("image must have a voxel that is not zero, got zeros alone; check the files")
   cube = []
@@ -165,7 +174,7 @@ def intensity_range(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return np.asarray(low, np.float32), np.asarray(high, np.float32)
 
 
-def _store_case(files: CaseFiles, *, folder: Path, schema: Schema) -> Case | CaseError:
+def _store_case(files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geometry | None) -> Case | CaseError:
   """Checks a case and writes its arrays, unless an earlier run did; its record comes last."""
   record = folder / "records" / f"{files.name}.json"
   if record.exists():
@@ -176,20 +185,22 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema) -> Case | Cas
     record.unlink()
   try:
     raw = read_case(files, schema)
+    _check_inside(raw)
+    raw = conform_case(raw, geometry)
     cube = brain_cube(raw.image)
     box = tuple(slice(start, stop) for start, stop in cube)
-    counts = _label_counts(raw, box, schema)
-  except CaseError as error:
-    return error
-  image = np.ascontiguousarray(raw.image[box])
-  low, high = intensity_range(image)
+    image = np.ascontiguousarray(raw.image[box])
+    low, high = intensity_range(image)
+  except InputError as error:
+    return of_case(files.name, error)
+  labels = None if raw.labels is None else np.ascontiguousarray(raw.labels[box])
   target = folder / "cases" / files.name
   target.mkdir(exist_ok=True)
-  arrays = {"image.npy": _write_array(target / "image.npy", image)}
-  if raw.labels is None:
+  arrays = {"image.npy": store_array(target / "image.npy", image)}
+  if labels is None:
     (target / "labels.npy").unlink(missing_ok=True)
   else:
-    arrays["labels.npy"] = _write_array(target / "labels.npy", np.ascontiguousarray(raw.labels[box]))
+    arrays["labels.npy"] = store_array(target / "labels.npy", labels)
   case = Case(
     name=files.name,
     grade=files.grade,
@@ -198,7 +209,7 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema) -> Case | Cas
     cube=cube,
     low=tuple(low.tolist()),
     high=tuple(high.tolist()),
-    label_counts=counts,
+    label_counts=_label_counts(labels, math.prod(raw.image.shape[:3]), schema),
     affine=tuple(map(tuple, raw.affine.tolist())),
     spacing=raw.spacing,
     checksums=raw.checksums,
@@ -208,47 +219,31 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema) -> Case | Cas
   return case
 
 
-def _label_counts(
-  raw: RawCase, box: tuple[slice, ...], schema: Schema
-) -> dict[int, int] | None:
-  """Voxels of each label; a CaseError where the crop would lose some of the tumour."""
+def _check_inside(raw: RawCase) -> None:
+  """Raises a CaseError where the crop to the brain cube would lose some of the tumour."""
   if raw.labels is None:
-    return None
-  counts = np.bincount(raw.labels.ravel(order="K"), minlength=256)
-  lost = int(counts[1:].sum() - np.count_nonzero(raw.labels[box]))
+    return
+  box = tuple(slice(start, stop) for start, stop in brain_cube(raw.image))
+  lost = int(np.count_nonzero(raw.labels) - np.count_nonzero(raw.labels[box]))
   if lost:
     reason = f"{lost} labelled voxels lie where all modalities are zero, outside the brain cube"
     remedy = "check that the segmentation belongs to this case, or clear them"
     raise CaseError([Fault(raw.files.name, reason, remedy)])
+
+
+def _label_counts(labels: np.ndarray | None, voxels: int, schema: Schema) -> dict[int, int] | None:
+  """Voxels of each label among so many, those of the cube given and all others background."""
+  if labels is None:
+    return None
+  counts = np.bincount(labels.ravel(order="K"), minlength=256)
+  counts[0] += voxels - labels.size
   return {value: int(counts[value]) for value in schema.label_values}
 
 
-def _write_array(path: Path, array: np.ndarray) -> str:
-  """Writes an array and sees it on disk: the record that follows vouches for it. Returns the file's SHA-256."""
-  with open(path, "wb") as file:
-    stream = _Summed(file)
-    np.save(stream, array, allow_pickle=False)
-    file.flush()
-    os.fsync(file.fileno())
-  return stream.sum.hexdigest()
-
-
-class _Summed:
-  """A file that takes the checksum of what is written to it."""
-
-  def __init__(self, file: BinaryIO):
-    self._file, self.sum = file, hashlib.sha256()
-
-  def write(self, data: bytes) -> int:
-    self.sum.update(data)
-    return self._file.write(data)
-
-
 def _checksums(files: CaseFiles) -> dict[str, str] | None:
-  """SHA-256 of each file of a case by name; None where one cannot be read."""
-  paths = [*files.images, *filter(None, [files.segmentation])]
+  """SHA-256 of each file of a case by its name in records; None where one cannot be read."""
   try:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.named.items()}
   except OSError:
     return None
 
@@ -264,7 +259,7 @@ def _raise_faults(faults: Sequence[Fault]) -> None:
 
 
 def _reuse(
-  out: Path, found: Sequence[CaseFiles], flags: dict[str, Any], workers: int
+  out: Path, found: Sequence[CaseFiles], flags: dict[str, Any], workers: int, wanted: tuple[str | None, Any]
 ) -> Dataset:
   """The data set that is there, if it was made of these inputs with these flags."""
   dataset = Dataset.open(out)
@@ -277,6 +272,8 @@ def _reuse(
   for name, value in flags.items():
     if manifest[name] != value:
       raise InputError(f"{out} was made with {name}={manifest[name]}, got {value}; {remedy}")
+  if differs(dataset.geometry, *wanted):
+    raise InputError(f"{out} was made with the geometry {dataset.geometry}, got {wanted[0]}, {wanted[1]}; {remedy}")
   sums = each("compare with the data set there", _checksums, found, workers)
   now = {f.name: (f.grade, s) for f, s in zip(found, sums, strict=True)}
   before = {case.name: (case.grade, case.checksums) for case in dataset.cases}

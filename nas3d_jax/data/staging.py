@@ -10,13 +10,15 @@ from typing import Any
 
 from nas3d_jax.data.brats import CaseFiles
 from nas3d_jax.data.dataset import FORMAT, VERSION, read_json, write_json
+from nas3d_jax.data.geometry import Geometry
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import Schema
 
 
-def mark(schema: Schema) -> dict[str, Any]:
-  """What says that a folder is ours, and for which schema its cases were stored."""
-  return {"format": FORMAT, "version": VERSION, "schema": schema.to_dict()}
+def mark(schema: Schema, geometry: Geometry | None) -> dict[str, Any]:
+  """What says that a folder is ours, and for which schema and geometry its cases were stored."""
+  stored = geometry and geometry.to_dict()
+  return {"format": FORMAT, "version": VERSION, "schema": schema.to_dict(), "geometry": stored}
 
 
 def _is_ours(folder: Path) -> bool:
@@ -44,13 +46,16 @@ def settle(out: Path) -> bool:
   return True
 
 
-def prepare(out: Path, found: Sequence[CaseFiles], schema: Schema, *, fresh: bool) -> Path:
-  """Makes the temporary folder, or goes on with that of an interrupted run of the same schema.
+def prepare(
+  out: Path, found: Sequence[CaseFiles], schema: Schema, geometry: Geometry | None, *, fresh: bool
+) -> Path:
+  """Makes the temporary folder, or goes on with that of an interrupted run of the same schema and geometry.
 
   Args:
     out: the final folder.
     found: the cases that it is going to hold; what was stored of others is removed.
     schema: the schema of the data set.
+    geometry: its orientation and voxel size.
     fresh: whether to start anew in any case.
 
   Returns:
@@ -64,10 +69,10 @@ def prepare(out: Path, found: Sequence[CaseFiles], schema: Schema, *, fresh: boo
     if not _is_ours(partial):
       raise InputError(f"{partial} is in the way and not from preprocess; move it away")
     kept = read_json(partial / "config.json")
-    if fresh or any(kept.get(key) != value for key, value in mark(schema).items()):
+    if fresh or any(kept.get(key) != value for key, value in mark(schema, geometry).items()):
       shutil.rmtree(partial)
   partial.mkdir(parents=True, exist_ok=True)
-  write_json(partial / "config.json", mark(schema))
+  write_json(partial / "config.json", mark(schema, geometry))
   for name in ("cases", "records"):
     (partial / name).mkdir(exist_ok=True)
   names = {files.name for files in found}

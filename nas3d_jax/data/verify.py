@@ -1,4 +1,4 @@
-"""Whether the arrays of a data set are those that preprocess wrote. No JAX here.
+"""Arrays of a data set, written with a checksum, and whether they still are what was written. No JAX here.
 
 The manifest holds the SHA-256 of every array's file. To read them all takes long, so a file that was compared once is
 known by its size and time of change, which `verified.json` in the data set's folder keeps, and is compared again only
@@ -13,7 +13,9 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from nas3d_jax.data.case import Case
 from nas3d_jax.data.parallel import each
@@ -53,6 +55,27 @@ def vouch(folder: Path, cases: Sequence[Case]) -> None:
   """Notes that the arrays of cases are what their checksums say, as when they were just written."""
   sums = {f"cases/{case.name}/{name}": value for case in cases for name, value in (case.arrays or {}).items()}
   _write(folder, {name: _stamp(folder / name, value) for name, value in sums.items()})
+
+
+def store_array(path: Path, array: np.ndarray) -> str:
+  """Writes an array as `.npy` and sees it on disk; returns the SHA-256 (hex) of the file."""
+  with open(path, "wb") as file:
+    stream = _Summed(file)
+    np.save(stream, array, allow_pickle=False)
+    file.flush()
+    os.fsync(file.fileno())
+  return stream.sum.hexdigest()
+
+
+class _Summed:
+  """A file that takes the checksum of what is written to it."""
+
+  def __init__(self, file: BinaryIO):
+    self._file, self.sum = file, hashlib.sha256()
+
+  def write(self, data: bytes) -> int:
+    self.sum.update(data)
+    return self._file.write(data)
 
 
 def file_sum(path: Path) -> str | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from nas3d_jax.data.detect import find_schema
 from nas3d_jax.errors import InputError
 from nas3d_jax.locks import holds_nothing, locked
 from nas3d_jax.report import case_sections, sections
@@ -21,6 +22,7 @@ from nas3d_jax.report.context import Context
 from nas3d_jax.report.material import Material
 from nas3d_jax.report.page import Page
 from nas3d_jax.report.pictures import Gallery
+from nas3d_jax.schema import Schema
 from nas3d_jax.writing import write_whole, writing
 
 PAGE = "index.html"
@@ -49,6 +51,7 @@ def write_report(
   *,
   portal_csv: Iterable[str] = (),
   test_dir: str | Path | None = None,
+  schema: str | Path | Schema | None = None,
   seed: int = 0,
   overwrite: bool = False,
 ) -> Path:
@@ -62,6 +65,7 @@ def write_report(
     out: the folder to write to; None means `report/` in the run directory.
     portal_csv: tables of a challenge's portal, see `Material.read`.
     test_dir: folder of the unseen cases, for their pictures; None means that of the experiment.
+    schema: of those cases, see `find_schema`; None means that by which they were scored.
     seed: of the bootstrap, a whole number of at least 0.
     overwrite: draw every figure anew.
 
@@ -79,19 +83,25 @@ def write_report(
     if not Path(test_dir).is_dir():
       raise InputError(f"test_dir must be a folder of cases, got {str(test_dir)!r}; is it mistyped?")
     material = dataclasses.replace(material, experiment={**material.experiment, "test_dir": str(test_dir)})
+  folder = material.experiment.get("test_dir")
+  if schema is not None and folder is None:
+    raise InputError("schema is of the cases of test_dir; give test_dir with it")
+  test_schema = None if schema is None else find_schema(folder, schema, labels=False)
   out = Path(workdir) / "report" if out is None else Path(out)
   _check_out(out)
   with locked(out), writing(out):
-    return _write(material, Path(workdir).resolve().name, out, seed, overwrite)
+    return _write(material, Path(workdir).resolve().name, out, seed, test_schema, overwrite)
 
 
-def _write(material: Material, name: str, out: Path, seed: int, overwrite: bool) -> Path:
+def _write(
+  material: Material, name: str, out: Path, seed: int, test_schema: Schema | None, overwrite: bool
+) -> Path:
   page = Page(f"Report of {name}", _LEAD)
   columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
   with Progress(*columns, console=Console(stderr=True)) as bar:
     task = bar.add_task("report", total=None)
     gallery = Gallery(out / "figures", overwrite=overwrite)
-    context = Context(material, page, gallery, out / "tables", seed, lambda: bar.advance(task))
+    context = Context(material, page, gallery, out / "tables", seed, lambda: bar.advance(task), test_schema)
     bar.update(task, total=len(_SECTIONS) + case_sections.count(context))
     for section in _SECTIONS:
       bar.update(task, description=f"report, {section.__name__}")

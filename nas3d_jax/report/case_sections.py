@@ -17,6 +17,7 @@ from nas3d_jax.report.context import Context
 from nas3d_jax.report.material import NETWORKS
 from nas3d_jax.report.score_figures import SHORT
 from nas3d_jax.report.volumes import View, dataset_view, find_files, folder_view
+from nas3d_jax.schema import Schema
 from nas3d_jax.scores import Scores
 
 _UNSEEN = ("test", "ensemble")
@@ -79,8 +80,8 @@ def count(c: Context) -> int:
 class _Views:
   """Where the images and predictions of a split's cases are."""
 
-  def __init__(self, c: Context, split: str, files: Mapping[str, CaseFiles]):
-    self._c, self._split, self._files = c, split, files
+  def __init__(self, c: Context, split: str, files: Mapping[str, CaseFiles], schema: Schema):
+    self._c, self._split, self._files, self._schema = c, split, files, schema
     # A case of another folder may bear the name of one of the data set: its truth tells them apart.
     truths = {name: {s.checksums[name]["truth"] for s in _scored(c, split).values()} for name in _names(c, split)}
     cases = {case.name: set(case.checksums.values()) for case in c.material.dataset.cases}
@@ -90,7 +91,9 @@ class _Views:
   def of(cls, c: Context, split: str) -> _Views:
     """Unseen cases lie in the experiment's test_dir; without one they are sought in the data set."""
     folder = c.material.experiment.get("test_dir") if split in _UNSEEN else None
-    return cls(c, split, find_files(folder, c.material.dataset.schema))
+    # They were scored by the schema of their truth.
+    schema = c.test_schema or next(iter(_scored(c, split).values())).schema
+    return cls(c, split, find_files(folder, schema, c.material.dataset.schema), schema)
 
   def has(self, name: str) -> bool:
     return name in self._files or (not self._files and name in self._known)
@@ -99,7 +102,8 @@ class _Views:
     """Reads the case when it is called."""
     predictions = self._predictions(name)
     if name in self._files:
-      return functools.partial(folder_view, self._files[name], self._c.material.dataset.schema, predictions)
+      shown = self._c.material.dataset.schema
+      return functools.partial(folder_view, self._files[name], self._schema, predictions, shown)
     return functools.partial(dataset_view, self._c.material.dataset, name, predictions)
 
   def inputs(self, name: str) -> list:

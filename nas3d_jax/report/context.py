@@ -13,6 +13,7 @@ from nas3d_jax.report.material import Material
 from nas3d_jax.report.page import Page
 from nas3d_jax.report.pictures import Gallery
 from nas3d_jax.report.tables import Table
+from nas3d_jax.schema import Schema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Context:
     tables: the folder of tables.
     seed: of the bootstrap.
     tick: called after each picture of a case.
+    test_schema: of the unseen cases; None means that of their scores.
   """
 
   material: Material
@@ -34,6 +36,7 @@ class Context:
   tables: Path
   seed: int
   tick: Callable[[], None]
+  test_schema: Schema | None = None
 
   @property
   def run(self) -> str:

@@ -130,7 +130,7 @@ class Material:
       if ((folder := workdir / "scores" / network / split) / JSON_FILE).exists()
     }
     for (network, split), found in scores.items():
-      if found.schema.region_names != dataset.schema.region_names:
+      if set(found.schema.region_names) != set(dataset.schema.region_names):
         where = f"scores/{network}/{split}"
         raise InputError(f"{where} of {workdir} is of another schema than the data set; evaluate with overwrite")
     _check_same_cases(workdir, scores)

@@ -44,7 +44,8 @@ def data(c: Context) -> None:
   c.page.section("Data")
   dataset = c.material.dataset
   c.table(findings.dataset_table(c.material))
-  case = max(dataset.cases, key=functools.partial(_tumour, inner=dataset.schema.regions[-1].labels))
+  inner = dataset.schema.regions[dataset.schema.innermost].labels
+  case = max(dataset.cases, key=functools.partial(_tumour, inner=inner))
   view = functools.partial(dataset_view, dataset, case.name, {})
   caption = f"Figure 1. The modalities of {case.name}, and the truth over {dataset.schema.modality_names[0]}."
   inputs = [dataset.fingerprint, case.name]

@@ -12,12 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas3d_jax.data.brats import CaseFiles, find_cases, read_case
+from nas3d_jax.data.conform import Regrid
 from nas3d_jax.data.dataset import Dataset
+from nas3d_jax.data.detect import for_model
+from nas3d_jax.data.geometry import Geometry
 from nas3d_jax.data.nifti import read_volume
 from nas3d_jax.errors import InputError
+from nas3d_jax.predictions import stored_schema
 from nas3d_jax.report.pictures import label_colours
 from nas3d_jax.schema import Schema
 from nas3d_jax.surfaces import box_of
+from nas3d_jax.translation import translate
 
 PLANES = ("axial", "coronal", "sagittal")
 _AXES = {"axial": 2, "coronal": 1, "sagittal": 0}
@@ -107,42 +112,63 @@ def dataset_view(dataset: Dataset, name: str, predictions: Mapping[str, Path]) -
   Args:
     dataset: the data set.
     name: of the case.
-    predictions: network -> label volume, in the case's own geometry.
+    predictions: network -> label volume, on the grid of the case's files; brought to that of the data set.
 
   Raises:
-    InputError: the data set has no such case, or a prediction is not of the case's shape.
+    InputError: the data set has no such case, or a prediction is not on the grid of its case.
   """
   case = next((case for case in dataset.cases if case.name == name), None)
   if case is None:
     raise InputError(f"the data set in {dataset.folder} has no case {name!r}; preprocess the cases that were predicted")
   box = tuple(slice(*span) for span in case.cube)
   labels = {"truth": truth} if (truth := dataset.labels(case)) is not None else {}
-  labels |= {network: _prediction(path, case.shape)[box] for network, path in predictions.items()}
-  return _turned(dataset.image(case), labels, np.asarray(case.affine), dataset.schema)
+  schema = dataset.schema
+  # Of data sets without a stored geometry the cases are as their files are.
+  read = functools.partial(_prediction, shape=case.shape, schema=schema, geometry=dataset.stored_geometry)
+  labels |= {network: read(path)[box] for network, path in predictions.items()}
+  return _turned(dataset.image(case), labels, np.asarray(case.affine), schema)
 
 
-def folder_view(files: CaseFiles, schema: Schema, predictions: Mapping[str, Path]) -> View:
-  """A case that is in no data set, from its files; arguments and errors as of `dataset_view`."""
-  raw = read_case(files, schema)
+def folder_view(
+  files: CaseFiles, schema: Schema, predictions: Mapping[str, Path], shown: Schema | None = None
+) -> View:
+  """A case that is in no data set, from its files.
+
+  Args:
+    files: of the case, from `find_files`.
+    schema: what its files and segmentation follow.
+    predictions: as of `dataset_view`.
+    shown: the schema, that of the data set, whose modalities and labels are shown; None means the case's own.
+
+  Raises:
+    InputError: a file cannot be read, or the regions of the schemas differ, or a prediction is not of the case's shape.
+  """
+  shown = shown or schema
+  raw = read_case(files, for_model(schema, shown))
   shape = raw.image.shape[:3]
   box = box_of((raw.image != 0).any(-1))
-  labels = {} if raw.labels is None else {"truth": raw.labels[box]}
-  labels |= {network: _prediction(path, shape)[box] for network, path in predictions.items()}
-  return _turned(raw.image[box], labels, raw.affine, schema)
+  labels = {} if raw.labels is None else {"truth": translate(raw.labels[box], schema, shown)}
+  labels |= {network: _prediction(path, shape, shown)[box] for network, path in predictions.items()}
+  return _turned(raw.image[box], labels, raw.affine, shown)
 
 
-def find_files(data_dir: str | Path | None, schema: Schema) -> dict[str, CaseFiles]:
-  """The cases of a folder by name, none where no folder is given or it is not there any more."""
+def find_files(data_dir: str | Path | None, schema: Schema, shown: Schema | None = None) -> dict[str, CaseFiles]:
+  """The cases of a folder by name, none where no folder is given or it is gone; `shown` as of `folder_view`."""
   if data_dir is None or not Path(data_dir).is_dir():
     return {}
-  return {files.name: files for files in find_cases(data_dir, schema)[0]}
+  return {files.name: files for files in find_cases(data_dir, for_model(schema, shown or schema))[0]}
 
 
-def _prediction(path: Path, shape: tuple[int, ...]) -> NDArray:
-  data = read_volume(path).data
+def _prediction(path: Path, shape: tuple[int, ...], schema: Schema, geometry: Geometry | None = None) -> NDArray:
+  """A label volume, in the labels of a schema and on the grid of a geometry; None leaves it on its own."""
+  volume = read_volume(path)
+  data = volume.data
+  if geometry is not None:
+    data = Regrid(data.shape, volume.affine, geometry).labels(data)
   if data.shape != tuple(shape):
     raise InputError(f"{path} has shape {data.shape}, but its case {tuple(shape)}; predict the case again")
-  return data
+  own = stored_schema(path.parent)
+  return data if own in (None, schema) else translate(data, own, schema)
 
 
 def _turned(image: NDArray, labels: Mapping[str, NDArray], affine: NDArray, schema: Schema) -> View:

@@ -1,0 +1,58 @@
+"""How far a run is within its epochs: what search and training count alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nas3d_jax.data.part import Part
+from nas3d_jax.loop import EpochSums
+from nas3d_jax.nonfinite import Skips
+
+
+class Progress:
+  """Epochs, steps and patches of a run.
+
+  Attributes:
+    epoch: epochs that are over.
+    sums: of the epoch under way.
+    skips: of the steps that were left out.
+  """
+
+  def __init__(self, losses: Sequence[str], part: Part, skips: Skips):
+    """Args: names of the losses; the part whose patches make an epoch; the count of steps left out."""
+    self._losses, self._part, self.skips = tuple(losses), part, skips
+    self.epoch = 0
+    self._begin()
+
+  def _begin(self) -> None:
+    self.sums = EpochSums.zero(self._losses)
+    # Patches of the epoch under way beyond those that its steps take with the present number of devices.
+    self._beyond = 0
+
+  @property
+  def steps(self) -> int:
+    """Steps of the epoch under way; one that was begun on another number of devices takes no patch twice."""
+    return -(-(self._part.patches - self._beyond) // self._part.size)
+
+  def finish_epoch(self) -> None:
+    """Begins the next epoch."""
+    self.epoch += 1
+    self._begin()
+
+  def saved(self) -> dict[str, Any]:
+    """What the item `training` of a checkpoint holds of it."""
+    return {"epoch": self.epoch, "sums": self.sums.saved()}
+
+  def told(self) -> dict[str, Any]:
+    """What its item `metadata` holds of it, plain JSON values."""
+    patches = self._beyond + self.sums.steps * self._part.size
+    return {"skipped": self.skips.count, "epoch_skipped": self.sums.skipped, "epoch_patches": patches}
+
+  def restore(self, saved: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    """Sets it to what a checkpoint holds; one from before steps could be left out tells nothing."""
+    self.epoch = saved["epoch"]
+    self.sums = EpochSums(**saved["sums"], skipped=told.get("epoch_skipped", 0))
+    self.skips.count = told.get("skipped", 0)
+    done = self.sums.steps * self._part.size
+    self._beyond = told.get("epoch_patches", done) - done

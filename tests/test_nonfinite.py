@@ -1,0 +1,120 @@
+"""A case whose patches are not finite ends a run with its name and batch, or is left out, wherever the data lies."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import assert_same_end, history, interrupt, said, steps_kept
+from toy import ToyDerivedNet, ToySupernet
+
+import nas3d_jax.search
+import nas3d_jax.train
+from nas3d_jax.data import part, pipeline
+from nas3d_jax.errors import InputError
+from nas3d_jax.genotype import Genotype
+from nas3d_jax.nonfinite import Skips, Source
+from nas3d_jax.search import SearchConfig, search
+from nas3d_jax.train import TrainConfig, train
+
+SIZES = dict(patch_size=16, kernels=1, nodes=1, depth=2, epochs=2)
+GENOTYPE = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=(("identity", 0), ("up_conv", 1)))
+
+
+@pytest.fixture
+def bad(monkeypatch, phantom_dataset):
+  """A case of fold 1, whose patches become NaN; a toy network in the place of the real one."""
+  monkeypatch.setattr(nas3d_jax.search, "Supernet", ToySupernet)
+  monkeypatch.setattr(nas3d_jax.train, "DerivedNet", ToyDerivedNet)
+  case = phantom_dataset.fold_cases(1)[0]
+  assert [(other.low, other.high) for other in phantom_dataset.cases].count((case.low, case.high)) == 1
+  original = pipeline.prepare_batch
+
+  def prepare(batch, schema, key=None):
+    image, target = original(batch, schema, key)
+    ranges = jnp.concatenate([jnp.asarray(batch["low"]), jnp.asarray(batch["high"])], axis=1)
+    hit = (ranges == np.float32([*case.low, *case.high])).all(axis=1)
+    return jnp.where(hit[:, None, None, None, None], jnp.nan, image), target
+
+  monkeypatch.setattr(pipeline, "prepare_batch", prepare)
+  monkeypatch.setattr(part, "_prepare", jax.jit(prepare, static_argnames="schema"))
+  return case
+
+
+def run_search(folder, **changes):
+  # Fold 0 is the hybrid part; the case is one of the kernel part.
+  search(SearchConfig(folder, **SIZES, hybrid_learning_rate=0.3, kernel_learning_rate=0.1, **changes))
+  return folder / "search"
+
+
+def run_train(folder, **changes):
+  (folder / "genotype.json").write_text(GENOTYPE.to_json())
+  return train(TrainConfig(folder, genotype=folder / "genotype.json", learning_rate=0.1, **SIZES, **changes))
+
+
+RUNS = pytest.mark.parametrize("run", [run_search, run_train])
+
+
+@RUNS
+@pytest.mark.parametrize("placement", ["host", "device"])
+def test_it_is_named_and_its_batch_is_saved(monkeypatch, copies, bad, run, placement):
+  for module in (nas3d_jax.search, nas3d_jax.train):
+    monkeypatch.setattr(module, "steps_per_call", lambda: 3)
+  folder = copies("run")
+  kind = "kernel_loss" if run is run_search else "loss"
+  with pytest.raises(InputError) as error:
+    run(folder, data_placement=placement)
+  message = str(error.value)
+  step = int(message.split()[1])
+  assert message.startswith(f"step {step} (epoch 1): {kind} is nan, on {bad.name}, patch at (")
+  assert "lower learning rate" in message
+  assert "--skip_nonfinite=1 or more" in message
+  run_folder = folder / ("search" if run is run_search else "train/0")
+  with np.load(run_folder / "nonfinite" / f"step_{step}.npz") as saved:
+    assert saved["case"].tolist() == [bad.name]
+    assert f"patch at {tuple(saved['start'][0].tolist())}." in message
+    assert np.isnan(saved["image"]).all()
+    assert saved["target"].shape == (1, 16, 16, 16, 3)
+    assert np.isnan(saved[kind])
+
+
+@RUNS
+def test_as_many_as_are_tolerated_are_left_out_and_counted(copies, bad, run, capsys, phantom_dataset):
+  folder = run(copies("run"), skip_nonfinite=100)
+  skipped = [record["skipped"] for record in history(folder)]
+  # A pass takes each of the patches of that case once.
+  assert skipped == [len(pipeline.patch_index(phantom_dataset, [bad], 16))] * 2
+  last = said(folder / "checkpoints" / str(max(steps_kept(folder))))
+  assert last["progress"]["skipped"] == sum(skipped)
+  assert capsys.readouterr().err.count(f"on {bad.name}, patch at") == sum(skipped)
+  losses = [value for record in history(folder) for name, value in record.items() if name.endswith("loss")]
+  assert np.isfinite(losses).all()
+
+
+@RUNS
+def test_the_count_outlives_an_interruption(monkeypatch, copies, bad, run):
+  whole = run(copies("whole"), skip_nonfinite=100)
+  module, make = (nas3d_jax.search, "make_search_step") if run is run_search else (nas3d_jax.train, "make_train_step")
+  folder = copies("stopped")
+  with monkeypatch.context() as patch:
+    interrupt(patch, module, make, after=max(steps_kept(whole)) - 1)
+    with pytest.raises(KeyboardInterrupt):
+      run(folder, skip_nonfinite=100, checkpoint_minutes=1e-9)
+  assert_same_end(run(folder, skip_nonfinite=100), whole)
+
+
+def test_a_gradient_alone_and_the_first_of_two(tmp_path):
+  class Named:
+    def describe(self, ago):
+      return f"patch {ago} ago"
+
+    def read(self, ago, key):
+      return {"image": np.zeros(1)}
+
+  sources = {"hybrid": Source(Named(), None), "kernel": Source(Named(), None)}
+  metrics = {"hybrid_loss": 0.5, "hybrid_finite": False, "kernel_loss": np.nan, "kernel_finite": False}
+  skips = Skips(tmp_path, tolerated=1)
+  skips.add(step=7, epoch=2, ago=3, metrics=metrics, sources=sources)
+  with pytest.raises(InputError, match=r"^step 8 \(epoch 2\): the gradient of hybrid_loss \(0.5\) is not"):
+    skips.add(step=8, epoch=2, ago=2, metrics=metrics, sources=sources)
+  assert skips.count == 2
+  assert [path.name for path in (tmp_path / "nonfinite").iterdir()] == ["step_8.npz"]
