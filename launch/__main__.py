@@ -101,6 +101,7 @@ def _leave(code: int, said: str = "") -> None:
 
 def _code(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
   from nas3d_jax.errors import InputError
+  from nas3d_jax.writing import refusal
 
   try:
     return stage.main(*arguments)
@@ -109,6 +110,11 @@ def _code(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
     return stopped.code
   except InputError as error:
     return _complain(str(error))
+  except OSError as error:
+    refused = refusal(error)
+    if refused is None:
+      raise
+    return _complain(str(refused))
   except KeyboardInterrupt:
     print("\ninterrupted; the same command goes on from what is saved", file=sys.stderr)
     return _INTERRUPTED

@@ -1,43 +1,49 @@
 """Checkpoints of a run, written with Orbax; the only file that knows Orbax.
 
-A run keeps two checkpoints, the last and the best, each a folder named after its step:
+A run keeps its last two checkpoints and the best, each a folder named after its step:
 
     <run>/checkpoints/<step>/
       params/      the variable tree exactly as `net.apply` takes it, {"params": {...}}
-      training/    everything else that the next step depends on: optimiser states, schedules,
-                   counts, best loss, random key, epoch, step
-      metadata/    JSON: "format_version" and what the run says of itself (kind of network,
-                   configuration, genotype, schema, package versions, metrics)
-      input/       JSON: where each input iterator stands,
-                   {name: {"encoding": "json" | "base64", "state": ...}}
+      training/    everything else that the next step depends on: optimiser states, schedules, counts, best loss, random
+                   key, epoch, step
+      metadata/    JSON: "format_version" and what the run says of itself (kind of network, configuration, genotype,
+                   schema, package versions, metrics)
+      input/       JSON: where each input iterator stands, {name: {"encoding": "json" | "base64", "state": ...}}
       metrics/     JSON: {"best_metric": float}, the lowest is the best; absent without one
+      checksums/   JSON: SHA-256 of what the others hold, as `checksums.py` takes it: {"params": {path: sum},
+                   "training": {path: sum}, "metadata": sum, "input": sum, "metrics": sum}
 
-`params` and `training` are Orbax PyTree items, nested dictionaries of NumPy arrays (`plain.py`
-says how a state maps to them), so that they open on any device and without this library. Shapes
-and dtypes are those of the state; nothing is cast.
+`params` and `training` are Orbax PyTree items, nested dictionaries of NumPy arrays (`plain.py` says how a state maps to
+them), so that they open on any device and without this library. Shapes and dtypes are those of the state; nothing is
+cast. This is format version 1.
 
-This is format version 1. A step folder appears by one rename when all its files are written; until
-then it is called `<step>.orbax-checkpoint-tmp`, is never read, and is removed when the run goes on.
+A step folder appears by one rename when all its files are written; until then `.orbax-checkpoint-tmp` stands in its
+name, it is never read, and it is removed when the run goes on. Orbax gives back a flipped byte as it is more often than
+not, so the checksums are compared whenever something is read; a checkpoint from before there were any opens unchecked.
+One that turned out damaged, and that a run went on without, is called `<step>.damaged`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
+from nas3d_jax import step_folders, stored
+from nas3d_jax.checksums import DamagedCheckpoint, array_sums, value_sum
 from nas3d_jax.errors import InputError
 from nas3d_jax.plain import checked_json, decode_position, encode_position, from_plain, to_plain
-from nas3d_jax.replacing import set_aside, settle
+from nas3d_jax.quiet import quiet, settle
+from nas3d_jax.step_folders import StepFolders
+from nas3d_jax.stored import ARRAYS, CHECKSUMS, FORMAT_VERSION, VALUES
+from nas3d_jax.writing import writing
 
-FORMAT_VERSION = 1
 FOLDER = "checkpoints"
 
 PyTree = Any
@@ -45,30 +51,38 @@ Which = Literal["best", "last"] | int
 
 
 class Checkpoints:
-  """The last and the best checkpoint of one run; one writer at a time.
+  """The last two checkpoints of one run, and the best; one writer at a time.
 
   Args:
     folder: `<run>/checkpoints`.
-    create: True opens the folder for writing, makes it where it is missing and removes what an
-      interrupted write left; False reads only.
+    create: True opens it for writing, and makes it or removes what an interrupted write left; False reads only.
+
+  Attributes:
+    steps: those that were saved.
 
   Raises:
-    InputError: `create` is False and there is no such folder.
+    InputError: `create` is False and there is no such folder, or it cannot be written to.
   """
 
   def __init__(self, folder: str | Path, *, create: bool = True):
     self.folder = Path(folder).absolute()
     if not create and not self.folder.is_dir():
       raise InputError(f"no checkpoints in {self.folder}: no such folder")
-    arrays, values = ocp.PyTreeCheckpointHandler, ocp.JsonCheckpointHandler
-    handlers = {"params": arrays(), "training": arrays(), "metadata": values(), "input": values()}
-    self._open = contextlib.ExitStack()
-    self._open.enter_context(_quiet_orbax())
+    self._open, self._writer = contextlib.ExitStack(), None
     if create:
-      settle(self.folder)
-      self._open.callback(settle, self.folder)
-    self._manager = ocp.CheckpointManager(self.folder, options=_options(create), item_handlers=handlers)
-    self._open.callback(self._manager.close)
+      self._open.enter_context(quiet("orbax"))
+      with writing(self.folder):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+          step_folders.clear_up(self.folder)
+        handlers = {item: ocp.PyTreeCheckpointHandler() for item in ARRAYS}
+        handlers |= {item: _json(item) for item in (*VALUES, CHECKSUMS)}
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
+    self.steps = StepFolders(self.folder, functools.partial(stored.metric, _read), first=jax.process_index() == 0)
+    if create:
+      self._open.callback(self.steps.settle)
+      self._open.callback(self._writer.close)
+    self._unfinished: int | None = None
 
   def save(
     self,
@@ -80,9 +94,10 @@ class Checkpoints:
     iterators: Mapping[str, Any],
     best_metric: float | None,
   ) -> None:
-    """Writes a checkpoint in the background, then removes every older one but the best.
+    """Writes a checkpoint in the background, then removes what is superseded.
 
     The arrays are copied before this returns, so that they may be donated to the next step.
+
     Args:
       step: number of the step; none may be above it, and one of the same step is replaced.
       variables: what `net.apply` takes; a tree of arrays.
@@ -92,36 +107,40 @@ class Checkpoints:
       best_metric: the lowest is the best; None or a value that is not finite is never the best.
 
     Raises:
-      InputError: the step is below the last one, a value has no JSON, or `create` was False.
+      InputError: the step is below the last one, a value has no JSON, `create` was False, or this checkpoint or the one
+        before it cannot be written; those on disk stay as they are.
     """
+    if self._writer is None:
+      raise InputError(f"{self.folder} was opened with create=False: it can only be read")
     self.wait()
     last = self.latest_step()
     if last is not None and step < last:
       raise InputError(f"step must not be below {last}, the last one in {self.folder}, got {step}")
-    metadata = {"format_version": FORMAT_VERSION, **metadata}
-    positions = {name: encode_position(name, state) for name, state in iterators.items()}
-    items = ocp.args.Composite(
-      params=ocp.args.PyTreeSave(to_plain(variables)),
-      training=ocp.args.PyTreeSave(to_plain(training)),
-      metadata=ocp.args.JsonSave(checked_json("metadata", metadata)),
-      input=ocp.args.JsonSave(positions),
-    )
-    finite = best_metric is not None and math.isfinite(best_metric)
-    metrics = {"best_metric": float(best_metric)} if finite else None
-    settle(self.folder)
+    metric = float(best_metric) if best_metric is not None and math.isfinite(best_metric) else None
+    arrays = {"params": to_plain(variables), "training": to_plain(training)}
+    values: dict[str, Any] = {
+      "metadata": checked_json("metadata", {"format_version": FORMAT_VERSION, **metadata}),
+      "input": {name: encode_position(name, state) for name, state in iterators.items()},
+    }
+    if metric is not None:
+      values["metrics"] = {"best_metric": metric}
+    sums = {item: array_sums(tree) for item, tree in arrays.items()}
+    values[CHECKSUMS] = {**sums, **{item: value_sum(value) for item, value in values.items()}}
+    items = {item: ocp.args.PyTreeSave(tree) for item, tree in arrays.items()}
+    items |= {item: ocp.args.JsonSave(value) for item, value in values.items()}
     if step == last:
-      set_aside(self.folder, step)
-      self._manager.reload()
-    if not self._manager.save(step, args=items, metrics=metrics):
-      raise InputError(f"{self.folder} was opened with create=False: it can only be read")
+      self.steps.renew(step)
+    with writing(self.folder):
+      self._writer.save(self.folder / str(step), args=ocp.args.Composite(**items))
+    self.steps.metrics[step], self._unfinished = metric, step
 
   def latest_step(self) -> int | None:
     """The last step that was saved, None where there is none."""
-    return self._manager.latest_step()
+    return self.steps.last
 
   def best_step(self) -> int | None:
-    """The step with the lowest metric (the later of equals), None where no step has one."""
-    return self._manager.best_step()
+    """The step with the lowest metric (the later of equals), None where no step has one; raises if one is damaged."""
+    return self.steps.rated_best()
 
   def restore(self, step: int, *, variables: PyTree, training: PyTree) -> tuple[PyTree, PyTree]:
     """Variables and training state of a step in the forms given, see `read_variables`."""
@@ -134,8 +153,10 @@ class Checkpoints:
 
   def iterators(self, step: int) -> dict[str, Any]:
     """Where the input iterators stood, by name, as given to `save`."""
-    entries = _read(self.step_folder(step), "input", ocp.JsonCheckpointHandler())
-    return {name: decode_position(entry) for name, entry in entries.items()}
+    folder = self.step_folder(step)
+    entries = stored.checked(_read, folder, "input")
+    with stored.taking_apart(folder, "input"):
+      return {name: decode_position(entry) for name, entry in entries.items()}
 
   def step_folder(self, step: int) -> Path:
     """The folder of a finished checkpoint; waits for one that is being written.
@@ -144,22 +165,35 @@ class Checkpoints:
       InputError: there is no checkpoint of that step.
     """
     self.wait()
-    steps = self._manager.all_steps()
-    if step not in steps:
-      raise InputError(f"no checkpoint of step {step} in {self.folder}; there are {sorted(steps)}")
+    if step not in self.steps.metrics:
+      raise InputError(f"no checkpoint of step {step} in {self.folder}; there are {sorted(self.steps.metrics)}")
     return self.folder / str(step)
 
   def wait(self) -> None:
     """Returns when everything is on disk; raises what went wrong in the background."""
-    self._manager.wait_until_finished()
+    if self._unfinished is None:
+      return
+    try:
+      with writing(self.folder):
+        self._writer.wait_until_finished()
+    except Exception:
+      del self.steps.metrics[self._unfinished]
+      self._unfinished = None
+      settle()
+      raise
+    self._unfinished = None
+    self.steps.settle()
+    self.steps.remove_superseded()
 
   def is_writing(self) -> bool:
     """Whether a checkpoint is not on disk yet; may be asked in any thread."""
-    return self._manager.is_saving_in_progress()
+    step = self._unfinished
+    return step is not None and not (self.folder / str(step)).exists()
 
   def close(self) -> None:
     """Waits, then lets go of the folder; the object cannot be used after."""
-    self._open.close()
+    with self._open:
+      self.wait()
 
   def __enter__(self) -> Checkpoints:
     return self
@@ -172,25 +206,25 @@ def open_run(run_or_checkpoint: str | Path, which: Which = "best") -> Path:
   """Finds one checkpoint.
 
   Args:
-    run_or_checkpoint: a run directory (it holds `checkpoints/`), its `checkpoints` folder, or the
-      folder of one step, wherever it was copied to; of one step, `which` is not asked.
+    run_or_checkpoint: a run directory (it holds `checkpoints/`), its `checkpoints` folder, or the folder of one step,
+      wherever it was copied to; of one step, `which` is not asked.
     which: "best", "last" or the number of a step.
 
   Returns:
     The folder of the step, for the functions `read_*`.
 
   Raises:
-    InputError: there is no such checkpoint.
+    InputError: there is no such checkpoint; names the folder and what it should hold.
   """
   path = Path(run_or_checkpoint).absolute()
   if which not in ("best", "last") and (isinstance(which, bool) or not isinstance(which, int)):
     raise InputError(f'which must be "best", "last" or the number of a step, got {which!r}')
-  if _is_step(path):
+  if step_folders.is_step(path):
     return path
   if not path.is_dir():
     raise InputError(f"no checkpoint in {path}: no such folder")
   folder = path / FOLDER if (path / FOLDER).is_dir() else path
-  if not any(_is_step(entry) for entry in folder.iterdir()):
+  if not step_folders.steps_in(folder):
     what = f"a run directory with {FOLDER}/<step>/, that {FOLDER} folder, or one step's folder with params/"
     raise InputError(f"no checkpoint in {path}: it should be {what} and metadata/")
   with Checkpoints(folder, create=False) as checkpoints:
@@ -209,10 +243,10 @@ def read_variables(folder: Path, like: PyTree | None = None) -> PyTree:
     like: the tree that is expected, see `plain.from_plain`; None takes what there is.
 
   Returns:
-    The tree in the form of `like`, bit for bit as saved; without `like` nested dictionaries of `jax.Array`.
+    The tree in the form of `like`, bit for bit as it was saved; without `like` nested dictionaries of `jax.Array`.
 
   Raises:
-    InputError: the item cannot be read, or its arrays are not those of `like`.
+    InputError: the item is not what was saved (`DamagedCheckpoint`), or its arrays are not those of `like`.
   """
   return _read_arrays(folder, "params", like)
 
@@ -223,44 +257,17 @@ def read_training(folder: Path, like: PyTree) -> PyTree:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-  """What the run said of itself, plain JSON values; an InputError if a newer nas3d_jax wrote it."""
-  metadata = _read(folder, "metadata", ocp.JsonCheckpointHandler())
-  version = metadata.get("format_version") if isinstance(metadata, dict) else None
-  if not isinstance(version, int) or isinstance(version, bool):
-    raise InputError(f"no checkpoint of nas3d_jax in {folder}: metadata has no format_version")
-  if version > FORMAT_VERSION:
-    known = f"this nas3d_jax reads up to {FORMAT_VERSION}; update nas3d_jax"
-    raise InputError(f"checkpoint {folder} has format version {version}, {known}")
-  return metadata
+  """What the run said of itself, plain JSON values; an InputError if a newer nas3d_jax wrote it, or it is damaged."""
+  return stored.metadata(_read, folder)
 
 
-def _options(write: bool) -> ocp.CheckpointManagerOptions:
-  # BestN keeps the end of its sorted list, hence `reverse` for the lowest, and all without a metric
-  # if not told otherwise. Without `best_fn` the manager's own best_step() would be the last one.
-  last = checkpoint_managers.LatestN(1)
-  kind = dict(reverse=True, n=1, keep_checkpoints_without_metrics=False)
-  best = checkpoint_managers.BestN(get_metric_fn=_best_metric, **kind)
-  return ocp.CheckpointManagerOptions(
-    best_fn=_best_metric,
-    best_mode="min",
-    preservation_policy=checkpoint_managers.AnyPreservationPolicy([last, best]),
-    create=write,
-    read_only=not write,
-    cleanup_tmp_directories=write,
-    save_interval_steps=int(write),
-  )
-
-
-def _best_metric(metrics: Mapping[str, float]) -> float:
-  return metrics["best_metric"]
-
-
-def _is_step(path: Path) -> bool:
-  return ".orbax-checkpoint-tmp" not in path.name and (path / "params").is_dir() and (path / "metadata").is_dir()
+def sound_steps(folder: Path, *, without: int | None = None) -> list[int]:
+  """The steps of a `checkpoints` folder, but one, of which everything can be read and is what was saved."""
+  return stored.sound_steps(_read, folder, without)
 
 
 def _read_arrays(folder: Path, item: str, like: PyTree | None) -> PyTree:
-  plain = _read(folder, item, ocp.PyTreeCheckpointHandler())
+  plain = stored.checked(_read, folder, item)
   if like is None:
     return jax.tree.map(jax.numpy.array, plain)
   try:
@@ -269,31 +276,24 @@ def _read_arrays(folder: Path, item: str, like: PyTree | None) -> PyTree:
     raise InputError(f"checkpoint {folder} does not fit, in its {item}: {error}") from None
 
 
-def _read(folder: Path, item: str, handler: ocp.CheckpointHandler) -> Any:
+def _read(folder: Path, item: str) -> Any:
   """One item of a step; what goes wrong in Orbax, TensorStore or JSON becomes one message."""
   if not (folder / item).is_dir():
-    raise InputError(f"no checkpoint in {folder}: it should hold params/ and metadata/, no {item}/")
-  try:
-    with _quiet_orbax(), ocp.Checkpointer(handler) as checkpointer:
-      return checkpointer.restore(folder.absolute() / item)
-  except Exception as error:
-    reason = (str(error).splitlines() or [""])[0][:200]
-    raise InputError(
-      f"checkpoint {folder} cannot be read, its {item} is damaged or incomplete "
-      f"({type(error).__name__}: {reason}); use another checkpoint of the run, or copy it again"
-    ) from error
+    raise DamagedCheckpoint(f"no checkpoint in {folder}: it should hold params/ and metadata/, no {item}/")
+  with quiet("orbax"):
+    try:
+      if item not in ARRAYS:
+        return _json(item).restore(folder / item)
+      with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(folder.absolute() / item)
+    except Exception as error:
+      stored.refuse_unreadable(folder, error)
+      reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    if item in ARRAYS:
+      settle()  # not within `except`, so that the exception, and all that hangs on it, is gone
+  raise stored.unreadable(folder, item, reason)
 
 
-@contextlib.contextmanager
-def _quiet_orbax() -> Iterator[None]:
-  """Keeps Orbax's log lines from the terminal; its errors come as exceptions as well."""
-
-  def is_wanted(record: logging.LogRecord) -> bool:
-    return "orbax" not in Path(record.pathname).parts or record.levelno >= logging.ERROR
-
-  logger = logging.getLogger("absl")
-  logger.addFilter(is_wanted)
-  try:
-    yield
-  finally:
-    logger.removeFilter(is_wanted)
+def _json(item: str) -> ocp.JsonCheckpointHandler:
+  # As Orbax's own manager names these files.
+  return ocp.JsonCheckpointHandler("metrics" if item == "metrics" else "metadata")

@@ -23,10 +23,12 @@ from nas3d_jax.data.layouts import find_labels
 from nas3d_jax.data.nifti import Volume, VolumeError, read_volume
 from nas3d_jax.data.parallel import each
 from nas3d_jax.errors import InputError
+from nas3d_jax.locks import locked
 from nas3d_jax.predictions import stored_schema
 from nas3d_jax.schema import BRATS2019, Schema
 from nas3d_jax.scores import CSV_FILE, JSON_FILE, RegionMetrics, Scores
 from nas3d_jax.translation import translate, translation
+from nas3d_jax.writing import writing
 
 _DEPTH = 4  # folders between data_dir and a file, as when the cases are found for preprocessing
 _ENDINGS = (".nii.gz", ".nii")
@@ -104,7 +106,8 @@ def evaluate(
     {case: checksums for case, (_, checksums) in named.items()},
     tolerance,
   )
-  scores.write(out)
+  with locked(out), writing(out):
+    scores.write(out)
   return scores
 
 

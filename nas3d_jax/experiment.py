@@ -12,12 +12,14 @@ from rich.table import Table
 from nas3d_jax.config import Architecture
 from nas3d_jax.errors import InputError
 from nas3d_jax.ground import Ground
+from nas3d_jax.locks import locked
 from nas3d_jax.loop import say
 from nas3d_jax.parts import Part, parts_of, write_experiment
 from nas3d_jax.plan import NETWORKS, ExperimentConfig, Split
 from nas3d_jax.scores import JSON_FILE, Scores
 from nas3d_jax.states import Status
 from nas3d_jax.stopping import Stop
+from nas3d_jax.writing import writing
 
 _SPLITS: tuple[Split, ...] = ("training", "cross_validation", "test", "ensemble")
 
@@ -65,9 +67,15 @@ def experiment(config: ExperimentConfig, stop: Stop | None = None) -> dict[tuple
     The scores, by network and split.
 
   Raises:
-    InputError: a folder is missing or does not fit, or a part cannot be done; the parts before it stay.
+    InputError: a folder is missing or does not fit, another process makes this experiment, or a part cannot be done;
+      the parts before it stay.
     Stopped: it was asked to stop, and what was under way is saved.
   """
+  with locked(config.root, ".experiment.lock"), writing(config.root):
+    return _experiment(config, stop)
+
+
+def _experiment(config: ExperimentConfig, stop: Stop | None) -> dict[tuple[Architecture, Split], Scores]:
   began = time.monotonic()
   ground = _checked(config)
   parts = parts_of(ground, stop)

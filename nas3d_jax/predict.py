@@ -13,9 +13,11 @@ from nas3d_jax.data.brats import CaseFiles, Fault, find_cases
 from nas3d_jax.data.detect import find_schema, for_model
 from nas3d_jax.ensemble import restore_ensemble
 from nas3d_jax.errors import InputError
+from nas3d_jax.locks import locked
 from nas3d_jax.predicting import Job, PredictSummary, predict_jobs
 from nas3d_jax.predictions import PredictionFolder
 from nas3d_jax.schema import Schema
+from nas3d_jax.writing import writing
 
 Fold = int | Literal["all"]
 
@@ -133,8 +135,8 @@ def predict_cases(config: PredictConfig) -> PredictSummary:
 
   Raises:
     InputError: a checkpoint is not to be had or does not go with the others, a fold of a cross-validation saw its
-      cases, a case is not there, `out` holds other predictions; or, after all other cases are done, some cannot be
-      used: all are listed, by name, reason and remedy.
+      cases, a case is not there, `out` holds other predictions, or another process writes to it; or, after all other
+      cases are done, some cannot be used: all are listed, by name, reason and remedy.
   """
   if config.cross_validation:
     root = Path(config.workdir)
@@ -148,10 +150,11 @@ def predict_cases(config: PredictConfig) -> PredictSummary:
     jobs, settings = [Job(files, ensemble) for files in found], ensemble.settings
   settings = {**settings, "inference": config.choices.to_dict(), "probabilities": config.probabilities}
   names = [job.files.name for job in jobs]
-  folder = PredictionFolder(config.out, settings=settings, cases=names, overwrite=config.overwrite)
-  return predict_jobs(
-    jobs, folder, choices=config.choices, probabilities=config.probabilities, faults=faults
-  )
+  with locked(config.out), writing(config.out):
+    folder = PredictionFolder(config.out, settings=settings, cases=names, overwrite=config.overwrite)
+    return predict_jobs(
+      jobs, folder, choices=config.choices, probabilities=config.probabilities, faults=faults
+    )
 
 
 def _find(config: PredictConfig, model: Schema) -> tuple[list[CaseFiles], list[Fault]]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from nas3d_jax import checkpoints
+from nas3d_jax.checksums import DamagedCheckpoint
 from nas3d_jax.errors import InputError
 from nas3d_jax.metadata import RunMetadata
 from nas3d_jax.networks import DerivedNet, Supernet
@@ -35,9 +36,17 @@ def restore(
     variables, float32 `jax.Array`, bit for bit as they were saved; and what the run said of itself.
 
   Raises:
-    InputError: there is no such checkpoint, it is damaged, its metadata is wrong, or its arrays are not the network's.
+    InputError: there is no such checkpoint, it is damaged (then others of the run are named that are not), its metadata
+      is wrong, or its arrays are not the network's.
   """
   folder = checkpoints.open_run(run_or_checkpoint, which)
+  try:
+    return _restore(folder)
+  except DamagedCheckpoint as error:
+    raise DamagedCheckpoint(f"{error}. {_sound_ones(folder)}") from error
+
+
+def _restore(folder: Path) -> tuple[AnyNetwork, Variables, RunMetadata]:
   stored = checkpoints.read_metadata(folder)
   try:
     metadata = RunMetadata.from_dict(stored)
@@ -47,6 +56,14 @@ def restore(
     ) from error
   net = build_network(metadata)
   return net, checkpoints.read_variables(folder, like=variable_shapes(net)), metadata
+
+
+def _sound_ones(folder: Path) -> str:
+  """Which checkpoints beside a damaged one may be used in its stead; none is taken unasked."""
+  sound = checkpoints.sound_steps(folder.parent, without=int(folder.name)) if folder.name.isdecimal() else []
+  if not sound:
+    return "There is no other one beside it"
+  return f"Beside it {', '.join(map(str, sound))} can be read whole: name one, as in {folder.with_name(str(sound[-1]))}"
 
 
 def build_network(metadata: RunMetadata) -> AnyNetwork:

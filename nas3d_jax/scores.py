@@ -13,7 +13,6 @@ import functools
 import importlib.metadata
 import io
 import json
-import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from nas3d_jax import metrics
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import Schema
 from nas3d_jax.strict_json import parse_json
+from nas3d_jax.writing import write_whole
 
 FORMAT = "nas3d_jax.scores"
 VERSION = 2
@@ -98,12 +98,12 @@ class Scores:
     """Writes both files into a folder, each whole or not at all; replaces those of before."""
     Path(out).mkdir(parents=True, exist_ok=True)
     text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-    _replace(Path(out) / JSON_FILE, text)
+    write_whole(Path(out) / JSON_FILE, text)
     self.write_csv(out)
 
   def write_csv(self, out: str | Path) -> None:
     """Writes `scores.csv` alone, whole or not at all."""
-    _replace(Path(out) / CSV_FILE, self.to_csv())
+    write_whole(Path(out) / CSV_FILE, self.to_csv())
 
   @classmethod
   def load(cls, out: str | Path) -> Scores:
@@ -200,10 +200,3 @@ def _is_row(values: Any) -> bool:
     and tuple(values) == metrics.METRICS
     and all(type(v) in (int, float) and abs(v) <= sys.float_info.max for v in values.values())
   )
-
-
-def _replace(path: Path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  beside = path.with_name(f".{path.name}.partial")
-  beside.write_text(text, "utf-8", newline="")
-  os.replace(beside, path)

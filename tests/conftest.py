@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,19 @@ def searched(tmp_path_factory, phantom_dataset):
   shutil.copytree(phantom_dataset.folder, folder / "dataset")
   search(SearchConfig(folder, patch_size=8, kernels=1, nodes=1, depth=2, epochs=3))
   return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+  """A folder on a file system of its own that holds 400 KB, where the system lets us make one."""
+  folder = tmp_path / "disk"
+  folder.mkdir()
+  command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+  try:
+    made = subprocess.run(command, capture_output=True, check=False).returncode == 0
+  except OSError:
+    made = False
+  if not made:
+    pytest.skip("mounting a file system is not permitted here")
+  yield folder
+  subprocess.run(["umount", "--lazy", str(folder)], check=True)

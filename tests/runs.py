@@ -6,6 +6,7 @@ import signal
 import numpy as np
 import orbax.checkpoint as ocp
 
+from nas3d_jax.checkpoints import open_run
 from nas3d_jax.stopping import Stop
 
 TIMES = ("seconds", "patches_per_second")
@@ -46,9 +47,9 @@ def said(step_folder, item="metadata"):
 
 
 def assert_same_end(folder, other):
-  """The same history, times aside, and the same bits of all that the last checkpoint holds."""
+  """The same history, times aside, the same best, and the same bits of all that the last checkpoint holds."""
   assert without_times(folder) == without_times(other)
-  assert steps_kept(folder) == steps_kept(other)
+  assert open_run(folder).name == open_run(other).name
   last, others = (run / "checkpoints" / str(max(steps_kept(run))) for run in (folder, other))
   assert said(last)["progress"] == said(others)["progress"]
   assert said(last, "input") == said(others, "input")
@@ -86,3 +87,11 @@ def interrupt(monkeypatch, module, make, *, after):
     return limited
 
   monkeypatch.setattr(module, make, make_step)
+
+
+def damage(step_folder):
+  """Flips a bit in the middle of each file that may hold parameters of a checkpoint."""
+  for path in (step_folder / "params").glob("**/d/*"):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)

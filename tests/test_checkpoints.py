@@ -52,10 +52,10 @@ def save(store, step, metric=None, **changes):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """A run with steps 1 (the best) and 3 (the last)."""
+  """A run with steps 1 (the best), 3 and 4 (the last two)."""
   folder = tmp_path_factory.mktemp("run")
   with Checkpoints(folder / "checkpoints") as store:
-    for step, metric in ((1, 0.5), (2, 0.75), (3, 0.625)):
+    for step, metric in ((1, 0.5), (2, 0.75), (3, 0.625), (4, 0.625)):
       save(store, step, metric, iterators={"kernel": {"next_index": 4 * step}, "old": b"\x00\xff"})
   return folder
 
@@ -84,7 +84,7 @@ def test_state_comes_back_bit_for_bit(run):
 def test_abstract_tree_restores_as_arrays(run):
   like = jax.eval_shape(variables)
   got = checkpoints.read_variables(open_run(run, "last"), like)
-  assert_same_bits(got, variables(3))
+  assert_same_bits(got, variables(4))
   assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(got))
 
 
@@ -104,16 +104,16 @@ def test_saved_arrays_may_be_donated_at_once(tmp_path):
   [
     ([5.0], [1], 1),
     ([5.0, 3.0, 4.0], [2, 3], 2),
-    ([5.0, 4.0, 3.0], [3], 3),
-    ([3.0, 4.0, 5.0], [1, 3], 1),
-    ([3.0, 3.0, 5.0], [2, 3], 2),
-    ([3.0, None, None], [1, 3], 1),
-    ([None, None, None], [3], None),
+    ([5.0, 4.0, 3.0], [2, 3], 3),
+    ([3.0, 4.0, 5.0, 4.0], [1, 3, 4], 1),
+    ([3.0, 3.0, 5.0, 5.0, 5.0], [2, 4, 5], 2),
+    ([3.0, None, None, None], [1, 3, 4], 1),
+    ([None, None, None], [2, 3], None),
     ([float("nan"), 4.0, float("nan")], [2, 3], 2),
     ([float("-inf"), 4.0, 9.0], [2, 3], 2),
   ],
 )
-def test_last_and_best_are_kept_and_nothing_else(tmp_path, metrics, left, best):
+def test_the_last_two_and_the_best_are_kept_and_nothing_else(tmp_path, metrics, left, best):
   with Checkpoints(tmp_path) as store:
     for step, metric in enumerate(metrics, 1):
       save(store, step, metric)
@@ -127,14 +127,14 @@ def test_what_a_run_resumes_with_is_kept_by_the_same_rule(tmp_path):
     with Checkpoints(tmp_path) as store:
       assert store.latest_step() == (step - 1 or None)
       save(store, step, metric)
-  assert sorted(entry.name for entry in tmp_path.iterdir()) == ["2", "4"]
+  assert sorted(entry.name for entry in tmp_path.iterdir()) == ["2", "3", "4"]
 
 
 @pytest.mark.parametrize(
   ("path", "which", "step"),
   [
     (".", "best", 1),
-    (".", "last", 3),
+    (".", "last", 4),
     (".", 3, 3),
     ("checkpoints", "best", 1),
     ("checkpoints", 1, 1),
@@ -212,7 +212,7 @@ def test_a_kill_inside_a_write_leaves_the_one_before(tmp_path):
     assert store.latest_step() == 1
     assert checkpoints.read_variables(store.step_folder(1))["params"].shape == (50_000_000,)
     save(store, 2, 0.5)
-  assert sorted(entry.name for entry in tmp_path.iterdir()) == ["2"]
+  assert sorted(entry.name for entry in tmp_path.iterdir()) == ["1", "2"]
 
 
 def test_orbax_says_nothing(tmp_path, caplog, capfd):
@@ -264,6 +264,7 @@ def test_a_missing_item_is_named(run, tmp_path, item):
 )
 def test_another_format_is_refused(run, tmp_path, metadata, message):
   step = shutil.copytree(run / "checkpoints" / "3", tmp_path / "3")
+  shutil.rmtree(step / "checksums")
   (step / "metadata" / "metadata").write_text(json.dumps(metadata))
   with pytest.raises(InputError, match=message):
     checkpoints.read_metadata(step)
@@ -287,7 +288,7 @@ def test_what_is_no_checkpoint_says_what_it_should_be(tmp_path, make, which, mes
 
 
 def test_a_step_that_is_not_there_names_those_that_are(run):
-  with pytest.raises(InputError, match=r"no checkpoint of step 2 in .*; there are \[1, 3\]"):
+  with pytest.raises(InputError, match=r"no checkpoint of step 2 in .*; there are \[1, 3, 4\]"):
     open_run(run, 2)
 
 
@@ -309,8 +310,8 @@ def test_what_is_open_for_reading_is_not_written(run):
     Checkpoints(run / "checkpoints", create=False) as store,
     pytest.raises(InputError, match="can only be read"),
   ):
-    save(store, 4)
-  assert sorted(entry.name for entry in (run / "checkpoints").iterdir()) == ["1", "3"]
+    save(store, 5)
+  assert sorted(entry.name for entry in (run / "checkpoints").iterdir()) == ["1", "3", "4"]
 
 
 def test_steps_do_not_go_back(tmp_path):

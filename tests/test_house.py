@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[1]
 
 # From the foundation up; a module imports from its own level and those before it, without circles.
 LEVELS = (
-  "errors stopping replacing",
+  "errors stopping quiet writing locks replacing",
   "strict_json config genotype schema schemas schema_file translation",
   "initial rearrange norm wide ops hybrid cells networks unet3d",
   "replicas losses surfaces lesions metrics scores components choices comparison portal",
   "data",
-  "plain checkpoints devices hosts metadata",
+  "checksums step_folders stored plain checkpoints devices hosts metadata",
   "packing precision chunks counts settings schedules steps inference",
   "loop run restoring basis ensemble predictions",
   "nonfinite progress starting",
@@ -30,7 +30,8 @@ LEVELS = (
 )
 WITHOUT_JAX = (
   "errors", "strict_json", "config", "genotype", "schema", "schemas", "schema_file", "metadata", "counts", "settings",
-  "stopping", "replacing", "data.inspection", "data.inspection_table",
+  "stopping", "replacing", "quiet", "writing", "locks", "checksums", "step_folders", "stored", "data.inspection",
+  "data.inspection_table",
 )
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 

@@ -1,5 +1,6 @@
 """The command line: what is listed, what is refused and how, what reaches the library."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -108,6 +109,15 @@ def test_help_tells_how_empty_regions_count(capsys):
 )
 def test_wrong_commands_are_refused_with_one_message(capsys, arguments, message):
   assert refused(capsys, *arguments).startswith(message)
+
+
+def test_what_a_full_disk_says_is_one_message(capsys, tmp_path, monkeypatch):
+  def fail(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "x"))
+
+  monkeypatch.setattr("launch.phantom.main", fail)
+  message = refused(capsys, "phantom", f"--out={tmp_path}")
+  assert f"({tmp_path / 'x'}: No space left on device); make room" in message
 
 
 def test_what_the_library_refuses_is_one_message(capsys, tmp_path):

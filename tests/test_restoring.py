@@ -6,8 +6,10 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from runs import damage
 
 from nas3d_jax.checkpoints import Checkpoints
+from nas3d_jax.checksums import DamagedCheckpoint
 from nas3d_jax.config import NetworkConfig
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
@@ -124,5 +126,27 @@ def test_a_checkpoint_without_its_metadata(run, tmp_path):
   copy = shutil.copytree(run[0] / "checkpoints" / "1", tmp_path / "copy")
   (file,) = [path for path in (copy / "metadata").iterdir() if path.suffix != ".zarr" and path.is_file()][:1]
   file.write_text(json.dumps({"format_version": 1}))
+  shutil.rmtree(copy / "checksums")
   with pytest.raises(InputError, match="its metadata is wrong: metadata lacks dataset, device"):
     restore(copy)
+
+
+@pytest.mark.parametrize("path", ["", "checkpoints/1"])
+def test_a_damaged_best_names_others_and_takes_none_unasked(run, tmp_path, path):
+  copy = shutil.copytree(run[0], tmp_path / "copy")
+  damage(copy / "checkpoints" / "1")
+  other = copy / "checkpoints" / "2"
+  with pytest.raises(DamagedCheckpoint, match=rf"/1 .* its params.* Beside it 2 can be .* {other}$"):
+    restore(copy / path)
+  assert restore(copy, "last")[2].step == 2
+  damage(other)
+  with pytest.raises(DamagedCheckpoint, match=r"There is no other one beside it$"):
+    restore(copy / path)
+
+
+def test_a_best_that_cannot_be_told_names_the_others(run, tmp_path):
+  copy = shutil.copytree(run[0], tmp_path / "copy")
+  (copy / "checkpoints" / "2" / "metrics" / "metrics").write_text('{"best_metric": 0.0}')
+  with pytest.raises(DamagedCheckpoint, match=r"2 is damaged, in its metrics: .* the other steps are: 1$"):
+    restore(copy)
+  assert restore(copy, 1)[2].step == 1

@@ -1,11 +1,17 @@
-"""A run directory: made, gone on with, refused, started anew."""
+"""A run directory: made, gone on with, refused, started anew; and what is lost by a damage or a full disk: nothing."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import damage
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.locks import locked
 from nas3d_jax.run import Run, has_checkpoint
 
 SETTINGS = {"seed": 0, "epochs": 2, "kernels": None}
@@ -16,15 +22,16 @@ def open_run(folder, *, overwrite=False, device=DEVICE, **settings):
   return Run(folder, SETTINGS | settings, device=device, overwrite=overwrite, changeable=("epochs",))
 
 
-def save(run, step, epoch):
+def save(run, step, epoch, *, size=1, metric=None):
+  w = np.float32([step]) if size == 1 else np.random.default_rng(step).normal(size=size).astype(np.float32)
   run.checkpoints.save(
-    step, variables={"params": {"w": np.float32([step])}}, training={"epoch": epoch}, metadata={"kind": "toy"},
-    iterators={"train": {"next_index": step}}, best_metric=None,
+    step, variables={"params": {"w": w}}, training={"epoch": epoch}, metadata={"kind": "toy"},
+    iterators={"train": {"next_index": step}}, best_metric=metric,
   )
 
 
-def resume(run):
-  return run.resume(variables={"params": {"w": np.float32([0])}}, training={"epoch": 0})
+def resume(run, size=1):
+  return run.resume(variables={"params": {"w": np.zeros(size, np.float32)}}, training={"epoch": 0})
 
 
 def epochs(folder):
@@ -130,3 +137,212 @@ def test_only_a_finished_checkpoint_counts(tmp_path, entry, expected):
     (tmp_path / "checkpoints" / entry).mkdir()
   assert has_checkpoint(tmp_path) is expected
   assert not has_checkpoint(tmp_path / "missing")
+
+
+@pytest.fixture
+def long(tmp_path):
+  """A run of four epochs: checkpoint 1 is the best, 3 and 4 are the last."""
+  with open_run(tmp_path / "run") as run:
+    for epoch in (1, 2, 3, 4):
+      run.record({"epoch": epoch})
+      save(run, epoch, epoch, metric=float(epoch))
+  return tmp_path / "run"
+
+
+def cut(step):
+  path = step / "training" / "manifest.ocdbt"
+  path.write_bytes(path.read_bytes()[:20])
+
+
+DAMAGES = {
+  "flip": damage, "cut": cut, "metadata": lambda step: (step / "metadata" / "metadata").write_text(""),
+  "metrics": lambda step: (step / "metrics" / "metrics").write_text('{"best_metric": 0.0}'),
+  "gone": lambda step: shutil.rmtree(step / "training"),
+  "input": lambda step: (step / "input" / "metadata").write_text("{}"),
+}
+
+
+def steps_of(run):
+  return sorted(path.name for path in (run / "checkpoints").iterdir())
+
+
+def contents(run):
+  return {str(path): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize(("bad", "good"), [((4,), 3), ((4, 3), 1)])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(long, capsys, kind, bad, good):
+  for step in bad:
+    DAMAGES[kind](long / "checkpoints" / str(step))
+  with open_run(long) as run:
+    last = resume(run)
+    assert last.variables["params"]["w"].tolist() == [good]
+    assert (last.training, last.positions) == ({"epoch": good}, {"train": {"next_index": good}})
+    assert epochs(long) == list(range(1, good + 1))
+    warned = capsys.readouterr().err.splitlines()
+    assert len(warned) == len(bad)
+    for line, step in zip(warned, bad, strict=True):
+      assert line.startswith("warning: ")
+      assert str(long / "checkpoints" / str(step)) in line
+      assert line.endswith(f"It is called {step}.damaged now; going on from step {good}")
+    # Each step can be saved again, and the next session knows nothing of it all.
+    for epoch in range(good + 1, 5):
+      run.record({"epoch": epoch})
+      save(run, epoch, epoch, metric=float(epoch))
+  with open_run(long) as run:
+    assert resume(run).training == {"epoch": 4}
+  assert capsys.readouterr().err == ""
+  assert epochs(long) == [1, 2, 3, 4]
+  assert steps_of(long) == sorted(["1", "3", "4", *(f"{step}.damaged" for step in bad)])
+
+
+def test_where_none_is_good_nothing_is_changed(long):
+  for step in (1, 3, 4):
+    damage(long / "checkpoints" / str(step))
+  before = contents(long / "checkpoints")
+  with open_run(long) as run, pytest.raises(InputError, match="all of its checkpoints are damaged; put back") as error:
+    resume(run)
+  assert all(str(long / "checkpoints" / str(step)) in str(error.value) for step in (1, 3, 4))
+  assert contents(long / "checkpoints") == before
+  assert epochs(long) == [1, 2, 3, 4]
+
+
+def test_a_damaged_best_stays_where_it_is(long, capsys):
+  damage(long / "checkpoints" / "1")
+  with open_run(long) as run:
+    assert resume(run).training == {"epoch": 4}
+  assert capsys.readouterr().err == ""
+  assert steps_of(long) == ["1", "3", "4"]
+
+
+def test_one_whose_metric_cannot_be_read_is_set_aside(long, capsys):
+  (long / "checkpoints" / "1" / "metrics" / "metrics").write_text("")
+  with open_run(long) as run:
+    assert resume(run).training == {"epoch": 4}
+  assert "its metrics is damaged" in capsys.readouterr().err
+  assert steps_of(long) == ["1.damaged", "3", "4"]
+
+
+@pytest.mark.parametrize("damaged", [(), (4,)])
+def test_a_newer_format_is_neither_passed_over_nor_moved(long, damaged):
+  path = long / "checkpoints" / str(3 if damaged else 4) / "metadata" / "metadata"
+  path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
+  for step in damaged:
+    damage(long / "checkpoints" / str(step))
+  with open_run(long) as run, pytest.raises(InputError, match=r"format version 2, .* update nas3d_jax"):
+    resume(run)
+  assert steps_of(long) == ["1", "3", "4"]
+  assert epochs(long) == [1, 2, 3, 4]
+
+
+def test_another_network_is_no_damage(long):
+  with open_run(long) as run, pytest.raises(InputError, match=r"4 does not fit, in its params: .*w is float32\[1\]"):
+    resume(run, size=2)
+  assert steps_of(long) == ["1", "3", "4"]
+
+
+def test_a_record_that_is_damaged_is_dropped_alone(long):
+  path = long / "metrics.jsonl"
+  path.write_bytes(path.read_bytes().replace(b'"epoch": 2}', b'"epo\xff: 2}'))
+  with open_run(long) as run:
+    resume(run)
+  assert epochs(long) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("size", [0, 30])
+def test_a_configuration_that_is_cut_short_is_named(begun, size):
+  path = begun / "config.json"
+  path.write_bytes(path.read_bytes()[:size])
+  with pytest.raises(InputError, match=r"config\.json is damaged, .* put back a copy"):
+    open_run(begun)
+  assert has_checkpoint(begun)
+
+
+def test_another_process_is_kept_out(begun):
+  with locked(begun):
+    before = contents(begun)
+    for overwrite in (False, True):
+      with pytest.raises(InputError, match=r"another process .* writes to .*run; wait for it"):
+        open_run(begun, overwrite=overwrite)
+    assert contents(begun) == before
+  with open_run(begun) as run:
+    with pytest.raises(InputError, match="another process"):
+      open_run(begun)
+    save(run, 6, 2)
+  assert steps_of(begun) == ["5", "6"]
+
+
+def test_a_process_that_is_not_the_first_writes_no_file_and_needs_no_lock(begun):
+  with open_run(begun) as first:
+    before = contents(begun)
+    with Run(begun, SETTINGS, device=DEVICE, overwrite=False, primary=False) as run:
+      assert resume(run).training == {"epoch": 1}
+      run.record({"epoch": 2})
+      run.write("genotype.json", "other")
+    assert contents(begun) == before
+    assert resume(first).training == {"epoch": 1}
+
+
+def test_what_a_killed_beginning_leaves_is_begun_anew(tmp_path):
+  (tmp_path / ".lock").write_text("1 on host\n")
+  (tmp_path / ".config.json.partial").write_text("{")
+  with open_run(tmp_path) as run:
+    assert resume(run) is None
+
+
+def test_a_full_disk_costs_the_checkpoint_at_hand_alone(small_disk, capfd):
+  folder = small_disk / "run"
+  with pytest.raises(InputError, match=rf"{folder}.* cannot be written to \(No space left on device\)"), (
+    open_run(folder)
+  ) as run:
+    for epoch in range(1, 9):
+      run.record({"epoch": epoch})
+      save(run, epoch, epoch, size=10_000, metric=1.0)
+      (folder / f"others.{epoch}").write_bytes(bytes(20_000))
+  assert capfd.readouterr().err == ""
+  for path in folder.glob("others.*"):
+    path.unlink()
+  steps = [int(name) for name in steps_of(folder) if name.isdecimal()]
+  assert len(steps) >= 2
+  with open_run(folder) as run:
+    last = resume(run, size=10_000)
+    assert last.training == {"epoch": steps[-1]}
+    assert epochs(folder) == list(range(1, steps[-1] + 1))
+    assert not [name for name in steps_of(folder) if "tmp" in name]
+    save(run, steps[-1] + 1, steps[-1] + 1, size=10)
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+sys.path.insert(0, "tests")
+from pathlib import Path
+from test_run import open_run, save
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+with open_run(Path(sys.argv[1])) as run:
+  save(run, 6, 2)
+  save(run, 7, 3, size=100_000)
+"""
+
+
+def test_a_limit_of_the_file_size_is_one_message(begun):
+  """Where no disk can be made for it: the system refuses in the midst of a write just so."""
+  pytest.importorskip("resource")
+  root = Path(__file__).parents[1]
+  command = [sys.executable, "-c", LIMITED, str(begun)]
+  done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+  expected = f"nas3d_jax.errors.InputError: {begun / 'checkpoints'} cannot be written to (File too large); make room"
+  assert done.stderr.splitlines()[-1].startswith(expected)
+  with open_run(begun) as run:
+    assert resume(run).training == {"epoch": 2}
+  assert steps_of(begun) == ["5", "6"]
+
+
+def test_a_disk_that_can_only_be_read_is_one_message(begun, small_disk):
+  folder = shutil.copytree(begun, small_disk / "run")
+  subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+  before = contents(folder)
+  with pytest.raises(InputError, match=r"run cannot be written to \(.*Read-only file system\); correct the"):
+    open_run(folder)
+  assert contents(folder) == before

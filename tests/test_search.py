@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from runs import TIMES, StopAt, arrays, assert_same_end, history, interrupt, said, steps_kept
+from runs import TIMES, StopAt, arrays, assert_same_end, damage, history, interrupt, said, steps_kept
 from toy import ToySupernet
 
 import nas3d_jax.loop
@@ -185,6 +185,20 @@ def test_a_search_stopped_anywhere_ends_as_one_left_alone(workdir, phantom_datas
   search(make_config(workdir, epochs=3))
   assert_same_end(workdir / "search", other / "search")
   assert len({(run / "search" / "genotype.json").read_text() for run in (workdir, other)}) == 1
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_search_whose_last_checkpoint_is_damaged_ends_as_one_left_alone(workdir, capsys):
+  """It was over, with its genotype: the last epoch is made once more, to the same end."""
+  other = copy_of(workdir)
+  genotype = search(make_config(other, epochs=3))
+  search(make_config(workdir, epochs=3))
+  last = max(steps_kept(workdir / "search"))
+  damage(workdir / "search" / "checkpoints" / str(last))
+  capsys.readouterr()
+  assert search(make_config(workdir, epochs=3)) == genotype
+  assert f"It is called {last}.damaged now; going on from step {last // 3 * 2}" in capsys.readouterr().err
+  assert_same_end(workdir / "search", other / "search")
 
 
 @pytest.mark.usefixtures("toy")

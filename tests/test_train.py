@@ -11,11 +11,12 @@ import sys
 import jax
 import numpy as np
 import pytest
-from runs import TIMES, StopAt, arrays, assert_same_end, history, interrupt, said, steps_kept
+from runs import TIMES, StopAt, arrays, assert_same_end, damage, history, interrupt, said, steps_kept
 from toy import ToyDerivedNet
 
 import nas3d_jax.restoring
 import nas3d_jax.train
+from nas3d_jax.checkpoints import open_run
 from nas3d_jax.data.pipeline import patch_index
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
@@ -95,7 +96,8 @@ def test_what_is_recorded(workdir, phantom_dataset, fold):
     assert record["validation_loss"] is None if fold == "all" else 0 < record["validation_loss"] < 1
   assert records[1]["loss"] < records[0]["loss"]
   best = min(records, key=lambda record: record["loss" if fold == "all" else "validation_loss"])
-  assert steps_kept(folder) == {best["step"], 2 * steps}
+  assert steps_kept(folder) == {steps, 2 * steps}
+  assert open_run(folder).name == str(best["step"])
   assert said(folder / "checkpoints" / str(2 * steps))["genotype"]["down"] == [["max_pool", 1], ["down_conv", 0]]
 
 
@@ -107,7 +109,8 @@ def test_best_and_last_are_kept_and_the_rate_follows_the_validation(workdir, pha
   folder = train(make_config(workdir, epochs=14))
   steps = steps_of(phantom_dataset, phantom_dataset.fold_cases(1))
   # Of the equal losses of epoch 2 and 4 the later is the best.
-  assert steps_kept(folder) == {4 * steps, 14 * steps}
+  assert steps_kept(folder) == {4 * steps, 13 * steps, 14 * steps}
+  assert open_run(folder).name == str(4 * steps)
   assert recorded(folder, "learning_rate") == [0.1] * 13 + [0.05]
 
 
@@ -122,6 +125,27 @@ def test_a_training_stopped_anywhere_ends_as_one_left_alone(workdir, phantom_dat
     train(make_config(workdir, checkpoint_minutes=1e-9))
   assert max(steps_kept(workdir / "train" / "0")) == after
   assert_same_end(train(make_config(workdir)), train(make_config(other)))
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_training_whose_last_checkpoints_are_damaged_ends_as_one_left_alone(workdir, monkeypatch, capsys, damaged):
+  """Within its second epoch: the two last are gone back to, then the best, that of the first epoch."""
+  other = train(make_config(copy_of(workdir)))
+  steps = history(other)[0]["step"]
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    interrupt(patch, nas3d_jax.train, "make_train_step", after=steps + 3)
+    train(make_config(workdir, checkpoint_minutes=1e-9))
+  folder = workdir / "train" / "0" / "checkpoints"
+  assert steps_kept(folder.parent) == {steps, steps + 2, steps + 3}
+  for step in (steps + 3, steps + 2)[:damaged]:
+    damage(folder / str(step))
+  capsys.readouterr()
+  assert_same_end(train(make_config(workdir)), other)
+  warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+  assert len(warnings) == damaged
+  assert all(line.endswith(f"going on from step {steps + 2 if damaged == 1 else steps}") for line in warnings)
+  assert len(list(folder.glob("*.damaged"))) == damaged
 
 
 @pytest.mark.usefixtures("toy")

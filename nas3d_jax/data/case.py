@@ -30,6 +30,7 @@ class Case:
     affine: 4x4, voxel indices to millimetres.
     spacing: edge lengths of a voxel along D, H, W, in mm.
     checksums: SHA-256 of each input file, by file name.
+    arrays: SHA-256 of the files that were written, image.npy and labels.npy; None where that was not noted.
   """
 
   name: str
@@ -43,6 +44,7 @@ class Case:
   affine: tuple[tuple[float, float, float, float], ...]
   spacing: tuple[float, float, float]
   checksums: Mapping[str, str] = dataclasses.field(hash=False)
+  arrays: Mapping[str, str] | None = dataclasses.field(hash=False, default=None)
 
   @property
   def cube_shape(self) -> tuple[int, int, int]:
@@ -55,6 +57,8 @@ class Case:
     if self.label_counts is not None:
       record["label_counts"] = {str(v): n for v, n in self.label_counts.items()}
     record["checksums"] = dict(self.checksums)
+    if self.arrays is None:
+      del record["arrays"]
     return record
 
   @classmethod
@@ -66,7 +70,7 @@ class Case:
     """
     name = record.get("name") if isinstance(record, Mapping) else None
     names = {f.name for f in dataclasses.fields(cls)}
-    if not isinstance(record, Mapping) or set(record) != names or not is_file_name(name):
+    if not isinstance(record, Mapping) or {*record, "arrays"} != names or not is_file_name(name):
       raise InputError(f"case {name!r} of the manifest must have the fields {sorted(names)} only")
     channels = (len(schema.modalities),)
     low, high = (_numbers(record[field], channels, float) for field in ("low", "high"))
@@ -88,8 +92,11 @@ class Case:
         and all(is_index(n) for n in counts.values())
       ),
       "fold": record["fold"] is None or (counts is not None and is_index(record["fold"])),
-      "checksums": isinstance(record["checksums"], Mapping)
-      and all(isinstance(v, str) and len(v) == 64 for v in record["checksums"].values()),
+      "checksums": _are_sums(record["checksums"]),
+      "arrays": "arrays" not in record or (
+        _are_sums(record["arrays"])
+        and set(record["arrays"]) == {"image.npy"} | ({"labels.npy"} if counts is not None else set())
+      ),
     }
     for field, good in checks.items():
       if not good:
@@ -111,6 +118,10 @@ class Case:
 def is_index(value: Any) -> bool:
   """Whether a value is a whole number of at least 0, and not a bool."""
   return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_sums(value: Any) -> bool:
+  return isinstance(value, Mapping) and all(isinstance(v, str) and len(v) == 64 for v in value.values())
 
 
 def is_file_name(value: Any) -> bool:

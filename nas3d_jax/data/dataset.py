@@ -4,6 +4,7 @@
     dataset/config.json               the flags that made it
     dataset/cases/<name>/image.npy    [d, h, w, M] int16 or float32, cropped to the brain cube, raw
     dataset/cases/<name>/labels.npy   [d, h, w] uint8, cropped alike; absent without segmentation
+    dataset/verified.json             size and time of change of arrays whose checksums were compared
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,17 @@ import numpy as np
 
 from nas3d_jax.data.case import Case, is_index
 from nas3d_jax.data.geometry import Geometry, most_common, same_length
+from nas3d_jax.data.verify import verify
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import Schema
 from nas3d_jax.strict_json import parse_json
+from nas3d_jax.writing import write_whole
 
 FORMAT = "nas3d_jax.dataset"
 VERSION = 1
+# NumPy parses the header of a file with `ast`, which on CPython 3.11 fails at times in two threads at once (cpython
+# issue 106905); patches are read ahead by several.
+_PARSING = threading.Lock()
 _REMEDY = "make the data set anew with `python -m launch preprocess --overwrite`"
 
 
@@ -63,7 +69,11 @@ class Dataset:
   @property
   def fingerprint(self) -> str:
     """SHA-256 (hex) of the schema, folds, seed, geometry and cases; equal for equal inputs."""
-    return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
+    content = self._content()
+    for case in content["cases"]:
+      # They follow from the rest, and older data sets have none.
+      case.pop("arrays", None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
   def _content(self) -> dict[str, Any]:
     geometry = self.stored_geometry
@@ -85,7 +95,9 @@ class Dataset:
 
   @classmethod
   def open(cls, folder: str | Path) -> Dataset:
-    """Opens a data set and checks the manifest and the presence, shape and type of every array.
+    """Opens a data set and checks the manifest, the presence, shape and type of every array, and its checksum.
+
+    An array is read for that only if its size or time of change is not that of the last time, see `verify.py`.
 
     Args:
       folder: the folder that `preprocess` wrote, `dataset` of a run directory.
@@ -106,6 +118,7 @@ class Dataset:
       for case in dataset.cases:
         dataset.image(case)
         dataset.labels(case)
+      verify(folder, dataset.cases)
     except InputError as error:
       raise InputError(f"{folder} is damaged: {error}; {_REMEDY}") from error
     return dataset
@@ -215,16 +228,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
   """Writes an object as readable JSON, whole or not at all."""
-  beside = path.with_name(f".{path.name}.partial")
-  beside.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", "utf-8")
-  os.replace(beside, path)
+  write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def _memory_map(path: Path, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
   """The array in a file, unread, if it has this shape and one of these types."""
   try:
     # Unlike np.load, this opens no archive, and no array of objects, whose reading could run code.
-    array = np.lib.format.open_memmap(path, mode="r")
+    with _PARSING:
+      array = np.lib.format.open_memmap(path, mode="r")
   except Exception as error:  # its header is Python's, and a damaged one makes the tokeniser raise what it likes
     raise InputError(f"{path} cannot be opened ({error})") from error
   if array.shape != shape or array.dtype.name not in dtypes:

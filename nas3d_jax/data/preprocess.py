@@ -6,6 +6,7 @@ passed. A run that was interrupted goes on where it stopped: each case is record
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -32,8 +33,11 @@ from nas3d_jax.data.faults import of_case
 from nas3d_jax.data.folds import assign_folds, check_folds
 from nas3d_jax.data.geometry import Geometry
 from nas3d_jax.data.parallel import each
+from nas3d_jax.data.verify import file_sum, store_array, verify, vouch
 from nas3d_jax.errors import InputError
+from nas3d_jax.locks import locked
 from nas3d_jax.schema import Schema
+from nas3d_jax.writing import writing
 
 _MOST_WORKERS = 4
 """Each worker holds one case, 0.2 to 0.6 GB for BraTS."""
@@ -56,7 +60,7 @@ def preprocess(
   """Checks all cases of a folder and writes them as a data set (section 2.3 of the paper).
 
   All cases are brought to one orientation and voxel size, see `conform`; those that are in it are stored as they are.
-  A second call with the same inputs and flags reuses what the first wrote. Progress goes to stderr.
+  A second call with the same inputs and flags reuses what the first wrote, when that is whole. Progress goes to stderr.
 
   Args:
     data_dir: the folder of the cases, see `find_cases`.
@@ -74,7 +78,8 @@ def preprocess(
 
   Raises:
     InputError: no schema fits the cases, or some cases are wrong (all of them are listed, by name, reason and remedy;
-      nothing is written), there are fewer labelled cases than folds, or out_dir holds something else.
+      nothing is written), there are fewer labelled cases than folds, out_dir holds something else, another process
+      writes to it, or it cannot be written to.
   """
   for name, value, low in (("folds", folds, 2), ("seed", seed, 0), ("workers", workers or 1, 1)):
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
@@ -82,38 +87,46 @@ def preprocess(
   workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
   check_wanted(orientation, spacing)
   out = Path(os.path.abspath(out_dir))
-  there = staging.settle(out)
-  former = Schema.from_dict(read_json(out / "config.json").get("schema")) if there and not overwrite else None
-  schema = find_schema(data_dir, schema, like=former)
-  found, faults = find_cases(data_dir, schema)
-  if not faults:
-    check_folds(sum(files.segmentation is not None for files in found), folds)
-  if there and not overwrite:
+  # The lock lies beside the data set, whose folder is replaced as a whole.
+  lock = functools.partial(locked, out.parent, f".{out.name}.lock")
+  with contextlib.ExitStack() as held, writing(out):
+    # A folder for it is only made when the cases were found: it may lie among them.
+    new = not out.parent.exists()
+    there = False if new else held.enter_context(lock()) or staging.settle(out)
+    former = Schema.from_dict(read_json(out / "config.json").get("schema")) if there and not overwrite else None
+    schema = find_schema(data_dir, schema, like=former)
+    found, faults = find_cases(data_dir, schema)
+    if not faults:
+      check_folds(sum(files.segmentation is not None for files in found), folds)
+    if new:
+      there = held.enter_context(lock()) or staging.settle(out)
+    if there and not overwrite:
+      _raise_faults(faults)
+      flags = {"folds": folds, "seed": seed, "schema": schema.to_dict()}
+      return _reuse(out, found, flags, workers, (orientation, spacing))
+    common = common_geometry(found, orientation, spacing, workers)
+    geometry = common and common.chosen
+    if common:
+      Console(stderr=True).print(str(common), markup=False, highlight=False, soft_wrap=True)
+    partial = staging.prepare(out, found, schema, geometry, fresh=overwrite)
+    store = functools.partial(_store_case, folder=partial, schema=schema, geometry=geometry)
+    results = each("preprocess", store, found, workers)
+    faults += [f for result in results if isinstance(result, CaseError) for f in result.faults]
+    if faults:
+      shutil.rmtree(partial)
     _raise_faults(faults)
-    flags = {"folds": folds, "seed": seed, "schema": schema.to_dict()}
-    return _reuse(out, found, flags, workers, (orientation, spacing))
-  common = common_geometry(found, orientation, spacing, workers)
-  geometry = common and common.chosen
-  if common:
-    Console(stderr=True).print(str(common), markup=False, highlight=False, soft_wrap=True)
-  partial = staging.prepare(out, found, schema, geometry, fresh=overwrite)
-  store = functools.partial(_store_case, folder=partial, schema=schema, geometry=geometry)
-  results = each("preprocess", store, found, workers)
-  faults += [f for result in results if isinstance(result, CaseError) for f in result.faults]
-  if faults:
-    shutil.rmtree(partial)
-  _raise_faults(faults)
-  labelled = [case.label_counts is not None for case in results]
-  dealt = assign_folds([case.grade for case in results], labelled, folds, seed)
-  cases = [dataclasses.replace(case, fold=f) for case, f in zip(results, dealt, strict=True)]
-  dataset = Dataset(partial, schema, tuple(cases), folds, seed, _versions(), geometry)
-  config = {"data_dir": str(data_dir), "folds": folds, "seed": seed}
-  write_json(partial / "manifest.json", dataset.manifest())
-  write_json(partial / "config.json", {**staging.mark(schema, geometry), **config})
-  shutil.rmtree(partial / "records")
-  Dataset.open(partial)
-  staging.swap(partial, out)
-  return Dataset.open(out)
+    labelled = [case.label_counts is not None for case in results]
+    dealt = assign_folds([case.grade for case in results], labelled, folds, seed)
+    cases = [dataclasses.replace(case, fold=f) for case, f in zip(results, dealt, strict=True)]
+    dataset = Dataset(partial, schema, tuple(cases), folds, seed, _versions(), geometry)
+    config = {"data_dir": str(data_dir), "folds": folds, "seed": seed}
+    write_json(partial / "manifest.json", dataset.manifest())
+    write_json(partial / "config.json", {**staging.mark(schema, geometry), **config})
+    vouch(partial, cases)
+    shutil.rmtree(partial / "records")
+    Dataset.open(partial)
+    staging.swap(partial, out)
+    return Dataset.open(out)
 
 
 def brain_cube(image: np.ndarray) -> Cube:
@@ -166,7 +179,8 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geo
   record = folder / "records" / f"{files.name}.json"
   if record.exists():
     case = Case.from_dict(read_json(record), schema)
-    if case.checksums == _checksums(files) and case.grade == files.grade:
+    stored = {name: file_sum(folder / "cases" / files.name / name) for name in case.arrays or ()}
+    if case.checksums == _checksums(files) and case.grade == files.grade and case.arrays == stored:
       return case
     record.unlink()
   try:
@@ -180,6 +194,13 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geo
   except InputError as error:
     return of_case(files.name, error)
   labels = None if raw.labels is None else np.ascontiguousarray(raw.labels[box])
+  target = folder / "cases" / files.name
+  target.mkdir(exist_ok=True)
+  arrays = {"image.npy": store_array(target / "image.npy", image)}
+  if labels is None:
+    (target / "labels.npy").unlink(missing_ok=True)
+  else:
+    arrays["labels.npy"] = store_array(target / "labels.npy", labels)
   case = Case(
     name=files.name,
     grade=files.grade,
@@ -192,14 +213,8 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geo
     affine=tuple(map(tuple, raw.affine.tolist())),
     spacing=raw.spacing,
     checksums=raw.checksums,
+    arrays=arrays,
   )
-  target = folder / "cases" / files.name
-  target.mkdir(exist_ok=True)
-  _write_array(target / "image.npy", image)
-  if labels is None:
-    (target / "labels.npy").unlink(missing_ok=True)
-  else:
-    _write_array(target / "labels.npy", labels)
   write_json(record, case.to_dict())
   return case
 
@@ -225,14 +240,6 @@ def _label_counts(labels: np.ndarray | None, voxels: int, schema: Schema) -> dic
   return {value: int(counts[value]) for value in schema.label_values}
 
 
-def _write_array(path: Path, array: np.ndarray) -> None:
-  """Writes an array and sees it on disk: the record that follows vouches for it."""
-  with open(path, "wb") as file:
-    np.save(file, array, allow_pickle=False)
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _checksums(files: CaseFiles) -> dict[str, str] | None:
   """SHA-256 of each file of a case by its name in records; None where one cannot be read."""
   try:
@@ -256,6 +263,10 @@ def _reuse(
 ) -> Dataset:
   """The data set that is there, if it was made of these inputs with these flags."""
   dataset = Dataset.open(out)
+  try:
+    verify(out, dataset.cases, everything=True)
+  except InputError as error:
+    raise InputError(f"{out} is damaged: {error}; give --overwrite to make it anew") from error
   manifest = dataset.manifest()
   remedy = "give --overwrite to make it anew, or another --workdir"
   for name, value in flags.items():

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,12 +16,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from nas3d_jax.data.detect import find_schema
 from nas3d_jax.errors import InputError
+from nas3d_jax.locks import holds_nothing, locked
 from nas3d_jax.report import case_sections, sections
 from nas3d_jax.report.context import Context
 from nas3d_jax.report.material import Material
 from nas3d_jax.report.page import Page
 from nas3d_jax.report.pictures import Gallery
 from nas3d_jax.schema import Schema
+from nas3d_jax.writing import write_whole, writing
 
 PAGE = "index.html"
 
@@ -72,7 +73,8 @@ def write_report(
     The page.
 
   Raises:
-    InputError: there is no data set, `out` holds something else, or a file of the run is damaged or does not fit.
+    InputError: there is no data set, a file of the run is damaged or does not fit, or `out` holds something else, is
+      written to by another process or cannot be written to.
   """
   if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
     raise InputError(f"seed must be a whole number of at least 0, got {seed!r}")
@@ -87,7 +89,14 @@ def write_report(
   test_schema = None if schema is None else find_schema(folder, schema, labels=False)
   out = Path(workdir) / "report" if out is None else Path(out)
   _check_out(out)
-  page = Page(f"Report of {Path(workdir).resolve().name}", _LEAD)
+  with locked(out), writing(out):
+    return _write(material, Path(workdir).resolve().name, out, seed, test_schema, overwrite)
+
+
+def _write(
+  material: Material, name: str, out: Path, seed: int, test_schema: Schema | None, overwrite: bool
+) -> Path:
+  page = Page(f"Report of {name}", _LEAD)
   columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
   with Progress(*columns, console=Console(stderr=True)) as bar:
     task = bar.add_task("report", total=None)
@@ -99,9 +108,7 @@ def write_report(
       section(context)
       bar.advance(task)
   gallery.close()
-  beside = out / f".{PAGE}.partial"
-  beside.write_text(page.to_html(), "utf-8")
-  os.replace(beside, out / PAGE)
+  write_whole(out / PAGE, page.to_html())
   return out / PAGE
 
 
@@ -109,5 +116,5 @@ def _check_out(out: Path) -> None:
   """A folder that is new, empty or a report's."""
   if out.exists() and not out.is_dir():
     raise InputError(f"out must be a folder, got the file {out}")
-  if out.exists() and any(out.iterdir()) and not (out / "figures").is_dir():
+  if out.exists() and not holds_nothing(out) and not (out / "figures").is_dir():
     raise InputError(f"{out} holds something else than a report; give another --out")

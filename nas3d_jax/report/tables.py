@@ -6,10 +6,11 @@ import csv
 import dataclasses
 import html
 import io
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from nas3d_jax.writing import write_whole
 
 _LATEX = {
   "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -83,9 +84,7 @@ class Table:
     """Writes `<name>.csv` and `<name>.tex`, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     for ending, text in (("csv", self.to_csv()), ("tex", self.to_latex())):
-      beside = folder / f".{self.name}.{ending}.partial"
-      beside.write_text(text, "utf-8", newline="")
-      os.replace(beside, folder / f"{self.name}.{ending}")
+      write_whole(folder / f"{self.name}.{ending}", text)
 
   def _place(self, column: int, text: str = "") -> str:
     if column < self.text_columns:

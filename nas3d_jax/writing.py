@@ -1,0 +1,92 @@
+"""Files that appear whole or not at all, and what a disk says that takes no more. No JAX here."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from nas3d_jax.errors import InputError
+
+_ROOM, _RIGHTS = "make room", "correct the permissions"
+_FAULTS = {
+  errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM, errno.EROFS: _RIGHTS, errno.EACCES: _RIGHTS,
+  errno.EPERM: _RIGHTS,
+}
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+  """Writes a file, and sees it on disk before it takes its name: not even a power failure leaves half of it.
+
+  Args:
+    path: the file, which is replaced.
+    content: text, written as UTF-8, or bytes.
+  """
+  beside = path.with_name(f".{path.name}.partial")
+  try:
+    with open(beside, "wb") as file:
+      file.write(content.encode("utf-8") if isinstance(content, str) else content)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(beside, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      beside.unlink(missing_ok=True)
+    raise
+  sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+  """Sees the names in a folder on disk, where the system can."""
+  with contextlib.suppress(OSError):
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+      os.fsync(handle)
+    finally:
+      os.close(handle)
+
+
+@contextlib.contextmanager
+def writing(folder: str | Path) -> Iterator[None]:
+  """Turns what a full or read-only disk says, while a folder is written to, into an error that names both.
+
+  Args:
+    folder: what is written to.
+
+  Raises:
+    InputError: no room, a quota or a limit of the file size is reached, or the permissions do not suffice; whether
+      Python says so or, in its own errors, a library.
+  """
+  try:
+    yield
+  except InputError:
+    raise
+  except Exception as error:
+    refused = refusal(error, folder)
+    if refused is None:
+      raise
+    raise refused from error
+
+
+def refusal(error: BaseException, folder: str | Path | None = None) -> InputError | None:
+  """What to tell the user of an error that a disk is the cause of; None if it is of another kind.
+
+  Args:
+    error: an OSError, or another one in whose message the system's words for it stand, as TensorStore's.
+    folder: what was written to; None if that is not known.
+  """
+  number = getattr(error, "errno", None)
+  if number not in _FAULTS:
+    text = str(error)
+    number = next((number for number in _FAULTS if os.strerror(number) in text), None)
+  if number is None:
+    return None
+  name = getattr(error, "filename", None)
+  named = f"{os.fsdecode(name)}: " if isinstance(name, (str, bytes)) else ""
+  where = f"{folder} cannot be written to" if folder is not None else "a file or folder cannot be used"
+  return InputError(
+    f"{where} ({named}{os.strerror(number)}); {_FAULTS[number]}, and run the same command again; what was saved before "
+    "is whole"
+  )
