@@ -10,6 +10,7 @@ import argparse
 import collections
 import contextlib
 import functools
+import itertools
 import json
 import os
 import random
@@ -32,6 +33,8 @@ from toy import ToyDerivedNet, ToySupernet
 
 import nas3d_jax.search
 import nas3d_jax.train
+from nas3d_jax.data.phantom import write_phantoms
+from nas3d_jax.data.preprocess import preprocess
 from nas3d_jax.genotype import Genotype
 from nas3d_jax.search import SearchConfig, search
 from nas3d_jax.stopping import StopBySignal, Stopped
@@ -41,7 +44,9 @@ TOY = dict(patch_size=16, kernels=1, nodes=1, depth=2, epochs=4, checkpoint_minu
 SMALL = {**TOY, "patch_size": 8}
 GENOTYPE = Genotype(down=(("max_pool", 0), ("down_conv", 1)), up=(("identity", 0), ("up_conv", 1)))
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
-MOMENTS = ("any", "write", "commit", "record")
+MOMENTS = ("any", "write", "commit", "record", "operation")
+# What Python says of itself before it changes the file system.
+OPERATIONS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
 PATIENCE = 300
 
 
@@ -67,15 +72,22 @@ def small_train(workdir, stop, **changes):
   train(TrainConfig(workdir, **{**SMALL, **changes}), stop)
 
 
+def store(workdir, _, **changes):
+  preprocess(workdir.parent / "data", workdir / "dataset", folds=2, **changes)
+
+
+# What is run, and the folder that it writes in its run directory.
 RUNS = {
-  "search": functools.partial(toy_search, data_placement="host"),
-  "search-device": functools.partial(toy_search, data_placement="device"),
-  "train": functools.partial(toy_train, data_placement="host"),
-  "train-device": functools.partial(toy_train, data_placement="device"),
-  "train-all": functools.partial(toy_train, data_placement="host", fold="all"),
-  "small-search": small_search,
-  "small-train": small_train,
-  "small-unet3d": functools.partial(small_train, network="unet3d", filters=2, levels=2),
+  "search": (functools.partial(toy_search, data_placement="host"), "search"),
+  "search-device": (functools.partial(toy_search, data_placement="device"), "search"),
+  "train": (functools.partial(toy_train, data_placement="host"), "train/0"),
+  "train-device": (functools.partial(toy_train, data_placement="device"), "train/0"),
+  "train-all": (functools.partial(toy_train, data_placement="host", fold="all"), "train/all"),
+  "small-search": (small_search, "search"),
+  "small-train": (small_train, "train/0"),
+  "small-unet3d": (functools.partial(small_train, network="unet3d", filters=2, levels=2), "unet3d/0"),
+  "preprocess": (store, "dataset"),
+  "preprocess-again": (functools.partial(store, overwrite=True), "dataset"),
 }
 
 
@@ -99,16 +111,34 @@ def fork(log, work):
     os._exit(code)
 
 
-def run(name, workdir):
-  """What the command line does with a stage."""
+def count_operations(workdir, last=None):
+  """Counts the changes of files in a folder from now on; kills this process before the one of number `last`."""
+  count = itertools.count(1)
+
+  def hook(event, arguments):
+    writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+    if (writes or event in OPERATIONS) and str(workdir) in str(arguments[0]) and next(count) == last:
+      os.kill(os.getpid(), signal.SIGKILL)
+
+  sys.addaudithook(hook)
+  return lambda: next(count) - 1
+
+
+def run(name, workdir, last=None):
+  """What the command line does with a stage; killed before the operation of number `last`."""
   signal.signal(signal.SIGINT, signal.default_int_handler)
+  operations, code = count_operations(workdir, last), 0
   with StopBySignal("run it again") as stop:
     try:
-      RUNS[name](workdir, stop)
+      RUNS[name][0](workdir, stop)
+      if last is None:
+        (workdir / "operations").write_text(str(operations()))
     except Stopped as stopped:
       print(stopped, flush=True)
-      return stopped.code
-  return 0
+      code = stopped.code
+    # Before the handlers are what they were.
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def code_of(pid, seconds=PATIENCE):
@@ -172,7 +202,7 @@ class Soak:
     if name not in self._references:
       workdir = self._new(f"{name}-reference")
       code_of(fork(self.log, lambda: run(name, workdir)))  # compiles
-      shutil.rmtree(self._run_folder(workdir))
+      shutil.rmtree(workdir / RUNS[name][1])
       start = time.monotonic()
       code = code_of(fork(self.log, lambda: run(name, workdir)))
       if code:
@@ -185,15 +215,17 @@ class Soak:
     """One run, struck `most` times at most, to its end; returns what is wrong, None if all is right."""
     other, seconds = self.reference(name)
     workdir = self._new(name)
-    folder = workdir / self._run_folder(other).relative_to(other)
+    folder = workdir / RUNS[name][1]
     strikes = 0
     while True:
       struck = strikes < most and self.counts["kills"] < kills
       before = last_step(folder)
-      pid = fork(self.log, lambda: run(name, workdir))
+      moment = self.rng.choice(MOMENTS) if struck else None
+      last = self._operation(int((other / "operations").read_text())) if moment == "operation" else None
+      pid = fork(self.log, functools.partial(run, name, workdir, last))
       self.counts["starts"] += 1
       if struck:
-        code = self._strike(pid, folder, seconds)
+        code = self._strike(pid, folder, seconds, moment)
         strikes += code is None or code in (-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT)
       else:
         code = code_of(pid)
@@ -206,29 +238,32 @@ class Soak:
         self.counts["failed"] += 1
         return f"ended with {code}"
     self.counts["runs"] += 1
-    if code_of(fork(self.log, lambda: compare(folder, self._run_folder(other)))):
+    if code_of(fork(self.log, lambda: compare(workdir, other, RUNS[name][1]))):
       self.counts["different"] += 1
       return "ended in another state"
     shutil.rmtree(workdir)
     return None
 
-  def _strike(self, pid, folder, seconds):
-    """Kills or stops a process at some moment; returns its exit code."""
-    moment = self.rng.choice(MOMENTS)
-    name = self.rng.choices(list(SIGNALS), (8, 1, 1))[0]
-    code = wait_for(moment, folder, pid, self.rng, seconds)
-    if code is not None:
-      return code
-    os.kill(pid, SIGNALS[name])
+  def _operation(self, count):
+    """The number of an operation; half of the times one of the first, when a run is opened."""
+    return self.rng.choice((self.rng.randint(1, count), self.rng.randint(1, 30)))
+
+  def _strike(self, pid, folder, seconds, moment):
+    """Kills or stops a process at some moment, unless it does so itself; returns its exit code."""
+    name = "SIGKILL" if moment == "operation" else self.rng.choices(list(SIGNALS), (8, 1, 1))[0]
+    code = code_of(pid) if moment == "operation" else wait_for(moment, folder, pid, self.rng, seconds)
     began = time.monotonic()
-    code = code_of(pid, 30)
     if code is None:
-      os.kill(pid, signal.SIGKILL)
-      raise RuntimeError(f"{name} did not end it:\n{self.log.read_text()[-2000:]}")
-    if code == 0:
+      os.kill(pid, SIGNALS[name])
+      code = code_of(pid, 30)
+      if code is None:
+        os.kill(pid, signal.SIGKILL)
+        raise RuntimeError(f"{name} did not end it:\n{self.log.read_text()[-2000:]}")
+    if code != -signal.SIGKILL and code != 128 + SIGNALS[name]:
       return code
     self.counts["kills"] += 1
     self.counts[name] += 1
+    self.counts[f"moment: {moment}"] += 1
     if name != "SIGKILL":
       self.counts["slowest stop, ms"] = max(self.counts["slowest stop, ms"], int(1000 * (time.monotonic() - began)))
     elif any(folder.glob("checkpoints/*.orbax-checkpoint-tmp*")):
@@ -240,19 +275,25 @@ class Soak:
       workdir = self.folder / f"{name}-{number}"
       if not workdir.exists():
         shutil.copytree(self.folder / "template", workdir)
+        if name.startswith("preprocess") and "again" not in name:
+          shutil.rmtree(workdir / "dataset")
         return workdir
 
-  def _run_folder(self, workdir):
-    return next(workdir.rglob("metrics.jsonl")).parent
 
-
-def compare(folder, other):
+def compare(workdir, reference, name):
+  folder, other = workdir / name, reference / name
+  if name == "dataset":
+    (workdir / "operations").touch()
+    contents = [{path.relative_to(run): path.is_file() and path.read_bytes() for path in run.rglob("*")}
+                for run in (workdir, reference)]
+    assert {**contents[0], Path("operations"): b""} == {**contents[1], Path("operations"): b""}
+    return 0
   assert_same_end(folder, other)
   names = [{str(path.relative_to(run)) for path in run.rglob("*")} for run in (folder, other)]
   names = [{name for name in found if "ocdbt.process" not in name and "/d/" not in name} for found in names]
   assert names[0] == names[1], names[0] ^ names[1]
-  for name in {"genotype.json"} & names[0]:
-    assert (folder / name).read_bytes() == (other / name).read_bytes()
+  for file in {"genotype.json"} & names[0]:
+    assert (folder / file).read_bytes() == (other / file).read_bytes()
   settings = [json.loads((run / "config.json").read_text())["settings"] for run in (folder, other)]
   assert {**settings[0], "workdir": None} == {**settings[1], "workdir": None}
   assert steps_kept(folder)
@@ -260,9 +301,6 @@ def compare(folder, other):
 
 
 def make_template(folder):
-  from nas3d_jax.data.phantom import write_phantoms
-  from nas3d_jax.data.preprocess import preprocess
-
   write_phantoms(folder / "data", cases=4, seed=0, shape=(24, 24, 24))
   preprocess(folder / "data", folder / "template" / "dataset", folds=2)
   return 0

@@ -113,7 +113,7 @@ def preprocess(
     results = each("preprocess", store, found, workers)
     faults += [f for result in results if isinstance(result, CaseError) for f in result.faults]
     if faults:
-      shutil.rmtree(partial)
+      staging.discard(partial)
     _raise_faults(faults)
     labelled = [case.label_counts is not None for case in results]
     dealt = assign_folds([case.grade for case in results], labelled, folds, seed)

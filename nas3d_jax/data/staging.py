@@ -36,9 +36,11 @@ def settle(out: Path) -> bool:
   former = out.with_name(f".{out.name}.former")
   if former.exists() and _is_ours(former):
     if out.exists():
-      shutil.rmtree(former)
+      discard(former)
     else:
       os.replace(former, out)
+  for removed in out.parent.glob(f".{out.name}.*.removed"):
+    shutil.rmtree(removed, ignore_errors=True)
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return False
   if not out.is_dir() or not _is_ours(out):
@@ -65,12 +67,13 @@ def prepare(
     InputError: something else is in its place.
   """
   partial = out.with_name(f".{out.name}.partial")
-  if partial.exists() and any(partial.iterdir()):
+  # The first file may have been half written when a run was killed.
+  if partial.exists() and any(path.name != ".config.json.partial" for path in partial.iterdir()):
     if not _is_ours(partial):
       raise InputError(f"{partial} is in the way and not from preprocess; move it away")
     kept = read_json(partial / "config.json")
     if fresh or any(kept.get(key) != value for key, value in mark(schema, geometry).items()):
-      shutil.rmtree(partial)
+      discard(partial)
   partial.mkdir(parents=True, exist_ok=True)
   write_json(partial / "config.json", mark(schema, geometry))
   for name in ("cases", "records"):
@@ -88,4 +91,12 @@ def swap(partial: Path, out: Path) -> None:
   if out.exists():
     os.replace(out, former)
   os.replace(partial, out)
-  shutil.rmtree(former, ignore_errors=True)
+  if former.exists():
+    discard(former)
+
+
+def discard(folder: Path) -> None:
+  """Removes a folder of ours, by a rename first: one that is half removed would be taken for something else."""
+  removed = folder.with_name(f"{folder.name}.removed")
+  os.replace(folder, removed)
+  shutil.rmtree(removed, ignore_errors=True)
