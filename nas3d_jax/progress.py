@@ -33,7 +33,8 @@ class Progress:
   @property
   def steps(self) -> int:
     """Steps of the epoch under way; one that was begun on another number of devices takes no patch twice."""
-    return -(-(self._part.patches - self._beyond) // self._part.size)
+    # Not below those done: on more devices, the last of them may have taken patches of the next pass already.
+    return max(self.sums.steps, -(-(self._part.patches - self._beyond) // self._part.size))
 
   def finish_epoch(self) -> None:
     """Begins the next epoch."""
