@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import numpy as np
 from nas3d_jax.data.part import Part
 from nas3d_jax.errors import InputError
 from nas3d_jax.loop import say
+from nas3d_jax.writing import write_whole
 
 FOLDER = "nonfinite"
 
@@ -73,19 +74,22 @@ class Skips:
     if self.count <= self.tolerated:
       say(f"{said}; left out, {self.count} of {self.tolerated} tolerated")
       return
-    path = self._write(step, source.part.read(ago, source.key), metrics)
+    written = self._write(step, source.part.read(ago, source.key), metrics)
     raise InputError(
-      f"{said}. The last checkpoint is as it was, the batch is in {path}. Look at that case; if it is sound, start "
+      f"{said}. The last checkpoint is as it was, the batch {written}. Look at that case; if it is sound, start "
       f"anew with a lower learning rate and --overwrite, or go on with --skip_nonfinite={self.count} or more"
     )
 
-  def _write(self, step: int, batch: Mapping[str, np.ndarray], metrics: Mapping[str, float]) -> Path:
+  def _write(self, step: int, batch: Mapping[str, np.ndarray], metrics: Mapping[str, float]) -> str:
+    """Writes the batch; says where it is, or why it is not: what ended the run must be told in any case."""
     path = self.folder / FOLDER / f"step_{step}.npz"
     if jax.process_index() == 0:
-      path.parent.mkdir(exist_ok=True)
-      beside = path.with_name(f".{path.name}.partial")
       values: dict[str, Any] = {**batch, **{name: np.float32(value) for name, value in metrics.items()}}
-      with open(beside, "wb") as file:
-        np.savez_compressed(file, **values)
-      os.replace(beside, path)
-    return path
+      file = io.BytesIO()
+      np.savez_compressed(file, **values)
+      try:
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, file.getvalue())
+      except OSError as error:
+        return f"cannot be written to {path} ({error.strerror})"
+    return f"is in {path}"

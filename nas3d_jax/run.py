@@ -17,7 +17,7 @@ from nas3d_jax.data.dataset import write_json
 from nas3d_jax.errors import InputError
 from nas3d_jax.locks import holds_nothing, locked
 from nas3d_jax.loop import say
-from nas3d_jax.step_folders import clear_up
+from nas3d_jax.step_folders import clear_up, steps_in
 from nas3d_jax.strict_json import parse_json
 from nas3d_jax.writing import write_whole, writing
 
@@ -250,4 +250,4 @@ def _epoch_of(line: bytes) -> int:
 
 def has_checkpoint(folder: Path) -> bool:
   """Whether the run in this folder, if there is one, has a finished checkpoint to go on from."""
-  return any(path.name.isdecimal() for path in (folder / checkpoints.FOLDER).glob("*"))
+  return bool(steps_in(folder / checkpoints.FOLDER))

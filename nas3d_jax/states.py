@@ -60,8 +60,10 @@ def training_status(config: TrainConfig, folder: Path, fingerprint: str) -> Stat
     if stored.get("genotype") != json.loads(json.dumps(rows_of(genotype))):
       return "changed"
   records = history(folder)
-  # The last checkpoint is on disk a little later than the record of its epoch.
-  over = len(records) >= config.epochs and (folder / checkpoints.FOLDER / str(records[-1].get("step"))).exists()
+  # The last checkpoint is on disk a little later than the record of its epoch; one of that step from before the end of
+  # the epoch, where it was stopped while it validated, has no metric.
+  last = folder / checkpoints.FOLDER / str(records[-1].get("step") if records else None)
+  over = len(records) >= config.epochs and (last / "metrics").exists()
   return "done" if over else "begun"
 
 

@@ -102,14 +102,17 @@ def test_the_count_outlives_an_interruption(monkeypatch, copies, bad, run):
   assert_same_end(run(folder, skip_nonfinite=100), whole)
 
 
+class Named:
+  """A part, as far as it is asked."""
+
+  def describe(self, ago):
+    return f"patch {ago} ago"
+
+  def read(self, ago, key):
+    return {"image": np.zeros(1)}
+
+
 def test_a_gradient_alone_and_the_first_of_two(tmp_path):
-  class Named:
-    def describe(self, ago):
-      return f"patch {ago} ago"
-
-    def read(self, ago, key):
-      return {"image": np.zeros(1)}
-
   sources = {"hybrid": Source(Named(), None), "kernel": Source(Named(), None)}
   metrics = {"hybrid_loss": 0.5, "hybrid_finite": False, "kernel_loss": np.nan, "kernel_finite": False}
   skips = Skips(tmp_path, tolerated=1)
@@ -118,3 +121,12 @@ def test_a_gradient_alone_and_the_first_of_two(tmp_path):
     skips.add(step=8, epoch=2, ago=2, metrics=metrics, sources=sources)
   assert skips.count == 2
   assert [path.name for path in (tmp_path / "nonfinite").iterdir()] == ["step_8.npz"]
+
+
+def test_the_step_is_named_where_its_batch_cannot_be_written(tmp_path):
+  (tmp_path / "nonfinite").write_text("in the way")
+  metrics = {"loss": np.nan, "finite": False}
+  message = r"^step 3 \(epoch 1\): loss is nan, on patch 0 ago\. .* the batch cannot be written to .*step_3.npz \(File exists\)"
+  with pytest.raises(InputError, match=message):
+    Skips(tmp_path, tolerated=0).add(step=3, epoch=1, ago=0, metrics=metrics, sources={"": Source(Named(), None)})
+  assert (tmp_path / "nonfinite").read_text() == "in the way"
