@@ -86,11 +86,11 @@ def join(
   return jax.process_count()
 
 
-def first_says(value: bool) -> bool:
-  """What the first process of the run says, in all of them; each waits for the others."""
+def first_says(value: int) -> int:
+  """What the first process of the run says, a bool or a step, in all of them; each waits for the others."""
   if jax.process_count() == 1:
     return value
-  return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+  return type(value)(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 class StopTogether(Stop):

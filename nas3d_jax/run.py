@@ -62,7 +62,7 @@ class Run:
     overwrite: bool,
     changeable: Collection[str] = (),
     primary: bool = True,
-    agree: Callable[[bool], bool] = bool,
+    agree: Callable[[int], int] = int,
   ):
     """Makes the directory, or goes on with it.
 
@@ -74,7 +74,7 @@ class Run:
       changeable: settings that may differ from those of the earlier run.
       primary: whether this process is the one that writes, of several that run together; the others neither lock nor
         change anything.
-      agree: what the first process says, in all of them; each waits for the others.
+      agree: what the first process says, a bool or a step, in all of them; each waits for the others.
 
     Raises:
       InputError: there is a run with other settings, or something that is no run; another process writes to it; or
@@ -143,10 +143,19 @@ class Run:
       What was saved, None where there is no checkpoint yet.
 
     Raises:
-      InputError: the checkpoint is of another form or of a newer version, or all there are, are damaged; then nothing
-        is changed.
+      InputError: the checkpoint is of another form or of a newer version, all there are, are damaged, or this process
+        sees others than the first one; then nothing is changed.
     """
     steps = self.checkpoints.steps
+    # A file system of several hosts may still show what another one has just renamed; they would wait for ever, or go
+    # on from different steps.
+    last = -1 if steps.last is None else steps.last
+    if (first := self._agree(last)) != last:
+      seen, wanted = ("none" if step < 0 else f"step {step}" for step in (last, first))
+      raise InputError(
+        f"{self.checkpoints.folder}: this process sees {seen} as the last checkpoint, the first process {wanted}; all "
+        "must see the same folder; if they do, wait a minute and run again"
+      )
     if steps.last is None:
       self._keep_records(0)
       return None

@@ -126,7 +126,7 @@ def test_a_gradient_alone_and_the_first_of_two(tmp_path):
 def test_the_step_is_named_where_its_batch_cannot_be_written(tmp_path):
   (tmp_path / "nonfinite").write_text("in the way")
   metrics = {"loss": np.nan, "finite": False}
-  message = r"^step 3 \(epoch 1\): loss is nan, on patch 0 ago\. .* the batch cannot be written to .*step_3.npz \(File exists\)"
+  message = r"^step 3 \(epoch 1\): loss is nan, on patch 0 ago\. .* cannot be written to .*step_3.npz \(File exists\)"
   with pytest.raises(InputError, match=message):
     Skips(tmp_path, tolerated=0).add(step=3, epoch=1, ago=0, metrics=metrics, sources={"": Source(Named(), None)})
   assert (tmp_path / "nonfinite").read_text() == "in the way"

@@ -346,3 +346,14 @@ def test_a_disk_that_can_only_be_read_is_one_message(begun, small_disk):
   with pytest.raises(InputError, match=r"run cannot be written to \(.*Read-only file system\); correct the"):
     open_run(folder)
   assert contents(folder) == before
+
+
+@pytest.mark.parametrize(("first", "message"), [(-1, "sees step 5 .* the first process none"), (7, "process step 7")])
+def test_a_process_that_sees_other_checkpoints_than_the_first_does_not_go_on(begun, first, message):
+  def agree(value):
+    return value if isinstance(value, bool) else first
+
+  kwargs = dict(device=DEVICE, overwrite=False, primary=False, agree=agree)
+  with Run(begun, SETTINGS, **kwargs) as run, pytest.raises(InputError, match=message):
+    resume(run)
+  assert epochs(begun) == [1, 2]
