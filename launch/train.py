@@ -1,7 +1,7 @@
 """Trains the network that the search found, or a 3D U-Net, on a fold or all cases.
 
 Fold k is validated on fold k and trained on the others; with --fold=all there is no validation. The
-best and the last checkpoint are kept in train/<fold>/checkpoints, with --network=unet3d in
+best and the last two checkpoints are kept in train/<fold>/checkpoints, with --network=unet3d in
 unet3d/<fold>/checkpoints. Run again, it goes on from its last checkpoint.
 """
 

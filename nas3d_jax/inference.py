@@ -142,7 +142,7 @@ def predict_mean(
     patch_size: length of a patch in voxels.
     regions: R, the channels that the steps return.
     multiple: what the lengths of a network's input must be multiples of; asked for whole volumes alone.
-    devices: how many share the patches; a whole volume is computed by one.
+    devices: how many share the patches; a whole volume is computed by each.
     choices: as in `predict_volume`.
     on_patch: as in `predict_volume`.
   """

@@ -97,7 +97,7 @@ def run_epoch(
     save_minutes: minutes between checkpoints within an epoch.
     skip: called for each step that was left out, with the number of steps taken since and its metrics; raises where
       that is not to be tolerated.
-    stop: asked after each call but the last, when `save` has been called.
+    stop: asked after each call but the last; where it says so, `save` is called, and that is the end.
 
   Raises:
     Stopped: a stop was asked for.

@@ -113,6 +113,7 @@ def make_search_step(
     rolled: whether the two updates are two turns of one loop. That halves the program, and the time to compile it; but
       both turns compute both gradients, of which each uses one. Unrolled, each update differentiates with respect to
       its own partition alone. None means rolled on CPU, where compiling takes longest, and batches of one shape.
+    replicas: devices that share a batch, each of which takes its rows of it; state and metrics are the same on all.
 
   Returns:
     A jitted function (state, hybrid batch, kernel batch) -> (state, {"hybrid_loss", "kernel_loss"}); a batch is an

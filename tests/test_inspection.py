@@ -85,6 +85,15 @@ def turned(degrees):
   return matrix
 
 
+def corner_of_the_brain(data, case):
+  """A corner of its box, which lies outside."""
+  images = [np.asarray(nib.load(path(data, case, file)).dataobj) for file in FILES[:-1]]
+  brain = np.any([image != 0 for image in images], axis=0)
+  corner = tuple(int(found.min()) for found in np.nonzero(brain))
+  assert not brain[corner]
+  return corner
+
+
 CORNER = (0, 0, slice(0, 3))
 FLIP = np.diag([-1.0, 1, 1, 1])
 THICK = np.diag([1.0, 1, 2, 1])
@@ -156,7 +165,12 @@ FAULTS = {
     0, "labels", r"2 voxels with labels \(nan\)",
   ),
   "outside": (
-    lambda d: edit(d, 1, "seg", put(2, CORNER)), 1, "outside_brain", "3 voxels with a label outside the brain"
+    lambda d: edit(d, 1, "seg", put(2, CORNER)),
+    1, "outside_box", "^3 voxels with a label outside the box of the brain$",
+  ),
+  "in a hole": (
+    lambda d: edit(d, 1, "seg", put(2, corner_of_the_brain(d, 1))),
+    1, "outside_brain", "^1 voxel with a label outside the brain, where all modalities are 0$",
   ),
   "no ET": (lambda d: edit(d, 1, "seg", lambda v: np.where(v == 4, 1, v)), 1, "empty_region", "region ET is empty"),
   "no tumour": (lambda d: edit(d, 1, "seg", lambda v: v * 0), 1, "empty_region", "regions WT, TC, ET are empty"),

@@ -14,6 +14,7 @@ from nas3d_jax.data.brats import AFFINE_TOLERANCE
 from nas3d_jax.data.case_files import CaseFiles
 from nas3d_jax.data.nifti import Volume, VolumeError, read_volume
 from nas3d_jax.schema import Schema
+from nas3d_jax.surfaces import box_of
 
 Severity = Literal["error", "warning"]
 _LARGEST = float(np.finfo(np.float32).max)
@@ -207,12 +208,22 @@ class _Reading:
     self.intensities[kind] = Intensities(low, float(inside[middle]), float(inside[most]), high)
 
   def _outside(self, flat: np.ndarray, on_grid: bool) -> None:
-    if on_grid and self.whole and self.brain is not None:
-      outside = int(np.count_nonzero(flat[~self.brain]))
-      if outside:
-        reason = f"{voxels(outside)} with a label outside the brain, where all modalities are 0"
-        remedy = "check that the segmentation belongs to this case, or clear them"
-        self._add("error", "outside_brain", reason, remedy)
+    """Labelled voxels where all modalities are 0; preprocessing would lose those outside the box of the brain."""
+    if not on_grid or not self.whole or self.brain is None:
+      return
+    outside = (flat != 0) & ~self.brain
+    count = int(np.count_nonzero(outside))
+    if not count:
+      return
+    # Flattened as the files are, whose first axis runs fastest.
+    brain, outside = (mask.reshape(self.shape, order="F") for mask in (self.brain, outside))
+    lost = count - int(np.count_nonzero(outside[box_of(brain)]))
+    remedy = "check that the segmentation belongs to this case, or clear them"
+    if lost:
+      self._add("error", "outside_box", f"{voxels(lost)} with a label outside the box of the brain", remedy)
+    if count > lost:
+      reason = f"{voxels(count - lost)} with a label outside the brain, where all modalities are 0"
+      self._add("warning", "outside_brain", reason, remedy)
 
 
 def _value_counts(flat: np.ndarray) -> dict[float, int]:
