@@ -134,13 +134,18 @@ def _help(name: str, stage: ModuleType, values: flags.FlagValues, *, full: bool)
   return f"{(stage.__doc__ or '').strip()}\n\n  {usage}\n{listed}{notes}"
 
 
-def again(arguments: Sequence[str]) -> str:
-  """The command that goes on with what this one left."""
+def again(arguments: Sequence[str]) -> tuple[str, str]:
+  """The command that goes on with what this one left: as long as nothing is saved, and from then on.
+
+  Before that --overwrite stays: what it deletes may still be there. Predictions are saved one by one, and unheard.
+  """
+  given = arguments
   flags_given = [argument.lstrip("-").partition("=")[0] for argument in arguments]
   if arguments and arguments[0] in _ANEW and {"overwrite", "flagfile"} & set(flags_given):
     kept = [argument for argument, flag in zip(arguments, flags_given, strict=True) if flag != "overwrite"]
     arguments = [*kept, "--nooverwrite"]
-  return shlex.join(["python", "-m", "launch", *arguments])
+  first = given if given and given[0] in _SAVING else arguments
+  return tuple(shlex.join(["python", "-m", "launch", *command]) for command in (first, arguments))
 
 
 def _complain(message: str) -> int:
@@ -149,5 +154,5 @@ def _complain(message: str) -> int:
 
 
 if __name__ == "__main__":
-  with StopBySignal(again(sys.argv[1:])) as by_signal:
+  with StopBySignal(*again(sys.argv[1:])) as by_signal:
     sys.exit(main(sys.argv[1:], by_signal))

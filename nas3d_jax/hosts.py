@@ -6,7 +6,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
@@ -94,11 +94,21 @@ def first_says(value: int) -> int:
 
 
 class StopTogether(Stop):
-  """Lets SIGTERM, to any process of the run, stop all of them after the same step; all of them ask equally often."""
+  """Lets SIGTERM, to any process of the run, stop all of them after the same step; all of them ask equally often.
 
-  def __init__(self, again: str):
-    super().__init__(again)
+  Args:
+    own: what stops this process alone; it is told how to go on.
+  """
+
+  def __init__(self, own: Stop):
+    super().__init__(own.again, own.once_saved)
+    self._own = own
     self._asked = 0
+
+  def release(self, writing: Callable[[], bool]) -> None:
+    """As of `Stop`."""
+    super().release(writing)
+    self._own.again = self.again
 
   def requested(self) -> int | None:
     """SIGTERM when all processes are to stop here."""

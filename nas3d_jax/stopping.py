@@ -42,10 +42,11 @@ class Stop:
 
   Attributes:
     again: how to go on later, for the message.
+    once_saved: likewise, what takes the place of `again` when something is saved; None where nothing does.
   """
 
-  def __init__(self, again: str = "run the same command again"):
-    self.again = again
+  def __init__(self, again: str = "run the same command again", once_saved: str | None = None):
+    self.again, self.once_saved = again, once_saved
     self._unsaved = False
     self._writing: Callable[[], bool] = lambda: False
 
@@ -59,6 +60,7 @@ class Stop:
 
   def release(self, writing: Callable[[], bool]) -> None:
     """All is saved, or will be as soon as `writing`, which may be called in another thread, says no more."""
+    self.again = self.once_saved or self.again
     self._writing = writing
     self._unsaved = False
 
@@ -91,11 +93,14 @@ class StopBySignal(Stop):
 
   Args:
     again: how to go on later.
+    once_saved: as of `Stop`.
     signals: those that stop.
   """
 
-  def __init__(self, again: str, signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM)):
-    super().__init__(again)
+  def __init__(
+    self, again: str, once_saved: str | None = None, signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM)
+  ):
+    super().__init__(again, once_saved)
     self._signals = signals
     self._asked: int | None = None
     self._restore = contextlib.ExitStack()

@@ -16,6 +16,7 @@ from runs import StopAt, steps_kept
 
 from launch.__main__ import main
 from nas3d_jax.data.phantom import write_phantoms
+from nas3d_jax.hosts import StopTogether
 from nas3d_jax.stopping import Stop, StopBySignal, Stopped
 
 ROOT = Path(__file__).parents[1]
@@ -254,3 +255,19 @@ def test_a_search_is_saved_and_names_the_command_that_goes_on(workdir, command):
   again = [*search, "--nooverwrite"] if command == "search" else arguments
   assert process.told.splitlines()[-1].endswith(f". To go on: {shlex.join(['python', '-m', 'launch', *again])}")
   assert steps_kept(workdir / "search")
+
+
+def test_how_to_go_on_changes_when_something_is_saved():
+  for stop in (StopBySignal("train --overwrite", "train"), Stop("train --overwrite", "train")):
+    assert stop.again == "train --overwrite"
+    stop.hold()
+    assert stop.again == "train --overwrite"
+    stop.release(lambda: False)
+    assert stop.again == "train"
+  own = Stop("train --overwrite", "train")
+  together = StopTogether(own)
+  together.release(lambda: False)
+  assert (together.again, own.again) == ("train", "train")
+  stop = Stop("sail on")
+  stop.release(lambda: False)
+  assert stop.again == "sail on"
