@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from typing import Any, Literal
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import Modality, Region, Schema
 from nas3d_jax.schemas import modality_name, region_name
+from nas3d_jax.strict_json import parse_json
 
 NAME = "dataset.json"
 _MOST_BYTES = 1 << 24
@@ -148,21 +148,15 @@ def _is_label(value: Any) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-  """The object in a JSON file, no larger than such files are, without doubled names."""
-  def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _ in pairs]
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-      raise ValueError(f"{', '.join(doubled)} is there twice")
-    return dict(pairs)
-
+  """The object in a JSON file, no larger than such files are."""
   remedy = "correct it, or copy it again"
   try:
     with path.open("rb") as file:
       raw = file.read(_MOST_BYTES + 1)
     if len(raw) > _MOST_BYTES:
-      raise ValueError(f"it is larger than {_MOST_BYTES >> 20} MiB")
-    content = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
-  except (OSError, ValueError, RecursionError) as error:
+      raise InputError(f"it is larger than {_MOST_BYTES >> 20} MiB")
+    content = parse_json(raw)
+  except (OSError, InputError) as error:
     raise InputError(f"{path} cannot be read ({error}); {remedy}") from error
   if not isinstance(content, dict):
     raise InputError(f"{path} must hold a JSON object, got {type(content).__name__}; {remedy}")
