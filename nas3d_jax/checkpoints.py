@@ -230,8 +230,7 @@ def open_run(run_or_checkpoint: str | Path, which: Which = "best") -> Path:
     what = f"a run directory with {FOLDER}/<step>/, that {FOLDER} folder, or one step's folder with params/"
     raise InputError(f"no checkpoint in {path}: it should be {what} and metadata/")
   with Checkpoints(folder, create=False) as checkpoints:
-    named = {"best": checkpoints.best_step, "last": checkpoints.latest_step}
-    step = named[which]() if which in named else which
+    step = {"best": checkpoints.best_step, "last": checkpoints.latest_step}.get(which, lambda: which)()
     if step is None:
       raise InputError(f'no checkpoint in {folder} has a metric to be best; use which="last"')
     return checkpoints.step_folder(step)
