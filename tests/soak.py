@@ -44,6 +44,7 @@ TOY = dict(patch_size=16, kernels=1, nodes=1, depth=2, epochs=4, checkpoint_minu
 SMALL = {**TOY, "patch_size": 8}
 GENOTYPE = Genotype(down=(("max_pool", 0), ("down_conv", 1)), up=(("identity", 0), ("up_conv", 1)))
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
+ASKING = {signal.SIGTERM, signal.SIGINT}
 MOMENTS = ("any", "write", "commit", "record", "operation")
 # What Python says of itself before it changes the file system.
 OPERATIONS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
@@ -94,8 +95,11 @@ RUNS = {
 def fork(log, work):
   """Runs `work` in a process of its own; returns its id."""
   sys.stdout.flush()
+  # Until the child heeds them, or does not care.
+  signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
   pid = os.fork()
   if pid:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     return pid
   code = 1
   try:
@@ -129,6 +133,7 @@ def run(name, workdir, last=None):
   signal.signal(signal.SIGINT, signal.default_int_handler)
   operations, code = count_operations(workdir, last), 0
   with StopBySignal("run it again") as stop:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     try:
       RUNS[name][0](workdir, stop)
       if last is None:
