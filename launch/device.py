@@ -54,7 +54,7 @@ def start(values: flags.FlagValues, stop: Stop | None = None) -> Stop:
 
     devices.choose_platform(platform)
     processes = join(**{name: values[name].value for name in _HOSTS})
-    stop = StopTogether(stop.again) if processes > 1 else stop
+    stop = StopTogether(stop) if processes > 1 else stop
   report = devices.select(platform)
   devices.enable_compilation_cache()
   if report.platform == "cpu":

@@ -94,10 +94,16 @@ def first_says(value: bool) -> bool:
 
 
 class StopTogether(Stop):
-  """Lets SIGTERM, to any process of the run, stop all of them after the same step; all of them ask equally often."""
+  """Lets SIGTERM, to any process of the run, stop all of them after the same step; all of them ask equally often.
 
-  def __init__(self, again: str):
-    super().__init__(again)
+  Args:
+    alone: what could stop this process alone before they were joined; its signals count as SIGTERM now.
+  """
+
+  def __init__(self, alone: Stop):
+    super().__init__(alone.again)
+    # JAX took over the handler of SIGTERM when the processes were joined.
+    alone.hand_over(signal.SIGTERM)
     self._asked = 0
 
   def requested(self) -> int | None:
