@@ -18,9 +18,9 @@ them), so that they open on any device and without this library. Shapes and dtyp
 cast. This is format version 1.
 
 A step folder appears by one rename when all its files are written; until then `.orbax-checkpoint-tmp` stands in its
-name, it is never read, and it is removed when the run goes on. Orbax gives back a flipped byte as it is more often than
-not, so the checksums are compared whenever something is read; a checkpoint from before there were any opens unchecked.
-One that turned out damaged, and that a run went on without, is called `<step>.damaged`.
+name, it is never read, and it is removed when the run goes on. Orbax mostly gives back a flipped byte as it is, so the
+checksums are compared whenever something is read; a checkpoint from before there were any opens unchecked. A damaged
+one, which a run went on without, is called `<step>.damaged`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ import orbax.checkpoint as ocp
 from nas3d_jax import step_folders, stored
 from nas3d_jax.checksums import DamagedCheckpoint, array_sums, value_sum
 from nas3d_jax.errors import InputError
+from nas3d_jax.hosts import first_says
 from nas3d_jax.plain import checked_json, decode_position, encode_position, from_plain, to_plain
 from nas3d_jax.quiet import quiet, settle
 from nas3d_jax.step_folders import StepFolders
@@ -75,6 +76,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
           step_folders.clear_up(self.folder)
+        first_says(True)  # so that all processes see the same steps
         handlers = {item: ocp.PyTreeCheckpointHandler() for item in ARRAYS}
         handlers |= {item: _json(item) for item in (*VALUES, CHECKSUMS)}
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
@@ -188,7 +190,10 @@ class Checkpoints:
   def is_writing(self) -> bool:
     """Whether a checkpoint is not on disk yet; may be asked in any thread."""
     step = self._unfinished
-    return step is not None and not (self.folder / str(step)).exists()
+    with contextlib.suppress(Exception):  # what failed is over, and what was saved before is whole
+      self._writer.check_for_errors()
+      return step is not None and not (self.folder / str(step)).exists()
+    return False
 
   def close(self) -> None:
     """Waits, then lets go of the folder; the object cannot be used after."""
@@ -203,15 +208,12 @@ class Checkpoints:
 
 
 def open_run(run_or_checkpoint: str | Path, which: Which = "best") -> Path:
-  """Finds one checkpoint.
+  """Finds one checkpoint: the folder of its step, for the functions `read_*`.
 
   Args:
     run_or_checkpoint: a run directory (it holds `checkpoints/`), its `checkpoints` folder, or the folder of one step,
       wherever it was copied to; of one step, `which` is not asked.
     which: "best", "last" or the number of a step.
-
-  Returns:
-    The folder of the step, for the functions `read_*`.
 
   Raises:
     InputError: there is no such checkpoint; names the folder and what it should hold.
@@ -228,8 +230,7 @@ def open_run(run_or_checkpoint: str | Path, which: Which = "best") -> Path:
     what = f"a run directory with {FOLDER}/<step>/, that {FOLDER} folder, or one step's folder with params/"
     raise InputError(f"no checkpoint in {path}: it should be {what} and metadata/")
   with Checkpoints(folder, create=False) as checkpoints:
-    named = {"best": checkpoints.best_step, "last": checkpoints.latest_step}
-    step = named[which]() if which in named else which
+    step = {"best": checkpoints.best_step, "last": checkpoints.latest_step}.get(which, lambda: which)()
     if step is None:
       raise InputError(f'no checkpoint in {folder} has a metric to be best; use which="last"')
     return checkpoints.step_folder(step)
@@ -295,5 +296,4 @@ def _read(folder: Path, item: str) -> Any:
 
 
 def _json(item: str) -> ocp.JsonCheckpointHandler:
-  # As Orbax's own manager names these files.
-  return ocp.JsonCheckpointHandler("metrics" if item == "metrics" else "metadata")
+  return ocp.JsonCheckpointHandler("metrics" if item == "metrics" else "metadata")  # as Orbax's own manager names them

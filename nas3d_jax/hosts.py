@@ -97,18 +97,20 @@ class StopTogether(Stop):
   """Lets SIGTERM, to any process of the run, stop all of them after the same step; all of them ask equally often.
 
   Args:
-    own: what stops this process alone; it is told how to go on.
+    alone: what could stop this process alone before they were joined; its signals count as SIGTERM now.
   """
 
-  def __init__(self, own: Stop):
-    super().__init__(own.again, own.once_saved)
-    self._own = own
+  def __init__(self, alone: Stop):
+    super().__init__(alone.again, alone.once_saved)
+    self._alone = alone
+    # JAX took over the handler of SIGTERM when the processes were joined.
+    alone.hand_over(signal.SIGTERM)
     self._asked = 0
 
   def release(self, writing: Callable[[], bool]) -> None:
-    """As of `Stop`."""
+    """As of `Stop`; a second signal, which ends this process alone, says the same of how to go on."""
     super().release(writing)
-    self._own.again = self.again
+    self._alone.again = self.again
 
   def requested(self) -> int | None:
     """SIGTERM when all processes are to stop here."""

@@ -43,14 +43,16 @@ def locked(folder: str | Path, name: str = LOCK) -> Iterator[None]:
   if folder.exists() and not folder.is_dir():
     raise InputError(f"{folder} must be a folder, but there is a file; move it away, or give another folder")
   made = [path for path in (folder, *folder.parents) if not path.exists()]
-  with writing(folder):
-    file = _take(folder, folder / name)
   try:
-    yield
+    with writing(folder):
+      file = _take(folder, folder / name)
+    try:
+      yield
+    finally:
+      with contextlib.suppress(OSError):
+        (folder / name).unlink()
+      file.close()
   finally:
-    with contextlib.suppress(OSError):
-      (folder / name).unlink()
-    file.close()
     with contextlib.suppress(OSError):
       for path in made:
         path.rmdir()

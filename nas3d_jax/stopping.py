@@ -54,6 +54,9 @@ class Stop:
     """The number of the signal that asked to stop; None where none did. `check` asks once, wherever it stands."""
     return None
 
+  def hand_over(self, number: int) -> None:
+    """From here on `number`, a signal that something else in this process heeds, is what stops several processes."""
+
   def hold(self) -> None:
     """From here on there is something to save: a stop waits for the next `check`."""
     self._unsaved = True
@@ -103,11 +106,16 @@ class StopBySignal(Stop):
     super().__init__(again, once_saved)
     self._signals = signals
     self._asked: int | None = None
+    self._heir: int | None = None
     self._restore = contextlib.ExitStack()
 
   def requested(self) -> int | None:
     """The number of the first signal, None before."""
     return self._asked
+
+  def hand_over(self, number: int) -> None:
+    """A first signal is sent to this process again as `number`; a second one still ends it at once."""
+    self._heir = number
 
   def __enter__(self) -> StopBySignal:
     if threading.current_thread() is not threading.main_thread():
@@ -139,7 +147,11 @@ class StopBySignal(Stop):
         if not numbers:
           return
         for number in filter(self._signals.__contains__, numbers):
-          if first is None:
+          if first is None and self._heir is not None:
+            first = time.monotonic()
+            _tell(f"{_name(number)}: all processes stop after the same step, saved; once more stops this one at once")
+            os.kill(os.getpid(), self._heir)
+          elif first is None:
             first, self._asked = time.monotonic(), number
             at_once = not self._unsaved
             if not at_once:

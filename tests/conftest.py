@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ def pytest_configure(config):
   }
   for name, value in settings.items():
     os.environ.setdefault(name, value)
+  # Shells ignore Ctrl-C in what they run in the background, and what is ignored stays so in the processes of tests.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import jax
 SIZES = ["--patch_size=16", "--kernels=1", "--nodes=1", "--depth=2", "--epochs=2", "--platform=cpu"]
 
 
-def main(folder, devices, *flags):
+def main(stop, folder, devices, *flags):
   jax.config.update("jax_num_cpu_devices", int(devices))
   from toy import ToyDerivedNet, ToySupernet
 
@@ -29,11 +29,14 @@ def main(folder, devices, *flags):
     nas3d_jax.loop._AGREE = int(agree[0])
   flags = [flag for flag in flags if not flag.startswith("--agree=")]
   for stage in ("search", "train"):
-    if code := launch([stage, f"--workdir={folder}", *SIZES, *flags]):
+    if code := launch([stage, f"--workdir={folder}", *SIZES, *flags], stop):
       return code
   return 0
 
 
 if __name__ == "__main__":
   sys.path.insert(0, str(Path(__file__).parents[1]))
-  sys.exit(main(*sys.argv[1:]))
+  from nas3d_jax.stopping import StopBySignal
+
+  with StopBySignal("again") as by_signal:
+    sys.exit(main(by_signal, *sys.argv[1:]))

@@ -41,9 +41,10 @@ from nas3d_jax.stopping import StopBySignal, Stopped
 from nas3d_jax.train import TrainConfig, train
 
 TOY = dict(patch_size=16, kernels=1, nodes=1, depth=2, epochs=4, checkpoint_minutes=1e-9)
-SMALL = {**TOY, "patch_size": 8}
+SMALL = {**TOY, "patch_size": 8, "epochs": 2, "checkpoint_minutes": 0.005}
 GENOTYPE = Genotype(down=(("max_pool", 0), ("down_conv", 1)), up=(("identity", 0), ("up_conv", 1)))
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
+ASKING = {signal.SIGTERM, signal.SIGINT}
 MOMENTS = ("any", "write", "commit", "record", "operation")
 # What Python says of itself before it changes the file system.
 OPERATIONS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
@@ -54,7 +55,17 @@ def toy_search(workdir, stop, **changes):
   nas3d_jax.search.Supernet = ToySupernet
   # Rates so high that the genotype changes within an epoch.
   rates = dict(hybrid_learning_rate=0.3, kernel_learning_rate=0.1)
-  search(SearchConfig(workdir, **TOY, **rates, **changes), stop)
+  search(SearchConfig(workdir, **{**TOY, **rates, **changes}), stop)
+
+
+def chunked(toy, module):
+  """With several steps a call, as on an accelerator."""
+
+  def work(workdir, stop):
+    module.steps_per_call = lambda: 3
+    toy(workdir, stop, data_placement="device", checkpoint_minutes=0.001)
+
+  return work
 
 
 def toy_train(workdir, stop, **changes):
@@ -80,6 +91,8 @@ def store(workdir, _, **changes):
 RUNS = {
   "search": (functools.partial(toy_search, data_placement="host"), "search"),
   "search-device": (functools.partial(toy_search, data_placement="device"), "search"),
+  "search-chunks": (chunked(toy_search, nas3d_jax.search), "search"),
+  "train-chunks": (chunked(toy_train, nas3d_jax.train), "train/0"),
   "train": (functools.partial(toy_train, data_placement="host"), "train/0"),
   "train-device": (functools.partial(toy_train, data_placement="device"), "train/0"),
   "train-all": (functools.partial(toy_train, data_placement="host", fold="all"), "train/all"),
@@ -94,8 +107,11 @@ RUNS = {
 def fork(log, work):
   """Runs `work` in a process of its own; returns its id."""
   sys.stdout.flush()
+  # Until the child heeds them, or does not care.
+  signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
   pid = os.fork()
   if pid:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     return pid
   code = 1
   try:
@@ -129,6 +145,7 @@ def run(name, workdir, last=None):
   signal.signal(signal.SIGINT, signal.default_int_handler)
   operations, code = count_operations(workdir, last), 0
   with StopBySignal("run it again") as stop:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     try:
       RUNS[name][0](workdir, stop)
       if last is None:
@@ -189,10 +206,11 @@ class Soak:
   Args:
     folder: to work in; holds a run directory `template` with a data set.
     rng: of the moments.
+    compiled: whether all programs are in the cache, so that runs take as long as they always will.
   """
 
-  def __init__(self, folder, rng):
-    self.folder, self.rng = folder, rng
+  def __init__(self, folder, rng, compiled):
+    self.folder, self.rng, self._compiled = folder, rng, compiled
     self.log = folder / "log"
     self.counts = collections.Counter()
     self._references = {}
@@ -201,8 +219,9 @@ class Soak:
     """Run directory and seconds of a run that was left alone."""
     if name not in self._references:
       workdir = self._new(f"{name}-reference")
-      code_of(fork(self.log, lambda: run(name, workdir)))  # compiles
-      shutil.rmtree(workdir / RUNS[name][1])
+      if not self._compiled:
+        code_of(fork(self.log, lambda: run(name, workdir)))
+        shutil.rmtree(workdir / RUNS[name][1])
       start = time.monotonic()
       code = code_of(fork(self.log, lambda: run(name, workdir)))
       if code:
@@ -316,9 +335,9 @@ def main():
   arguments = parser.parse_args()
   folder = arguments.folder.absolute()
   folder.mkdir(parents=True, exist_ok=True)
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
-  soak = Soak(folder, random.Random(arguments.seed))
+  cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or folder / "xla")
+  jax.config.update("jax_compilation_cache_dir", str(cache))
+  soak = Soak(folder, random.Random(arguments.seed), compiled=cache.exists())
   if not (folder / "template").exists() and code_of(fork(soak.log, lambda: make_template(folder))):
     raise RuntimeError(soak.log.read_text())
   names, number, began = arguments.runs.split(","), 0, time.monotonic()

@@ -145,14 +145,16 @@ def test_killed_and_run_again_they_end_in_the_same_bits(whole, copies, tmp_path)
     assert_same_end(folder / run, whole[0] / run)
 
 
-def test_a_signal_to_one_stops_both_after_the_same_step_and_one_process_goes_on(whole, copies, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_stops_both_after_the_same_step_and_one_process_goes_on(copies, tmp_path, number):
   folder = copies("stopped")
   pair = Pair(folder, tmp_path, "--epochs=200")
   wait_for((folder / "search" / "metrics.jsonl").exists, pair)
-  pair.processes[1].send_signal(signal.SIGTERM)
+  pair.processes[1].send_signal(number)
   assert pair.wait() == [143, 143], pair.said
   step = max(steps_kept(folder / "search"))
-  alone(folder, 1, f"--epochs={len(history(folder / 'search')) + 1}")
+  # One epoch more than that under way, of which only the validation may be left.
+  alone(folder, 1, f"--epochs={len(history(folder / 'search')) + 2}")
   records = history(folder / "search")
   assert records[-1]["step"] > step
   # All epochs took each of the 8 patches of the kernel part once, be it on four devices or on one.

@@ -1,5 +1,6 @@
 """One writer a folder: others are refused with the name of the one, and a dead one holds nothing."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -85,6 +86,18 @@ def test_a_lock_goes_with_an_error(tmp_path):
   with pytest.raises(KeyboardInterrupt), locked(tmp_path):
     raise KeyboardInterrupt
   assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_message_and_leaves_no_folder(small_disk):
+  (small_disk / "others").write_bytes(bytes(10))
+  with contextlib.suppress(OSError), (small_disk / "others").open("ab") as file:
+    while True:
+      file.write(bytes(4096))
+  with pytest.raises(InputError, match=r"run cannot be written to \(No space left on device\)"), (
+    locked(small_disk / "run")
+  ):
+    pass
+  assert os.listdir(small_disk) == ["others"]
 
 
 def test_a_file_in_the_way(tmp_path):
