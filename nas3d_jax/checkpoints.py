@@ -85,6 +85,7 @@ class Checkpoints:
       self._open.callback(self.steps.settle)
       self._open.callback(self._writer.close)
     self._unfinished: int | None = None
+    self._failed: Exception | None = None
 
   def save(
     self,
@@ -161,11 +162,7 @@ class Checkpoints:
       return {name: decode_position(entry) for name, entry in entries.items()}
 
   def step_folder(self, step: int) -> Path:
-    """The folder of a finished checkpoint; waits for one that is being written.
-
-    Raises:
-      InputError: there is no checkpoint of that step.
-    """
+    """The folder of a finished checkpoint, an InputError if there is none; waits for one that is being written."""
     self.wait()
     if step not in self.steps.metrics:
       raise InputError(f"no checkpoint of step {step} in {self.folder}; there are {sorted(self.steps.metrics)}")
@@ -178,9 +175,11 @@ class Checkpoints:
     try:
       with writing(self.folder):
         self._writer.wait_until_finished()
+        if self._failed is not None:
+          raise self._failed
     except Exception:
       del self.steps.metrics[self._unfinished]
-      self._unfinished = None
+      self._unfinished = self._failed = None
       settle()
       raise
     self._unfinished = None
@@ -190,10 +189,11 @@ class Checkpoints:
   def is_writing(self) -> bool:
     """Whether a checkpoint is not on disk yet; may be asked in any thread."""
     step = self._unfinished
-    with contextlib.suppress(Exception):  # what failed is over, and what was saved before is whole
+    try:
       self._writer.check_for_errors()
-      return step is not None and not (self.folder / str(step)).exists()
-    return False
+    except Exception as error:  # what failed is over; Orbax says so once, and `wait` has to hear it
+      self._failed = error
+    return step is not None and self._failed is None and not (self.folder / str(step)).exists()
 
   def close(self) -> None:
     """Waits, then lets go of the folder; the object cannot be used after."""

@@ -357,3 +357,31 @@ def test_a_process_that_sees_other_checkpoints_than_the_first_does_not_go_on(beg
   with Run(begun, SETTINGS, **kwargs) as run, pytest.raises(InputError, match=message):
     resume(run)
   assert epochs(begun) == [1, 2]
+
+
+FAILED = """
+import resource, sys, time
+sys.path.insert(0, "tests")
+from pathlib import Path
+from test_run import open_run, save
+from nas3d_jax.errors import InputError
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+with open_run(Path(sys.argv[1])) as run:
+  save(run, 6, 2, size=100_000)
+  while run.checkpoints.is_writing():
+    time.sleep(0.01)
+  try:
+    run.checkpoints.wait()
+  except InputError as error:
+    print(error)
+  print(run.checkpoints.latest_step())
+"""
+
+
+def test_a_failed_write_that_a_stop_has_heard_of_is_no_checkpoint(begun):
+  pytest.importorskip("resource")
+  command = [sys.executable, "-c", FAILED, str(begun)]
+  done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+  said, last = done.stdout.splitlines()
+  assert "cannot be written to (File too large)" in said
+  assert last == "5"
