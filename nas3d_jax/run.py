@@ -70,7 +70,7 @@ class Run:
       folder: the directory.
       settings: plain JSON values that the result depends on.
       device: what this session runs on, `DeviceReport.to_dict()`.
-      overwrite: start anew; what an earlier run wrote is deleted.
+      overwrite: start anew; what an earlier run wrote is deleted, but for batches in `nonfinite/`.
       changeable: settings that may differ from those of the earlier run.
       primary: whether this process is the one that writes, of several that run together; the others neither lock nor
         change anything.
@@ -221,7 +221,7 @@ class Run:
     raise InputError(f"{path} is damaged, or not that of a run; put back a copy of it, or name another folder")
 
   def _clear(self) -> None:
-    """Deletes what an earlier run wrote and nothing else; its `config.json` stays, by which the folder is known."""
+    """Deletes records, genotype and checkpoints, nothing else; `config.json` stays, by which the folder is known."""
     # By a rename first: checkpoints that are half deleted would be taken for damaged ones.
     former, removed = self.folder / checkpoints.FOLDER, self.folder / f".{checkpoints.FOLDER}.removed"
     shutil.rmtree(removed, ignore_errors=True)
