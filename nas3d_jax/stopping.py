@@ -162,10 +162,11 @@ class StopBySignal(Stop):
         self._end(self._asked, "nothing was left to save")
 
   def _end(self, number: int, saved: str) -> None:
-    _tell(f"stopped by {_name(number)}; {saved}. To go on: {self.again}")
     flush = threading.Thread(target=sys.stdout.flush, daemon=True)
     flush.start()
     flush.join(_FLUSH)
+    # Right before the end, so that it is the last thing said: the main thread goes on until then.
+    _tell(f"stopped by {_name(number)}; {saved}. To go on: {self.again}")
     os._exit(128 + number)
 
 
