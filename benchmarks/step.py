@@ -140,7 +140,7 @@ def losses_after(steps: int, *, patch: int, precision: str, variant: str) -> dic
     step, state, batches = make_job("search", patch=patch, batch=1, precision=precision, variant=variant)
     for _ in range(steps):
       state, losses = step(state, *batches)
-  return {name: float(value) for name, value in losses.items()}
+  return {name: float(value) for name, value in losses.items() if name.endswith("loss")}
 
 
 if __name__ == "__main__":
