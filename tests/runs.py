@@ -50,6 +50,11 @@ def assert_same_end(folder, other):
   """The same history, times aside, the same best, and the same bits of all that the last checkpoint holds."""
   assert without_times(folder) == without_times(other)
   assert open_run(folder).name == open_run(other).name
+  assert_same_state(folder, other)
+
+
+def assert_same_state(folder, other):
+  """The same bits of all that the last checkpoint holds."""
   last, others = (run / "checkpoints" / str(max(steps_kept(run))) for run in (folder, other))
   assert said(last)["progress"] == said(others)["progress"]
   assert said(last, "input") == said(others, "input")
