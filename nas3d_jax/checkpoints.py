@@ -38,7 +38,6 @@ import orbax.checkpoint as ocp
 from nas3d_jax import step_folders, stored
 from nas3d_jax.checksums import DamagedCheckpoint, array_sums, value_sum
 from nas3d_jax.errors import InputError
-from nas3d_jax.hosts import first_says
 from nas3d_jax.plain import checked_json, decode_position, encode_position, from_plain, to_plain
 from nas3d_jax.quiet import quiet, settle
 from nas3d_jax.step_folders import StepFolders
@@ -76,7 +75,6 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
           step_folders.clear_up(self.folder)
-        first_says(True)  # so that all processes see the same steps
         handlers = {item: ocp.PyTreeCheckpointHandler() for item in ARRAYS}
         handlers |= {item: _json(item) for item in (*VALUES, CHECKSUMS)}
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))

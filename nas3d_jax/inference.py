@@ -17,7 +17,7 @@ from nas3d_jax.data.preprocess import brain_cube, intensity_range
 from nas3d_jax.errors import InputError
 from nas3d_jax.networks import Network
 from nas3d_jax.precision import Precision, computing
-from nas3d_jax.replicas import SPLIT, WHOLE, Replicas
+from nas3d_jax.replicas import ONE_DEVICE, SPLIT, WHOLE, Replicas
 
 Variables = Mapping[str, Any]
 PredictStep = Callable[[Variables, np.ndarray, np.ndarray, np.ndarray], jax.Array]
@@ -34,7 +34,7 @@ def make_predict_step(
   xi: float = 100.0,
   lam: float = 0.1,
   precision: Precision = "float32",
-  replicas: Replicas = Replicas(),  # noqa: B008  it is frozen
+  replicas: Replicas = ONE_DEVICE,
 ) -> PredictStep:
   """Makes the forward pass of one patch; it is compiled once a patch size, so keep it for all volumes.
 

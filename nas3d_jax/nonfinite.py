@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 from nas3d_jax.data.part import Part
 from nas3d_jax.errors import InputError
 from nas3d_jax.loop import say
-from nas3d_jax.writing import write_whole
+from nas3d_jax.writing import whole
 
 FOLDER = "nonfinite"
 
@@ -85,11 +84,10 @@ class Skips:
     path = self.folder / FOLDER / f"step_{step}.npz"
     if jax.process_index() == 0:
       values: dict[str, Any] = {**batch, **{name: np.float32(value) for name, value in metrics.items()}}
-      file = io.BytesIO()
-      np.savez_compressed(file, **values)
       try:
         path.parent.mkdir(exist_ok=True)
-        write_whole(path, file.getvalue())
+        with whole(path) as file:
+          np.savez_compressed(file, **values)
       except OSError as error:
         return f"cannot be written to {path} ({error.strerror})"
     return f"is in {path}"

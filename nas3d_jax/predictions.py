@@ -10,11 +10,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gzip
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from nas3d_jax.data.dataset import write_json
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema import Schema
 from nas3d_jax.strict_json import parse_json
+from nas3d_jax.writing import whole
 
 FORMAT = "nas3d_jax.predictions"
 VERSION = 1
@@ -176,18 +175,8 @@ def write_volume(path: Path, array: np.ndarray, like: nib.Nifti1Header) -> None:
   header["cal_min"] = header["cal_max"] = 0
   header.set_intent("none")
   image = nib.Nifti1Image(array, like.get_best_affine(), header)
-  beside = path.with_name(f".{path.name}.partial")
-  try:
-    with open(beside, "wb") as file:
-      with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream:
-        image.to_stream(stream)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(beside, path)
-  except OSError:
-    with contextlib.suppress(OSError):  # half a file, on a disk that may be full
-      beside.unlink()
-    raise
+  with whole(path) as file, gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as stream:
+    image.to_stream(stream)
 
 
 def _volumes(folder: Path) -> set[str]:

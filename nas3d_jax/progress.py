@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nas3d_jax.data.part import Part
-from nas3d_jax.loop import EpochSums
+from nas3d_jax.loop import EpochSums, run_epoch
 from nas3d_jax.nonfinite import Skips
+from nas3d_jax.run import Run
+from nas3d_jax.stopping import Stop
 
 
 class Progress:
@@ -57,3 +59,29 @@ class Progress:
     self.skips.count = told.get("skipped", 0)
     done = self.sums.steps * self._part.size
     self._beyond = told.get("epoch_patches", done) - done
+
+
+def take_steps(state: Any, config: Any, run: Run, stop: Stop) -> tuple[str, Callable[..., None]]:
+  """Takes the steps of an epoch that are left.
+
+  Args:
+    state: of a search or a training, with `progress`, `advance`, `skip` and `save(run, best_metric)`.
+    config: of it, with `epochs` and `checkpoint_minutes`.
+    run: its directory.
+    stop: what may ask it to stop.
+
+  Returns:
+    The epoch in words, and `save(best_metric=None)`, after which nothing is held against a stop.
+
+  Raises:
+    Stopped: a stop was asked for.
+  """
+
+  def save(best_metric: float | None = None) -> None:
+    state.save(run, best_metric)
+    stop.release(run.checkpoints.is_writing)
+
+  progress, what = state.progress, f"epoch {state.progress.epoch + 1}/{config.epochs}"
+  kwargs = dict(save_minutes=config.checkpoint_minutes, skip=state.skip, stop=stop)
+  run_epoch(what, progress.steps, progress.sums, state.advance, save, **kwargs)
+  return what, save

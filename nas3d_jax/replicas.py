@@ -24,7 +24,7 @@ WHOLE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
 
 @dataclasses.dataclass(frozen=True)
 class Replicas:
-  """The devices of a run; `Replicas()` is one device, whose programs are plain `jit`.
+  """The devices of a run; `ONE_DEVICE` is a single one, whose programs are plain `jit`.
 
   Attributes:
     mesh: of all devices, in one axis named "data"; None for a single one.
@@ -77,7 +77,7 @@ class Replicas:
     """The function on each device, on its part of what is `SPLIT` and the whole of what is `WHOLE`.
 
     Args:
-      function: of one device; `mean` and `index` are for use in it.
+      function: of one device; `mean`, `sum` and `own_key` are for use in it.
       in_specs: `WHOLE` or `SPLIT` of each argument.
       out_specs: of the result.
       **options: of `jax.jit`.
@@ -125,3 +125,6 @@ class Replicas:
       return tree
     sharding = NamedSharding(self.mesh, SPLIT)
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, np.asarray(rows)), tree)
+
+
+ONE_DEVICE = Replicas()

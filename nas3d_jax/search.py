@@ -17,12 +17,12 @@ from nas3d_jax.config import Variant
 from nas3d_jax.counts import GenotypeCounts, describe, rows_of
 from nas3d_jax.data.part import Placement
 from nas3d_jax.genotype import Genotype, hybrid_weights
-from nas3d_jax.loop import mean_loss, run_epoch, say
+from nas3d_jax.loop import mean_loss, say
 from nas3d_jax.networks import SEARCH_DROPOUT, Supernet, partition
 from nas3d_jax.nonfinite import Skips, Source
 from nas3d_jax.packing import PackedNet
 from nas3d_jax.precision import Precision, activation_dtype, computing
-from nas3d_jax.progress import Progress
+from nas3d_jax.progress import Progress, take_steps
 from nas3d_jax.run import GENOTYPE, Run
 from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
 from nas3d_jax.settings import check_numbers
@@ -136,13 +136,8 @@ def _search(config: SearchConfig, state: _Search, run: Run, stop: Stop) -> Genot
 
 
 def _search_epoch(config: SearchConfig, state: _Search, run: Run, stop: Stop) -> None:
-  def save(best_metric: float | None = None) -> None:
-    state.save(run, best_metric)
-    stop.release(run.checkpoints.is_writing)
-
   progress = state.progress
-  what, kwargs = f"epoch {progress.epoch + 1}/{config.epochs}", dict(save_minutes=config.checkpoint_minutes, stop=stop)
-  run_epoch(what, progress.steps, progress.sums, state.advance, save, skip=state.skip, **kwargs)
+  what, save = take_steps(state, config, run, stop)
   losses = progress.sums.means()
   batches = stop.between(state.hybrid.once(), save)
   validation = mean_loss(f"{what} validation", batches, state.hybrid.steps, state.validation_loss)

@@ -15,7 +15,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.losses import dice_loss
 from nas3d_jax.networks import merge, partition
 from nas3d_jax.packing import PackedNet
-from nas3d_jax.replicas import SPLIT, WHOLE, Replicas
+from nas3d_jax.replicas import ONE_DEVICE, SPLIT, WHOLE, Replicas
 
 Batch = tuple[jax.Array, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -24,7 +24,6 @@ Net = nn.Module | PackedNet
 
 PARTITIONS = ("hybrid", "kernel")
 """In the order in which a search step updates them."""
-ONE_DEVICE = Replicas()
 
 
 class SearchState(flax.struct.PyTreeNode):

@@ -18,12 +18,12 @@ from nas3d_jax.counts import rows_of
 from nas3d_jax.data.part import Placement
 from nas3d_jax.errors import InputError
 from nas3d_jax.genotype import Genotype
-from nas3d_jax.loop import mean_loss, run_epoch, say
+from nas3d_jax.loop import mean_loss, say
 from nas3d_jax.networks import TRAIN_DROPOUT, DerivedNet
 from nas3d_jax.nonfinite import Skips, Source
 from nas3d_jax.packing import PackedNet
 from nas3d_jax.precision import Precision, activation_dtype, computing
-from nas3d_jax.progress import Progress
+from nas3d_jax.progress import Progress, take_steps
 from nas3d_jax.run import GENOTYPE, Run, has_checkpoint
 from nas3d_jax.schedules import Plateau, adam, with_moments, with_rate
 from nas3d_jax.settings import check_numbers
@@ -151,13 +151,8 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Path:
 
 
 def _train_epoch(config: TrainConfig, state: _Training, run: Run, stop: Stop) -> None:
-  def save(best_metric: float | None = None) -> None:
-    state.save(run, best_metric)
-    stop.release(run.checkpoints.is_writing)
-
   progress = state.progress
-  what, kwargs = f"epoch {progress.epoch + 1}/{config.epochs}", dict(save_minutes=config.checkpoint_minutes, stop=stop)
-  run_epoch(what, progress.steps, progress.sums, state.advance, save, skip=state.skip, **kwargs)
+  what, save = take_steps(state, config, run, stop)
   loss, validation = progress.sums.means()["loss"], None
   if state.validation:
     batches, count = stop.between(state.validation.once(), save), state.validation.steps

@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from nas3d_jax.errors import InputError
 
@@ -18,16 +19,27 @@ _FAULTS = {
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-  """Writes a file, and sees it on disk before it takes its name: not even a power failure leaves half of it.
+  """Writes a file as `whole` does.
 
   Args:
     path: the file, which is replaced.
     content: text, written as UTF-8, or bytes.
   """
+  with whole(path) as file:
+    file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+  """A file to write, seen on disk before it takes its name: not even a power failure leaves half of it.
+
+  Args:
+    path: the file, which is replaced when the context ends without an exception.
+  """
   beside = path.with_name(f".{path.name}.partial")
   try:
     with open(beside, "wb") as file:
-      file.write(content.encode("utf-8") if isinstance(content, str) else content)
+      yield file
       file.flush()
       os.fsync(file.fileno())
     os.replace(beside, path)

@@ -8,6 +8,7 @@ import optax
 import pytest
 from runs import arrays, history, interrupt, said, steps_kept
 from toy import ToyDerivedNet, ToySupernet, toy_batch
+from toy_runs import GENOTYPE, run_search, run_train, use_toys
 
 import nas3d_jax.search
 import nas3d_jax.train
@@ -15,20 +16,15 @@ from nas3d_jax.choices import InferenceChoices
 from nas3d_jax.config import NetworkConfig
 from nas3d_jax.data.part import Part
 from nas3d_jax.errors import InputError
-from nas3d_jax.genotype import Genotype
 from nas3d_jax.inference import make_predict_step, predict_mean
 from nas3d_jax.loop import mean_loss
 from nas3d_jax.losses import dice_loss
 from nas3d_jax.packing import PackedNet
 from nas3d_jax.replicas import Replicas
 from nas3d_jax.schedules import adam
-from nas3d_jax.search import SearchConfig, search
 from nas3d_jax.steps import SearchState, TrainState, make_search_step, make_train_step, make_validation_step
-from nas3d_jax.train import TrainConfig, train
 
 CONFIG = NetworkConfig(nodes=1, depth=2)
-GENOTYPE = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=(("identity", 0), ("up_conv", 1)))
-SIZES = dict(patch_size=16, kernels=1, nodes=1, depth=2)
 BATCHES = [toy_batch(np.random.default_rng(seed), size=4) for seed in range(2)]
 COMMUNICATION = re.compile(r"= \S+ (all-\w+|reduce-scatter|collective-[\w-]+|send|recv)(?:-start)?\(")
 
@@ -40,8 +36,7 @@ def four():
 
 @pytest.fixture
 def toy(monkeypatch):
-  monkeypatch.setattr(nas3d_jax.search, "Supernet", ToySupernet)
-  monkeypatch.setattr(nas3d_jax.train, "DerivedNet", ToyDerivedNet)
+  use_toys(monkeypatch)
 
 
 def leaves(tree):
@@ -176,18 +171,6 @@ def test_a_pass_of_four_devices_counts_each_patch_once(four, phantom_dataset):
     losses.append(mean_loss("pass", part.once(), part.steps, lambda *of, own=own, step=step: step(own, *of)))
     assert sum(item.count for item in part.once()) == part.patches
   np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
-
-
-def run_search(folder, **changes):
-  fields = {"hybrid_learning_rate": 0.3, "kernel_learning_rate": 0.1, "epochs": 2} | changes
-  search(SearchConfig(folder, **SIZES, **fields))
-  return folder / "search"
-
-
-def run_train(folder, **changes):
-  (folder / "genotype.json").write_text(GENOTYPE.to_json())
-  fields = {"learning_rate": 0.1, "epochs": 2} | changes
-  return train(TrainConfig(folder, genotype=folder / "genotype.json", **SIZES, **fields))
 
 
 def assert_same_losses(one, other):

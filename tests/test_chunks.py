@@ -3,33 +3,16 @@
 import numpy as np
 import pytest
 from runs import assert_same_end, assert_same_state, history, interrupt
-from toy import ToyDerivedNet, ToySupernet
+from toy_runs import run_search, run_train, use_toys
 
 import nas3d_jax.chunks
 import nas3d_jax.search
 import nas3d_jax.train
-from nas3d_jax.genotype import Genotype
-from nas3d_jax.search import SearchConfig, search
-from nas3d_jax.train import TrainConfig, train
-
-SIZES = dict(patch_size=16, kernels=1, nodes=1, depth=2, epochs=2)
-GENOTYPE = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=(("identity", 0), ("up_conv", 1)))
 
 
 @pytest.fixture
 def toy(monkeypatch):
-  monkeypatch.setattr(nas3d_jax.search, "Supernet", ToySupernet)
-  monkeypatch.setattr(nas3d_jax.train, "DerivedNet", ToyDerivedNet)
-
-
-def run_search(folder, **changes):
-  search(SearchConfig(folder, **SIZES, hybrid_learning_rate=0.3, kernel_learning_rate=0.1, **changes))
-  return folder / "search"
-
-
-def run_train(folder, **changes):
-  (folder / "genotype.json").write_text(GENOTYPE.to_json())
-  return train(TrainConfig(folder, genotype=folder / "genotype.json", learning_rate=0.1, **SIZES, **changes))
+  use_toys(monkeypatch)
 
 
 @pytest.mark.usefixtures("toy")

@@ -5,26 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from runs import assert_same_end, history, interrupt, said, steps_kept
-from toy import ToyDerivedNet, ToySupernet
+from toy_runs import run_search, run_train, use_toys
 
 import nas3d_jax.search
 import nas3d_jax.train
 from nas3d_jax.data import part, pipeline
 from nas3d_jax.errors import InputError
-from nas3d_jax.genotype import Genotype
 from nas3d_jax.nonfinite import Skips, Source
-from nas3d_jax.search import SearchConfig, search
-from nas3d_jax.train import TrainConfig, train
-
-SIZES = dict(patch_size=16, kernels=1, nodes=1, depth=2, epochs=2)
-GENOTYPE = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=(("identity", 0), ("up_conv", 1)))
 
 
 @pytest.fixture
 def bad(monkeypatch, phantom_dataset):
-  """A case of fold 1, whose patches become NaN; a toy network in the place of the real one."""
-  monkeypatch.setattr(nas3d_jax.search, "Supernet", ToySupernet)
-  monkeypatch.setattr(nas3d_jax.train, "DerivedNet", ToyDerivedNet)
+  """A case of fold 1, of the kernel part, whose patches become NaN; a toy network in the place of the real one."""
+  use_toys(monkeypatch)
   case = phantom_dataset.fold_cases(1)[0]
   assert [(other.low, other.high) for other in phantom_dataset.cases].count((case.low, case.high)) == 1
   original = pipeline.prepare_batch
@@ -38,17 +31,6 @@ def bad(monkeypatch, phantom_dataset):
   monkeypatch.setattr(pipeline, "prepare_batch", prepare)
   monkeypatch.setattr(part, "_prepare", jax.jit(prepare, static_argnames="schema"))
   return case
-
-
-def run_search(folder, **changes):
-  # Fold 0 is the hybrid part; the case is one of the kernel part.
-  search(SearchConfig(folder, **SIZES, hybrid_learning_rate=0.3, kernel_learning_rate=0.1, **changes))
-  return folder / "search"
-
-
-def run_train(folder, **changes):
-  (folder / "genotype.json").write_text(GENOTYPE.to_json())
-  return train(TrainConfig(folder, genotype=folder / "genotype.json", learning_rate=0.1, **SIZES, **changes))
 
 
 RUNS = pytest.mark.parametrize("run", [run_search, run_train])

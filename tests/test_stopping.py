@@ -232,7 +232,8 @@ TOY = """
 from toy import ToySupernet
 search = importlib.import_module("nas3d_jax.search")
 search.Supernet = ToySupernet
-search.run_epoch = lambda *a, run=search.run_epoch, **k: (print("ready", flush=True), run(*a, **k))
+progress = importlib.import_module("nas3d_jax.progress")
+progress.run_epoch = lambda *a, run=progress.run_epoch, **k: (print("ready", flush=True), run(*a, **k))
 """
 
 

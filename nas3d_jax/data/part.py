@@ -15,7 +15,7 @@ from nas3d_jax.data.case import Case
 from nas3d_jax.data.dataset import Dataset
 from nas3d_jax.data.pipeline import PatchRef
 from nas3d_jax.errors import InputError
-from nas3d_jax.replicas import SPLIT, WHOLE, Replicas
+from nas3d_jax.replicas import ONE_DEVICE, SPLIT, WHOLE, Replicas
 
 Placement = Literal["auto", "device", "host"]
 PLACEMENTS: tuple[Placement, ...] = ("auto", "device", "host")
@@ -64,7 +64,7 @@ class Part:
     batch_size: int,
     seed: int,
     skip_empty: bool,
-    replicas: Replicas = Replicas(),  # noqa: B008  it is frozen
+    replicas: Replicas = ONE_DEVICE,
   ):
     """Lists the patches; none is read yet.
 
@@ -83,7 +83,7 @@ class Part:
     self._dataset, self._patch_size, self._seed, self._replicas = dataset, patch_size, seed, replicas
     self._refs = pipeline.patch_index(dataset, cases, patch_size, skip_empty=skip_empty)
     self.patches, self.size = len(self._refs), batch_size * replicas.count
-    self.steps = -(-self.patches // self.size)
+    self.steps = pipeline.steps_per_epoch(self._refs, self.size)
     self.data: resident.Resident | None = None
     self._batch_size = batch_size
     # What this process reads of each batch.
