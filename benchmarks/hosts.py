@@ -44,19 +44,20 @@ def work(number: int, count: int, port: int, *, patch: int) -> None:
   import jax
 
   jax.config.update("jax_platforms", "cpu")
-  from nas3d_jax.hosts import join
+  from nas3d_jax.runtime.distributed import join
 
   if count > 1:
     join(f"localhost:{port}", count, number)
   from benchmarks.step import random_batch
-  from nas3d_jax import NetworkConfig, Supernet, devices
-  from nas3d_jax.basis import key_of
-  from nas3d_jax.initial import initial_values
-  from nas3d_jax.packing import PackedNet
-  from nas3d_jax.replicas import Replicas
-  from nas3d_jax.restoring import variable_shapes
-  from nas3d_jax.schedules import adam
-  from nas3d_jax.steps import SearchState, make_search_step
+  from nas3d_jax import NetworkConfig, Supernet
+  from nas3d_jax.models.initialization import initial_values
+  from nas3d_jax.models.networks import variable_shapes
+  from nas3d_jax.models.packing import PackedNet
+  from nas3d_jax.runtime import devices
+  from nas3d_jax.runtime.data_parallel import Replicas
+  from nas3d_jax.training.optimizers import adam
+  from nas3d_jax.training.session import key_of
+  from nas3d_jax.training.steps import SearchState, make_search_step
 
   devices.keep_freed_memory()
   replicas, net, optimizer = Replicas.of(), Supernet(NetworkConfig()), adam(1e-3)

@@ -21,19 +21,19 @@ import jax
 import numpy as np
 
 from benchmarks.step import DERIVED, make_job
-from nas3d_jax import NetworkConfig, devices
-from nas3d_jax.basis import key_of
-from nas3d_jax.data.brats import find_cases, read_case
-from nas3d_jax.data.part import Part
-from nas3d_jax.data.preprocess import preprocess
-from nas3d_jax.evaluate import evaluate
-from nas3d_jax.inference import make_predict_step, predict_volume
-from nas3d_jax.initial import initial_values
-from nas3d_jax.networks import DerivedNet
-from nas3d_jax.precision import computing
-from nas3d_jax.predictions import write_volume
-from nas3d_jax.restoring import variable_shapes
-from nas3d_jax.schema import BRATS2019
+from nas3d_jax import NetworkConfig
+from nas3d_jax.data.cases.find_and_read import find_cases, read_case
+from nas3d_jax.data.dataset.preprocess import preprocess
+from nas3d_jax.data.patches.patch_stream import PatchStream
+from nas3d_jax.evaluation.evaluate import evaluate
+from nas3d_jax.inference.prediction_folder import write_volume
+from nas3d_jax.inference.volume import make_predict_step, predict_volume
+from nas3d_jax.models.initialization import initial_values
+from nas3d_jax.models.networks import DerivedNet, variable_shapes
+from nas3d_jax.models.precision import computing
+from nas3d_jax.runtime import devices
+from nas3d_jax.schema.builtin import BRATS2019
+from nas3d_jax.training.session import key_of
 
 
 def timed(function: Callable, *arguments: Any, **options: Any) -> tuple[float, Any]:
@@ -43,7 +43,7 @@ def timed(function: Callable, *arguments: Any, **options: Any) -> tuple[float, A
   return time.perf_counter() - start, result
 
 
-def steps_with_input(job: str, parts: list[Part], patch: int, steps: int) -> dict[str, float]:
+def steps_with_input(job: str, parts: list[PatchStream], patch: int, steps: int) -> dict[str, float]:
   """Seconds a step, and the part of them spent waiting for the patches; the first step compiles and is left out."""
   function, state, _ = make_job(job, patch=patch, batch=1, precision="float32", variant="paper")
   waited, total, compile_s = 0.0, 0.0, 0.0
@@ -102,7 +102,7 @@ def main() -> None:
     for job, patch in (("search", given.search_patch), ("train", given.patch)):
       folds = range(2) if job == "search" else range(1)
       sizes = dict(patch_size=patch, batch_size=1, skip_empty=True)
-      parts = [Part(dataset, dataset.fold_cases(fold), seed=fold, **sizes) for fold in folds]
+      parts = [PatchStream(dataset, dataset.fold_cases(fold), seed=fold, **sizes) for fold in folds]
       record[job] = steps_with_input(job, parts, patch, given.steps)
       for part in parts:
         part.close()

@@ -11,7 +11,7 @@ import json
 import jax
 
 from benchmarks.step import losses_after
-from nas3d_jax.precision import PRECISIONS
+from nas3d_jax.models.config import PRECISIONS
 
 
 def main() -> None:

@@ -16,8 +16,7 @@ from rich.table import Table
 
 from benchmarks.step import DERIVED
 from nas3d_jax import NetworkConfig, Supernet
-from nas3d_jax.networks import DerivedNet
-from nas3d_jax.restoring import variable_shapes
+from nas3d_jax.models.networks import DerivedNet, variable_shapes
 
 
 @dataclasses.dataclass(frozen=True)

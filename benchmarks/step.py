@@ -20,15 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nas3d_jax import Genotype, NetworkConfig, Supernet, devices
-from nas3d_jax.basis import key_of
-from nas3d_jax.initial import initial_values
-from nas3d_jax.networks import DerivedNet
-from nas3d_jax.packing import PackedNet
-from nas3d_jax.precision import PRECISIONS, activation_dtype, computing
-from nas3d_jax.restoring import variable_shapes
-from nas3d_jax.schedules import adam
-from nas3d_jax.steps import SearchState, TrainState, make_search_step, make_train_step
+from nas3d_jax import Genotype, NetworkConfig, Supernet
+from nas3d_jax.models.config import PRECISIONS
+from nas3d_jax.models.initialization import initial_values
+from nas3d_jax.models.networks import DerivedNet, variable_shapes
+from nas3d_jax.models.packing import PackedNet
+from nas3d_jax.models.precision import activation_dtype, computing
+from nas3d_jax.runtime import devices
+from nas3d_jax.training.optimizers import adam
+from nas3d_jax.training.session import key_of
+from nas3d_jax.training.steps import SearchState, TrainState, make_search_step, make_train_step
 
 JOBS = ("search", "train", "infer")
 # The derived network that the peer times.

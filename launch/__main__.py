@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from nas3d_jax.stopping import Stop, StopBySignal, Stopped
+from nas3d_jax.runtime.stopping import Stop, StopBySignal, Stopped
 
 STAGES = ("phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
 
@@ -94,14 +94,14 @@ def _run(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
 
 def _leave(code: int, said: str = "") -> None:
   if "jax" in sys.modules:
-    from nas3d_jax.hosts import leave
+    from nas3d_jax.runtime.distributed import leave
 
     leave(code, said)
 
 
 def _code(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
   from nas3d_jax.errors import InputError
-  from nas3d_jax.writing import refusal
+  from nas3d_jax.files.atomic import refusal
 
   try:
     return stage.main(*arguments)

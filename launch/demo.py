@@ -10,7 +10,7 @@ from __future__ import annotations
 from absl import flags
 
 from launch.device import PLATFORM_HELP
-from nas3d_jax.stopping import Stop
+from nas3d_jax.runtime.stopping import Stop
 
 REQUIRED = ("workdir",)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from nas3d_jax.stopping import Stop
+from nas3d_jax.runtime.stopping import Stop
 
 # They count as flags of the stage that has them defined, whose help then lists them.
 flags.disclaim_key_flags()
@@ -44,13 +44,13 @@ def start(values: flags.FlagValues, stop: Stop | None = None) -> Stop:
   """
   import jax
 
-  from nas3d_jax import devices
+  from nas3d_jax.runtime import devices
 
   platform, stop = values["platform"].value, stop or Stop()
   devices.compile_faster(platform)
   processes = 1
   if "coordinator" in values:
-    from nas3d_jax.hosts import StopTogether, join
+    from nas3d_jax.runtime.distributed import StopTogether, join
 
     devices.choose_platform(platform)
     processes = join(**{name: values[name].value for name in _HOSTS})

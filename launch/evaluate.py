@@ -32,7 +32,7 @@ def define(values: flags.FlagValues) -> None:
 
 def notes() -> str:
   """How the metrics are defined and empty regions counted, for `--help`."""
-  from nas3d_jax.metrics import CONVENTIONS
+  from nas3d_jax.evaluation.metrics import CONVENTIONS
 
   return CONVENTIONS
 
@@ -41,8 +41,8 @@ def main(values: flags.FlagValues) -> int:
   """Runs the stage; returns the exit code."""
   from rich.console import Console
 
-  from nas3d_jax.evaluate import evaluate
-  from nas3d_jax.scores import summary_table
+  from nas3d_jax.evaluation.evaluate import evaluate
+  from nas3d_jax.evaluation.scores import summary_table
 
   out = values["out"].value
   scores = evaluate(

@@ -13,7 +13,8 @@ from launch.choices import define_choices
 from launch.common import define_common
 from launch.device import define_devices, settings, start
 from launch.schemas import define_schema
-from nas3d_jax.stopping import Stop
+from nas3d_jax.files.run_layout import PAGE, REPORT
+from nas3d_jax.runtime.stopping import Stop
 
 REQUIRED = ("workdir",)
 
@@ -73,15 +74,15 @@ def main(values: flags.FlagValues, stop: Stop) -> int:
   dry_run = fields.pop("dry_run")
   if not dry_run:
     start(values)
-  from nas3d_jax import experiment
-  from nas3d_jax.plan import ExperimentConfig
+  from nas3d_jax.experiment import run
+  from nas3d_jax.experiment.config import ExperimentConfig
 
   config, console = ExperimentConfig(**fields), Console()
   if dry_run:
-    console.print(experiment.plan_table(experiment.plan_experiment(config)))
+    console.print(run.plan_table(run.plan_experiment(config)))
     return 0
-  scores = experiment.experiment(config, stop)
-  console.print(experiment.summary_table(scores))
-  report = config.root / "report" / "index.html"
+  scores = run.experiment(config, stop)
+  console.print(run.summary_table(scores))
+  report = config.root / REPORT / PAGE
   console.print(f"the report: {report}" if report.exists() else f"the scores: {config.root / 'scores'}")
   return 0

@@ -31,10 +31,10 @@ def main(values: flags.FlagValues) -> int:
   """Runs the stage; returns the exit code."""
   from rich.console import Console
 
-  from nas3d_jax.data.dataset import write_json
-  from nas3d_jax.data.inspection import inspect_cases
-  from nas3d_jax.data.inspection_table import render
+  from nas3d_jax.data.inspection.inspect_cases import inspect_cases
+  from nas3d_jax.data.inspection.table import render
   from nas3d_jax.errors import InputError
+  from nas3d_jax.files.strict_json import write_json
 
   out = values["json"].value
   place = None if out in (None, "-") else Path(out).absolute()

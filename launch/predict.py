@@ -57,7 +57,8 @@ def main(values: flags.FlagValues) -> int:
   """Runs the stage; returns the exit code."""
   folds = tuple(parse_fold(fold) for fold in values["fold"].value)
   start(values)
-  from nas3d_jax.predict import PredictConfig, predict_cases
+  from nas3d_jax.inference.config import PredictConfig
+  from nas3d_jax.inference.predict import predict_cases
 
   cases = values["cases"].value
   lists = {"fold": folds, "checkpoint": tuple(values["checkpoint"].value), "cases": cases and tuple(cases)}

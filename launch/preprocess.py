@@ -42,9 +42,10 @@ def define(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> int:
   """Runs the stage; returns the exit code."""
-  from nas3d_jax.data.preprocess import preprocess
+  from nas3d_jax.data.dataset.preprocess import preprocess
+  from nas3d_jax.files.run_layout import DATASET
 
-  out = Path(values["workdir"].value) / "dataset"
+  out = Path(values["workdir"].value) / DATASET
   dataset = preprocess(
     values["data_dir"].value,
     out,

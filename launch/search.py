@@ -11,7 +11,7 @@ from absl import flags
 
 from launch.common import define_common
 from launch.device import define_devices, settings, start
-from nas3d_jax.stopping import Stop
+from nas3d_jax.runtime.stopping import Stop
 
 REQUIRED = ("workdir",)
 
@@ -39,7 +39,8 @@ def define(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, stop: Stop) -> int:
   """Runs the stage; returns the exit code."""
   stop = start(values, stop)
-  from nas3d_jax.search import SearchConfig, search
+  from nas3d_jax.training.config import SearchConfig
+  from nas3d_jax.training.search import search
 
   search(SearchConfig(**settings(values)), stop)
   return 0

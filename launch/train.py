@@ -12,7 +12,7 @@ from absl import flags
 from launch.common import define_common
 from launch.device import define_devices, settings, start
 from launch.folds import parse_fold
-from nas3d_jax.stopping import Stop
+from nas3d_jax.runtime.stopping import Stop
 
 REQUIRED = ("workdir",)
 
@@ -56,7 +56,8 @@ def main(values: flags.FlagValues, stop: Stop) -> int:
   """Runs the stage; returns the exit code."""
   fold = parse_fold(values["fold"].value)
   stop = start(values, stop)
-  from nas3d_jax.train import TrainConfig, train
+  from nas3d_jax.training.config import TrainConfig
+  from nas3d_jax.training.train import train
 
   train(TrainConfig(**{**settings(values), "fold": fold}), stop)
   return 0

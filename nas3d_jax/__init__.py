@@ -19,20 +19,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from nas3d_jax.choices import InferenceChoices
-  from nas3d_jax.config import NetworkConfig, UNetConfig
-  from nas3d_jax.convert import convert_derived, convert_supernet
-  from nas3d_jax.data.normalize import normalize
-  from nas3d_jax.data.patches import patch_starts
+  from nas3d_jax.checkpointing.restore import restore
+  from nas3d_jax.data.patches.grid import patch_starts
+  from nas3d_jax.data.patches.normalize import normalize
   from nas3d_jax.errors import InputError
-  from nas3d_jax.genotype import Genotype
-  from nas3d_jax.inference import predict_volume
-  from nas3d_jax.losses import dice_loss
-  from nas3d_jax.metrics import score
-  from nas3d_jax.networks import DerivedNet, Supernet, merge, partition
-  from nas3d_jax.restoring import restore
-  from nas3d_jax.steps import SearchState, TrainState, make_search_step, make_train_step
-  from nas3d_jax.unet3d import UNet3D
+  from nas3d_jax.evaluation.metrics import score
+  from nas3d_jax.inference.config import InferenceChoices
+  from nas3d_jax.inference.volume import predict_volume
+  from nas3d_jax.models.config import NetworkConfig, UNetConfig
+  from nas3d_jax.models.genotype import Genotype
+  from nas3d_jax.models.networks import DerivedNet, Supernet, merge, partition
+  from nas3d_jax.models.released_weights import convert_derived, convert_supernet
+  from nas3d_jax.models.unet3d import UNet3D
+  from nas3d_jax.training.losses import dice_loss
+  from nas3d_jax.training.steps import SearchState, TrainState, make_search_step, make_train_step
 
 __all__ = [
   "DerivedNet",
@@ -60,27 +60,53 @@ __all__ = [
 ]
 
 _HOMES = {
-  "choices": ("InferenceChoices",),
-  "config": ("NetworkConfig", "UNetConfig"),
-  "convert": ("convert_derived", "convert_supernet"),
-  "data.normalize": ("normalize",),
-  "data.patches": ("patch_starts",),
+  "checkpointing.restore": ("restore",),
+  "data.patches.grid": ("patch_starts",),
+  "data.patches.normalize": ("normalize",),
   "errors": ("InputError",),
-  "genotype": ("Genotype",),
-  "inference": ("predict_volume",),
-  "losses": ("dice_loss",),
-  "metrics": ("score",),
-  "networks": ("DerivedNet", "Supernet", "merge", "partition"),
-  "restoring": ("restore",),
-  "steps": ("SearchState", "TrainState", "make_search_step", "make_train_step"),
-  "unet3d": ("UNet3D",),
+  "evaluation.metrics": ("score",),
+  "inference.config": ("InferenceChoices",),
+  "inference.volume": ("predict_volume",),
+  "models.config": ("NetworkConfig", "UNetConfig"),
+  "models.genotype": ("Genotype",),
+  "models.networks": ("DerivedNet", "Supernet", "merge", "partition"),
+  "models.released_weights": ("convert_derived", "convert_supernet"),
+  "models.unet3d": ("UNet3D",),
+  "training.losses": ("dice_loss",),
+  "training.steps": ("SearchState", "TrainState", "make_search_step", "make_train_step"),
 }
+
+# Modules by the names that they had before there were packages.
+_MODULES = {
+  "cells": "models.cells",
+  "comparison": "evaluation.comparison",
+  "config": "models.config",
+  "genotype": "models.genotype",
+  "hybrid": "models.cells",
+  "lesions": "evaluation.lesions",
+  "losses": "training.losses",
+  "metrics": "evaluation.metrics",
+  "networks": "models.networks",
+  "ops": "models.operations",
+  "packing": "models.packing",
+  "replicas": "runtime.data_parallel",
+  "scores": "evaluation.scores",
+  "steps": "training.steps",
+  "surfaces": "evaluation.surfaces",
+  "unet3d": "models.unet3d",
+}
+_PACKAGES = (
+  "checkpointing", "data", "evaluation", "experiment", "files", "inference", "models", "report", "runtime", "schema",
+  "training",
+)
 
 
 def __getattr__(name: str) -> Any:
   for module, names in _HOMES.items():
     if name in names:
       return getattr(importlib.import_module(f"nas3d_jax.{module}"), name)
+  if name in _MODULES or name in _PACKAGES:
+    return importlib.import_module(f"nas3d_jax.{_MODULES.get(name, name)}")
   raise AttributeError(f"module 'nas3d_jax' has no attribute {name!r}")
 
 

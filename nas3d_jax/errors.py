@@ -1,4 +1,4 @@
-"""The one exception that the library raises for a wrong input."""
+"""What the library raises for a wrong input."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
   A subclass of ValueError, so that callers need not know it; the commands print its message without a traceback.
   """
+
+
+class DamagedCheckpoint(InputError):
+  """A checkpoint that cannot be read, or does not hold what was saved."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas3d_jax.config import NetworkConfig
+from nas3d_jax.models.config import NetworkConfig
 
 
 def pytest_addoption(parser):
@@ -72,7 +72,7 @@ def tiny():
   """The one network that tests share, so that it is drawn and compiled once."""
   import jax
 
-  from nas3d_jax.networks import Supernet
+  from nas3d_jax.models.networks import Supernet
 
   random = np.random.default_rng(0)
   config = NetworkConfig(kernels=2, nodes=1, depth=2)
@@ -85,8 +85,8 @@ def tiny():
 @pytest.fixture(scope="session")
 def phantom_dataset(tmp_path_factory):
   """A data set of four made-up cases of 24^3 in two folds; to be copied, not written to."""
+  from nas3d_jax.data.dataset.preprocess import preprocess
   from nas3d_jax.data.phantom import write_phantoms
-  from nas3d_jax.data.preprocess import preprocess
 
   folder = tmp_path_factory.mktemp("phantoms")
   write_phantoms(folder / "data", cases=4, seed=0, shape=(24, 24, 24))
@@ -114,7 +114,8 @@ def copies(tmp_path, phantom_dataset):
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory, phantom_dataset):
   """A run directory with a finished search of three epochs, with a supernet of 1 kernel, 1 node and depth 2 on 8^3."""
-  from nas3d_jax.search import SearchConfig, search
+  from nas3d_jax.training.config import SearchConfig
+  from nas3d_jax.training.search import search
 
   folder = tmp_path_factory.mktemp("searched") / "run"
   shutil.copytree(phantom_dataset.folder, folder / "dataset")

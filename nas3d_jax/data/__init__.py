@@ -1,1 +1,7 @@
-"""From NIfTI cases to patches on the device."""
+"""From files of cases to batches of patches.
+
+Packages, in the order in which data flows: `cases` (NIfTI files, as they lie), `inspection` (what is wrong or strange
+in them), `dataset` (cases checked, cropped and dealt into folds), `patches` (what a step takes). Beside them: `brain`
+(the brain cube and the intensities in it), `conform` (another orientation and voxel size, and back), `phantom` (cases
+that are made up).
+"""

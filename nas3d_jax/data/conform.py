@@ -20,9 +20,9 @@ import numpy as np
 from nibabel import orientations
 from numpy.typing import ArrayLike, NDArray
 
-from nas3d_jax.data import resample
-from nas3d_jax.data.geometry import Geometry, same_length
+from nas3d_jax.data.brain import brain_of
 from nas3d_jax.errors import InputError
+from nas3d_jax.schema.geometry import Geometry, same_length
 
 _MOST_RATIO = 64
 _MOST_VOXELS = 1 << 28
@@ -106,7 +106,7 @@ class Regrid:
     for axis in self._resampled:
       ratio = self.spacing[axis] / self._turned_spacing[axis]
       scale[axis, axis] = ratio
-      scale[axis, 3] = resample.places(self._turned_shape[axis], self.new_shape[axis], ratio)[0]
+      scale[axis, 3] = places(self._turned_shape[axis], self.new_shape[axis], ratio)[0]
     return turned @ scale
 
   def image(self, image: NDArray) -> NDArray:
@@ -166,7 +166,7 @@ class Regrid:
   def _nearest(self, volume: NDArray) -> NDArray:
     for axis in self._resampled:
       ratio = self.spacing[axis] / self._turned_spacing[axis]
-      volume = resample.nearest(volume, axis, self.new_shape[axis], ratio)
+      volume = nearest(volume, axis, self.new_shape[axis], ratio)
     return volume
 
   def _blend(self, volume: NDArray, *, back: bool = False) -> NDArray[np.float32]:
@@ -176,7 +176,7 @@ class Regrid:
     # What shrinks goes first, so that the least is held and computed.
     for axis in sorted(self._resampled, key=lambda axis: lengths[axis] / volume.shape[axis]):
       ratio = self.spacing[axis] / self._turned_spacing[axis]
-      volume = resample.blend(volume, axis, lengths[axis], 1 / ratio if back else ratio)
+      volume = blend(volume, axis, lengths[axis], 1 / ratio if back else ratio)
     return volume
 
 
@@ -220,9 +220,50 @@ def conform(image: NDArray, affine: ArrayLike, geometry: Geometry | None) -> Con
   return Conformed(regrid.image(image), regrid, brain_of(image) if regrid.resamples else None)
 
 
-def brain_of(image: NDArray) -> NDArray[np.bool_]:
-  """Where an image [D, H, W, M] is not zero in every channel: [D, H, W]."""
-  brain = image[..., 0] != 0
-  for channel in range(1, image.shape[3]):
-    brain |= image[..., channel] != 0
-  return brain
+_ON_THE_EDGE = 1e-3  # a place this near to the middle between two voxels is the lower one's, however it is rounded
+_POINT = 1e-6  # a mean over less than this is the value in the middle
+
+
+def places(length: int, count: int, ratio: float) -> NDArray[np.float64]:
+  """Where `count` voxels lie among `length` others, `ratio` times as long, both with one centre; in voxels of these."""
+  return (length - 1) / 2 + (np.arange(count) - (count - 1) / 2) * ratio
+
+
+def nearest(volume: NDArray, axis: int, count: int, ratio: float) -> NDArray:
+  """`count` voxels along an axis, each as the nearest of those there, `ratio` times as long as they are."""
+  length = volume.shape[axis]
+  where = np.floor(places(length, count, ratio) + 0.5 - _ON_THE_EDGE)
+  return volume.take(np.clip(where, 0, length - 1).astype(int), axis)
+
+
+def blend(volume: NDArray[np.float32], axis: int, count: int, ratio: float) -> NDArray[np.float32]:
+  """`count` voxels along an axis of [D, H, W], `ratio` times as long as those there.
+
+  A voxel takes the mean of the straight lines between those there over `ratio` - 1 of them, about its centre; where it
+  is not longer than they are, that is the value of the line at its centre. Beyond the first and the last the line goes
+  on level.
+  """
+  length = volume.shape[axis]
+  where = places(length, count, ratio)
+  width = max(ratio - 1, 0)
+  sources = np.floor(where - width / 2).astype(int)[:, None] + np.arange(math.ceil(width) + 2)
+  distance = where[:, None] - sources
+  if width < _POINT:
+    weights = np.maximum(1 - np.abs(distance), 0)
+  else:
+    weights = (_area(distance + width / 2) - _area(distance - width / 2)) / width
+  planes = np.ascontiguousarray(np.moveaxis(volume, axis, 0))
+  out = np.zeros((count, *planes.shape[1:]), np.float32)
+  # Plane by plane and term by term: the last bits of a matrix product differ between machines.
+  rows = zip(np.clip(sources, 0, length - 1), weights.astype(np.float32), strict=True)
+  for index, row in enumerate(rows):
+    for source, share in zip(*row, strict=True):
+      if share:
+        out[index] += planes[source] * share
+  return np.moveaxis(out, 0, axis)
+
+
+def _area(upto: NDArray[np.float64]) -> NDArray[np.float64]:
+  """Of a triangle from -1 to 1 with the height 1 at 0, left of a place."""
+  upto = np.clip(upto, -1, 1)
+  return np.where(upto < 0, (upto + 1) ** 2 / 2, 1 - (1 - upto) ** 2 / 2)

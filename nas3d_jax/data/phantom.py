@@ -13,12 +13,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
-from nas3d_jax.data.dataset import read_json, write_json
 from nas3d_jax.errors import InputError
-from nas3d_jax.schema import BRATS2019
+from nas3d_jax.files.strict_json import read_json, write_json
+from nas3d_jax.runtime.progress_bar import progress_bar
+from nas3d_jax.schema.builtin import BRATS2019
 
 SHAPE = (240, 240, 155)
 """Voxels of a BraTS volume."""
@@ -127,8 +126,9 @@ def write_phantoms(
   there = {path.name: path for path in out.glob("[HL]GG/Phantom_*")}
   if surplus := sorted(there.keys() - set(names)):
     raise InputError(f"out holds more than cases={cases} phantoms ({surplus[-1]}); give another")
-  work = track(range(cases), "phantom", console=Console(stderr=True))
-  return [there.get(names[i]) or _write_case(out, names[i], (seed, i), shape) for i in work]
+  with progress_bar(remaining=True) as bar:
+    work = bar.track(range(cases), description="phantom")
+    return [there.get(names[i]) or _write_case(out, names[i], (seed, i), shape) for i in work]
 
 
 def _write_case(

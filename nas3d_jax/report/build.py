@@ -11,21 +11,18 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from nas3d_jax.data.detect import find_schema
+from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.errors import InputError
-from nas3d_jax.locks import holds_nothing, locked
+from nas3d_jax.files.atomic import write_whole, writing
+from nas3d_jax.files.locks import holds_nothing, locked
+from nas3d_jax.files.run_layout import PAGE, REPORT
 from nas3d_jax.report import case_sections, sections
 from nas3d_jax.report.context import Context
-from nas3d_jax.report.material import Material
+from nas3d_jax.report.gallery import Gallery
 from nas3d_jax.report.page import Page
-from nas3d_jax.report.pictures import Gallery
-from nas3d_jax.schema import Schema
-from nas3d_jax.writing import write_whole, writing
-
-PAGE = "index.html"
+from nas3d_jax.report.run_contents import Material
+from nas3d_jax.runtime.progress_bar import progress_bar
+from nas3d_jax.schema.schema import Schema
 
 _SECTIONS = (
   sections.summary,
@@ -87,7 +84,7 @@ def write_report(
   if schema is not None and folder is None:
     raise InputError("schema is of the cases of test_dir; give test_dir with it")
   test_schema = None if schema is None else find_schema(folder, schema, labels=False)
-  out = Path(workdir) / "report" if out is None else Path(out)
+  out = Path(workdir) / REPORT if out is None else Path(out)
   _check_out(out)
   with locked(out), writing(out):
     return _write(material, Path(workdir).resolve().name, out, seed, test_schema, overwrite)
@@ -97,8 +94,7 @@ def _write(
   material: Material, name: str, out: Path, seed: int, test_schema: Schema | None, overwrite: bool
 ) -> Path:
   page = Page(f"Report of {name}", _LEAD)
-  columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-  with Progress(*columns, console=Console(stderr=True)) as bar:
+  with progress_bar(remaining=True) as bar:
     task = bar.add_task("report", total=None)
     gallery = Gallery(out / "figures", overwrite=overwrite)
     context = Context(material, page, gallery, out / "tables", seed, lambda: bar.advance(task), test_schema)

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from nas3d_jax.data.patches import patch_starts
-from nas3d_jax.report.material import NETWORKS
-from nas3d_jax.report.pictures import GREY, INK, ORANGE, SKY, WIDTH, bare, label_colours, new_figure
-from nas3d_jax.report.volumes import PLANES, Image, View, mosaic
-from nas3d_jax.schema import Schema
+from nas3d_jax.data.patches.grid import patch_starts
+from nas3d_jax.report.case_views import PLANES, Image, View, mosaic
+from nas3d_jax.report.gallery import GREY, INK, ORANGE, SKY, WIDTH, bare, label_colours, new_figure
+from nas3d_jax.report.run_contents import NETWORKS
+from nas3d_jax.schema.schema import Schema
 
 _TITLE_ROOM, _KEY_ROOM, _SIDE_ROOM = 0.30, 0.48, 0.40  # inches
 _TALLEST = 8.6

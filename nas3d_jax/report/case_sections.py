@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from nas3d_jax.data.brats import CaseFiles
-from nas3d_jax.report import findings
+from nas3d_jax.data.cases.case_files import CaseFiles
+from nas3d_jax.evaluation.scores import Scores
+from nas3d_jax.files.run_layout import PREDICTIONS
+from nas3d_jax.report import result_tables
 from nas3d_jax.report.case_figures import case_figure, examples_figure
+from nas3d_jax.report.case_views import View, dataset_view, find_files, folder_view
 from nas3d_jax.report.context import Context
-from nas3d_jax.report.material import NETWORKS
+from nas3d_jax.report.run_contents import NETWORKS
 from nas3d_jax.report.score_figures import SHORT
-from nas3d_jax.report.volumes import View, dataset_view, find_files, folder_view
-from nas3d_jax.schema import Schema
-from nas3d_jax.scores import Scores
+from nas3d_jax.schema.schema import Schema
 
 _UNSEEN = ("test", "ensemble")
 _RANKS = ("best", "median", "worst")
@@ -59,7 +60,7 @@ def cases(c: Context) -> None:
     names = _names(c, split)
     shown = [name for name in names if views.has(name)]
     c.page.heading(SHORT[split].capitalize())
-    c.table(findings.cases_table(c.material, split, {name: f"#{_anchor(split, name)}" for name in shown}))
+    c.table(result_tables.cases_table(c.material, split, {name: f"#{_anchor(split, name)}" for name in shown}))
     if len(shown) < len(names):
       text = f"{len(names) - len(shown)} cases have no picture: their images are not to be found. They are read from"
       c.missing(text, f"report {c.run} --test_dir=...")
@@ -116,7 +117,7 @@ class _Views:
   def _predictions(self, name: str) -> dict[str, Path]:
     found = {}
     for network in NETWORKS:
-      stem = self._c.material.workdir / "predictions" / network / self._split / name
+      stem = self._c.material.workdir / PREDICTIONS / network / self._split / name
       paths = [path for ending in (".nii.gz", ".nii") if (path := stem.with_name(name + ending)).exists()]
       if paths:
         found[network] = paths[0]

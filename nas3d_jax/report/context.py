@@ -9,11 +9,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from nas3d_jax.report.material import Material
+from nas3d_jax.report.gallery import Gallery
 from nas3d_jax.report.page import Page
-from nas3d_jax.report.pictures import Gallery
-from nas3d_jax.report.tables import Table
-from nas3d_jax.schema import Schema
+from nas3d_jax.report.run_contents import Material
+from nas3d_jax.report.table import Table
+from nas3d_jax.schema.schema import Schema
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from nas3d_jax.config import NetworkConfig
-from nas3d_jax.genotype import CANDIDATES, CELLS, direction
-from nas3d_jax.report.cell_graphs import FAMILIES, family
-from nas3d_jax.report.pictures import BLUE, GREEN, GREY, INK, ORANGE, RED, bare, new_figure
+from nas3d_jax.models.config import NetworkConfig
+from nas3d_jax.models.search_space import CANDIDATES, CELLS, direction
+from nas3d_jax.report.cell_figures import FAMILIES, family
+from nas3d_jax.report.gallery import BLUE, GREEN, GREY, INK, ORANGE, RED, bare, new_figure
 
 _DIRECTIONS = ("down", "normal", "up")
 _WHAT = {"down": "halves the resolution", "normal": "keeps the resolution", "up": "doubles the resolution"}

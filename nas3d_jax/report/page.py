@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from nas3d_jax.report.pictures import Picture
-from nas3d_jax.report.tables import Table
+from nas3d_jax.report.gallery import Picture
+from nas3d_jax.report.table import Table
 
 _QUALITY = 82
 _ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

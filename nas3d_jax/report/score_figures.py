@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from nas3d_jax import metrics
-from nas3d_jax.comparison import PairedDifference
-from nas3d_jax.report.material import NETWORKS, Material
-from nas3d_jax.report.pictures import GREY, INK, NETWORK_COLOURS, new_figure
+from nas3d_jax.evaluation import metrics
+from nas3d_jax.evaluation.comparison import PairedDifference
+from nas3d_jax.report.gallery import GREY, INK, NETWORK_COLOURS, new_figure
+from nas3d_jax.report.run_contents import NETWORKS, Material
 
 SHORT: Mapping[str, str] = {
   "training": "training", "cross_validation": "cross-validation", "test": "test", "ensemble": "test, ensemble"

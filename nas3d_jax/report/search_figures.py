@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nas3d_jax.genotype import CANDIDATES, CELLS, direction
-from nas3d_jax.report.cell_graphs import FAMILIES, family
-from nas3d_jax.report.material import NETWORKS, History
-from nas3d_jax.report.pictures import BLUE, GREEN, GREY, INK, NETWORK_COLOURS, ORANGE, PURPLE, new_figure
+from nas3d_jax.models.search_space import CANDIDATES, CELLS, direction
+from nas3d_jax.report.cell_figures import FAMILIES, family
+from nas3d_jax.report.gallery import BLUE, GREEN, GREY, INK, NETWORK_COLOURS, ORANGE, PURPLE, new_figure
+from nas3d_jax.report.run_contents import NETWORKS, History
 
 _DASHES = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))
 

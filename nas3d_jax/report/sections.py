@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 
-from nas3d_jax import metrics
-from nas3d_jax.data.case import Case
-from nas3d_jax.genotype import CELLS
-from nas3d_jax.report import cell_graphs, findings, network_figures, score_figures, search_figures
+from nas3d_jax.data.dataset.case import Case
+from nas3d_jax.evaluation import metrics
+from nas3d_jax.models.search_space import CELLS
+from nas3d_jax.report import cell_figures, network_figures, result_tables, score_figures, search_figures
 from nas3d_jax.report.case_figures import modalities_figure, patches_figure
+from nas3d_jax.report.case_views import dataset_view
 from nas3d_jax.report.context import Context
-from nas3d_jax.report.material import SPLITS
-from nas3d_jax.report.volumes import dataset_view
+from nas3d_jax.report.run_contents import SPLITS
 
 _OPTIMISTIC = (
   "The genotype was searched on cases that later serve as test folds of the cross-validation, so that the "
@@ -31,10 +31,10 @@ def summary(c: Context) -> None:
   if not material.splits():
     c.missing("There are no scores yet. They come from", f"experiment {c.run}")
   else:
-    c.table(findings.means_table(material))
+    c.table(result_tables.means_table(material))
     c.page.text(_NESTED if material.experiment.get("nested") else _OPTIMISTIC)
   if material.costs:
-    c.table(findings.costs_table(material))
+    c.table(result_tables.costs_table(material))
   else:
     c.missing("What the networks cost was not measured. It is by", f"experiment {c.run}")
 
@@ -43,7 +43,7 @@ def data(c: Context) -> None:
   """The data set, one case of it, its patches (Figs. 1 and 2)."""
   c.page.section("Data")
   dataset = c.material.dataset
-  c.table(findings.dataset_table(c.material))
+  c.table(result_tables.dataset_table(c.material))
   inner = dataset.schema.regions[dataset.schema.innermost].labels
   case = max(dataset.cases, key=functools.partial(_tumour, inner=inner))
   view = functools.partial(dataset_view, dataset, case.name, {})
@@ -74,7 +74,7 @@ def network(c: Context) -> None:
     caption = "Figure 4. A hybrid module of each kind: all candidate operations, mixed by their softmax weights."
     c.figure("fig4_hybrid_modules", caption, last, lambda: network_figures.hybrid_modules_figure(last))
   caption = "Figure 5. The search cells: a node sums one hybrid module over each state before it."
-  c.figure("fig5_search_cells", caption, config.nodes, lambda: cell_graphs.search_cells_figure(config.nodes))
+  c.figure("fig5_search_cells", caption, config.nodes, lambda: cell_figures.search_cells_figure(config.nodes))
 
 
 def search(c: Context) -> None:
@@ -89,7 +89,7 @@ def search(c: Context) -> None:
   else:
     caption = "Figure 6. The searched cells: a node sums two operations."
     genotype = found.genotype
-    c.figure("fig6_searched_cells", caption, str(genotype), lambda: cell_graphs.searched_cells_figure(genotype))
+    c.figure("fig6_searched_cells", caption, str(genotype), lambda: cell_figures.searched_cells_figure(genotype))
     c.page.code(str(genotype))
   records = [found.records, dict(found.settings), found.genotype is None]
   caption = "Figure 7. The history of the search. Hybrid loss: on the hybrid part; kernel loss: on the kernel part."
@@ -101,7 +101,7 @@ def search(c: Context) -> None:
     c.figure(f"weights_{cell}", caption, records, functools.partial(search_figures.weights_figure, found, cell))
   c.page.heading("Operations, and stability over searches")
   if found.genotype:
-    c.table(findings.genotypes_table(c.material))
+    c.table(result_tables.genotypes_table(c.material))
   if not c.material.seeds:
     c.missing("Whether another seed finds the same is told by further searches:", f"experiment {c.run} --seeds=0,1,2")
 
@@ -147,7 +147,7 @@ def scores(c: Context) -> None:
     source = f" From a challenge's portal: {', '.join(portal)}." if portal else ""
     number = {"training": "Table 3, ", "test": "Table 4, ", "ensemble": "Table 4, "}.get(split, "")
     caption = f"{number}{about}.{source}"
-    c.table(findings.scores_table(material, names.get(split, split), split, caption[0].upper() + caption[1:]))
+    c.table(result_tables.scores_table(material, names.get(split, split), split, caption[0].upper() + caption[1:]))
   inputs = _score_inputs(c)
   what = "Box: middle half of the cases; whiskers: up to 1.5 times its length; circles: cases beyond; diamonds: means."
   for name, columns, caption in (
@@ -165,15 +165,15 @@ def scores(c: Context) -> None:
 def comparison(c: Context) -> None:
   """Paired differences between the networks."""
   c.page.section("Comparison of the networks")
-  differences = findings.paired_differences(c.material, seed=c.seed)
+  differences = result_tables.paired_differences(c.material, seed=c.seed)
   if not differences:
     c.missing("Both networks have to be scored on the same cases, with truth. That is done by", f"experiment {c.run}")
     return
-  c.page.text(f"Seed of the bootstrap: {c.seed}, {findings.SAMPLES:,} resamples of the cases.")
+  c.page.text(f"Seed of the bootstrap: {c.seed}, {result_tables.SAMPLES:,} resamples of the cases.")
   caption = "Mean paired differences of every metric."
   inputs = [_score_inputs(c), c.seed]
   c.figure("differences", caption, inputs, lambda: score_figures.differences_figure(differences))
-  c.table(findings.differences_table(differences))
+  c.table(result_tables.differences_table(differences))
 
 
 def making(c: Context) -> None:
@@ -185,7 +185,7 @@ def making(c: Context) -> None:
   runs = {"search": material.search, **{f"search, seed {seed}": h for seed, h in material.seeds.items()}}
   runs |= {f"search, nested fold {fold}": history for fold, history in material.nested.items()}
   runs |= {f"training, {network}, {fold}": history for (network, fold), history in material.trainings.items()}
-  c.table(findings.runs_table({name: history for name, history in runs.items() if history}))
+  c.table(result_tables.runs_table({name: history for name, history in runs.items() if history}))
   if material.experiment:
     c.page.details("experiment", dict(material.experiment))
   for name, history in runs.items():

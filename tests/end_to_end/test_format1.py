@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import without_times
 
-from nas3d_jax.data.dataset import Dataset
-from nas3d_jax.data.verify import verify
-from nas3d_jax.inference import predict_volume
-from nas3d_jax.restoring import restore
-from nas3d_jax.search import SearchConfig, search
-from nas3d_jax.train import TrainConfig, train
+from nas3d_jax.checkpointing.restore import restore
+from nas3d_jax.data.dataset.dataset import Dataset
+from nas3d_jax.data.dataset.verify import verify
+from nas3d_jax.inference.volume import predict_volume
+from nas3d_jax.training.config import SearchConfig, TrainConfig
+from nas3d_jax.training.search import search
+from nas3d_jax.training.train import train
+from tests.support.runs import without_times
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "format1"
 SIZES = dict(patch_size=8, kernels=1, nodes=1, depth=2)

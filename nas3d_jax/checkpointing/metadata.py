@@ -1,0 +1,181 @@
+"""What a checkpoint says of itself: everything but arrays that it takes to use the network. No JAX here."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.files.strict_json import check_plain
+from nas3d_jax.models.config import Architecture, NetworkConfig, UNetConfig
+from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.search_space import CELLS
+from nas3d_jax.schema.geometry import Geometry
+from nas3d_jax.schema.schema import Schema
+
+Kind = Literal["search", "train"]
+_CONFIGS: Mapping[str, type[NetworkConfig] | type[UNetConfig]] = types.MappingProxyType(
+  {config.architecture: config for config in (NetworkConfig, UNetConfig)}
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunMetadata:
+  """The item `metadata` of a checkpoint; `Checkpoints.save` takes its `to_dict()`.
+
+  Attributes:
+    kind: "search" for a supernet, "train" for a network that is trained.
+    architecture: "searched" for a supernet or a derived network, "unet3d" for the hand-designed 3D U-Net; a checkpoint
+      that does not say it is "searched".
+    network: size, and variant where there is one; a `UNetConfig` where the architecture is "unet3d".
+    genotype: of the derived network; None for the others.
+    dropout_rate: channels dropped before the last convolution while training, from 0 to 1.
+    schema: what the network's channels are: modalities in, regions out.
+    patch_size: length of the patches it was trained on, in voxels.
+    xi: length of the range of its normalised input (equation 2).
+    lam: offset of that range, in units of `xi`.
+    epoch: epochs finished.
+    step: steps taken.
+    versions: package -> version.
+    device: what it was trained on, `DeviceReport.to_dict()`.
+    dataset: what it was trained on, under "fingerprint" `Dataset.fingerprint`; plain JSON values.
+    progress: what else a run needs to go on, plain JSON values: a search's "counts".
+    geometry: orientation and voxel size of what it was trained on, to which cases are brought for it; None, and a
+      checkpoint that does not say it: cases are taken as they are.
+
+  Raises:
+    InputError: a field is of another type, out of range, or at odds with another; begins with the field's name.
+  """
+
+  kind: Kind
+  architecture: Architecture = "searched"
+  network: NetworkConfig | UNetConfig
+  genotype: Genotype | None
+  dropout_rate: float
+  schema: Schema
+  patch_size: int
+  xi: float = 100.0
+  lam: float = 0.1
+  epoch: int
+  step: int
+  versions: Mapping[str, str] = dataclasses.field(hash=False)
+  device: Mapping[str, Any] = dataclasses.field(hash=False)
+  dataset: Mapping[str, Any] = dataclasses.field(hash=False)
+  progress: Mapping[str, Any] = dataclasses.field(hash=False, default_factory=dict)
+  geometry: Geometry | None = None
+
+  def __post_init__(self):
+    config = _config_of(self.architecture)
+    for name, kind, wanted in (
+      ("network", config, f"a {config.__name__}"),
+      ("genotype", Genotype | None, "a Genotype or None"),
+      ("schema", Schema, "a Schema"),
+      ("geometry", Geometry | None, "a Geometry or None"),
+      ("versions", Mapping, "a mapping of packages to versions"),
+      ("device", Mapping, "a mapping"),
+      ("dataset", Mapping, "a mapping"),
+      ("progress", Mapping, "a mapping"),
+    ):
+      self._require(name, isinstance(getattr(self, name), kind), wanted)
+    self._require("kind", self.kind in ("search", "train"), '"search" or "train"')
+    self._require("dropout_rate", _is_number(self.dropout_rate) and self.dropout_rate <= 1, "a number from 0 to 1")
+    self._require("xi", _is_number(self.xi) and self.xi > 0, "a number above 0")
+    self._require("lam", _is_number(self.lam), "a number of at least 0")
+    for name in ("epoch", "step"):
+      value = getattr(self, name)
+      self._require(name, _is_number(value) and isinstance(value, int), "a whole number of at least 0")
+    texts = all(isinstance(text, str) for entry in self.versions.items() for text in entry)
+    self._require("versions", texts, "a mapping of packages to versions, both texts")
+    fingerprint = self.dataset.get("fingerprint")
+    self._require("dataset", isinstance(fingerprint, str) and fingerprint, 'a mapping with a text "fingerprint"')
+    self._check_network()
+
+  def _check_network(self) -> None:
+    """Kind, genotype, schema and patch size must fit the network."""
+    searched = self.architecture == "searched"
+    if self.kind == "search" and not searched:
+      raise InputError(f"kind must be 'train' for architecture {self.architecture!r}, got {self.kind!r}")
+    derived = self.kind == "train" and searched
+    if derived != (self.genotype is not None):
+      wanted, what = ("given" if derived else "None"), f"kind {self.kind!r}"
+      what = what if searched else f"architecture {self.architecture!r}"
+      raise InputError(f"genotype must be {wanted} for {what}, got {self.genotype!r}")
+    if derived:
+      self.genotype.check(self.network)
+    for name, channels in (("modalities", self.network.in_channels), ("regions", self.network.out_channels)):
+      count = len(getattr(self.schema, name))
+      if count != channels:
+        side = "in_channels" if name == "modalities" else "out_channels"
+        raise InputError(
+          f"schema {self.schema.name!r} has {count} {name}, but the network has {side}={channels}; they must be as many"
+        )
+    self.network.check_patch_size(self.patch_size)
+
+  def _require(self, name: str, good: Any, wanted: str) -> None:
+    if not good:
+      raise InputError(f"{name} must be {wanted}, got {getattr(self, name)!r:.200}")
+
+  def to_dict(self) -> dict[str, Any]:
+    """All fields as plain JSON values."""
+    plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    geometry = plain.pop("geometry")
+    rows = self.genotype and {cell: [list(row) for row in getattr(self.genotype, cell)] for cell in CELLS}
+    mappings = {name: dict(plain[name]) for name in ("versions", "device", "dataset", "progress")}
+    return {
+      **plain, **mappings, "network": self.network.to_dict(), "genotype": rows, "schema": self.schema.to_dict(),
+      **({} if geometry is None else {"geometry": geometry.to_dict()}),
+    }
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> RunMetadata:
+    """The inverse of `to_dict`; the "format_version" that a checkpoint adds is left out.
+
+    Raises:
+      InputError: a field is missing, unknown or wrong, and then begins with the field's name; or no plain value.
+    """
+    if not isinstance(fields, Mapping):
+      raise InputError(f"metadata must be a mapping, got {fields!r:.200}")
+    check_plain(fields)
+    known = {field.name for field in dataclasses.fields(cls)}
+    given = {name: value for name, value in fields.items() if name != "format_version"}
+    given = {"architecture": "searched", "geometry": None, **given}  # checkpoints from before there were others
+    missing, unknown = sorted(known - set(given)), sorted(set(given) - known)
+    if missing or unknown:
+      lacks = f"lacks {', '.join(missing)}" if missing else f"has unknown fields {', '.join(unknown)}"
+      raise InputError(f"metadata {lacks}; its fields are {', '.join(sorted(known))}")
+    config = _config_of(given["architecture"])
+    classes = {"network": config, "schema": Schema, "geometry": Geometry}
+    readers = {"genotype": _genotype, **{name: kind.from_dict for name, kind in classes.items()}}
+    return cls(**given | {name: _read(name, reader, given[name]) for name, reader in readers.items()})
+
+
+def _config_of(architecture: Any) -> type[NetworkConfig] | type[UNetConfig]:
+  if architecture not in ("searched", "unet3d"):
+    raise InputError(f'architecture must be "searched" or "unet3d", got {architecture!r:.200}')
+  return _CONFIGS[architecture]
+
+
+def _genotype(rows: Mapping[str, Any]) -> Genotype:
+  if set(rows) != set(CELLS):
+    raise InputError(f"it must have exactly the fields {', '.join(CELLS)}, got {sorted(rows)}")
+  return Genotype(**rows)
+
+
+def _read(name: str, reader: Callable[[Any], Any], value: Any) -> Any:
+  """One structured field; None stays None, which genotype and geometry may be."""
+  if value is None:
+    return None
+  if not isinstance(value, Mapping):
+    raise InputError(f"{name} must be a mapping, got {value!r:.200}")
+  try:
+    return reader(value)
+  except InputError as error:
+    raise InputError(f"{name} is wrong: {error}") from None
+
+
+def _is_number(value: Any) -> bool:
+  """Whether a value is a finite number of at least 0, and not a bool."""
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max

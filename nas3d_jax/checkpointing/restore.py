@@ -1,0 +1,69 @@
+"""A network from a checkpoint, ready to apply."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nas3d_jax.checkpointing import checkpoints
+from nas3d_jax.checkpointing.metadata import RunMetadata
+from nas3d_jax.errors import DamagedCheckpoint, InputError
+from nas3d_jax.models.networks import DerivedNet, Supernet, Variables, variable_shapes
+from nas3d_jax.models.unet3d import UNet3D
+
+AnyNetwork = Supernet | DerivedNet | UNet3D
+
+
+def restore(
+  run_or_checkpoint: str | Path, which: checkpoints.Which = "best"
+) -> tuple[AnyNetwork, Variables, RunMetadata]:
+  """Restores a network; `net.apply(variables, x)` then gives the confidences of `metadata.schema.region_names`.
+
+  `x` is normalised with `metadata.xi` and `metadata.lam`, its channels are `metadata.schema.modality_names`.
+
+  Args:
+    run_or_checkpoint: a run directory (`search`, `train/<fold>` or `unet3d/<fold>`), its `checkpoints` folder, or the
+      folder of one step, wherever it was copied to; of one step, `which` is not asked.
+    which: "best", "last" or the number of a step.
+
+  Returns:
+    The network: a supernet where the run was a search, a derived network or a `UNet3D` where it was a training; its
+    variables, float32 `jax.Array`, bit for bit as they were saved; and what the run said of itself.
+
+  Raises:
+    InputError: there is no such checkpoint, it is damaged (then others of the run are named that are not), its metadata
+      is wrong, or its arrays are not the network's.
+  """
+  folder = checkpoints.open_run(run_or_checkpoint, which)
+  try:
+    return _restore(folder)
+  except DamagedCheckpoint as error:
+    raise DamagedCheckpoint(f"{error}. {_sound_ones(folder)}") from error
+
+
+def _restore(folder: Path) -> tuple[AnyNetwork, Variables, RunMetadata]:
+  stored = checkpoints.read_metadata(folder)
+  try:
+    metadata = RunMetadata.from_dict(stored)
+  except InputError as error:
+    raise InputError(
+      f"checkpoint {folder} cannot be restored, its metadata is wrong: {error}; use one as search or train wrote it"
+    ) from error
+  net = build_network(metadata)
+  return net, checkpoints.read_variables(folder, like=variable_shapes(net)), metadata
+
+
+def _sound_ones(folder: Path) -> str:
+  """Which checkpoints beside a damaged one may be used in its stead; none is taken unasked."""
+  sound = checkpoints.sound_steps(folder.parent, without=int(folder.name)) if folder.name.isdecimal() else []
+  if not sound:
+    return "There is no other one beside it"
+  return f"Beside it {', '.join(map(str, sound))} can be read whole: name one, as in {folder.with_name(str(sound[-1]))}"
+
+
+def build_network(metadata: RunMetadata) -> AnyNetwork:
+  """The network that a run's metadata describes, without variables."""
+  if metadata.architecture == "unet3d":
+    return UNet3D(metadata.network, dropout_rate=metadata.dropout_rate)
+  if metadata.genotype is None:
+    return Supernet(metadata.network, dropout_rate=metadata.dropout_rate)
+  return DerivedNet(metadata.network, metadata.genotype, dropout_rate=metadata.dropout_rate)

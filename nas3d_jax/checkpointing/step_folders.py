@@ -1,0 +1,146 @@
+"""The folders of a run's checkpoints: which there are, which are kept, removed and set aside. No JAX here."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from nas3d_jax.errors import DamagedCheckpoint
+from nas3d_jax.files.atomic import writing
+
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""In the name of what is being written, or removed; such a folder is never read."""
+_LAST = 2
+
+
+class StepFolders:
+  """The steps of a run with their metrics, and what becomes of their folders; one writer at a time.
+
+  Args:
+    folder: of the checkpoints; it may be missing.
+    metric: reads the metric of a step's folder, None where it has none; raises `DamagedCheckpoint`.
+    first: whether to change what is on disk; of several processes that write together, one does.
+
+  Attributes:
+    metrics: of every step; None where there is none, or it cannot be read.
+    unrated: what is wrong with those whose metric cannot be read; they are not removed.
+  """
+
+  def __init__(self, folder: Path, metric: Callable[[Path], float | None], *, first: bool = True):
+    self._folder, self._first = folder, first
+    self.metrics: dict[int, float | None] = {}
+    self.unrated: dict[int, DamagedCheckpoint] = {}
+    for step in steps_in(folder):
+      try:
+        self.metrics[step] = metric(folder / str(step))
+      except DamagedCheckpoint as error:
+        self.metrics[step], self.unrated[step] = None, error
+
+  @property
+  def last(self) -> int | None:
+    """The last step, None where there is none."""
+    return max(self.metrics, default=None)
+
+  @property
+  def best(self) -> int | None:
+    """The step with the lowest metric, the later of equals; None where no step has one."""
+    known = {step: value for step, value in self.metrics.items() if value is not None and math.isfinite(value)}
+    return min(known, key=lambda step: (known[step], -step), default=None)
+
+  def rated_best(self) -> int | None:
+    """The same, where every metric is known.
+
+    Raises:
+      DamagedCheckpoint: one cannot be read.
+    """
+    for error in self.unrated.values():
+      others = ", ".join(str(step) for step in sorted(self.metrics) if step not in self.unrated) or "none"
+      raise DamagedCheckpoint(f"{error}. Without its metric the best cannot be told; the other steps are: {others}")
+    return self.best
+
+  def remove_superseded(self) -> None:
+    """Removes the steps that are neither the last two nor the best; one that is half removed is none any more.
+
+    Raises:
+      InputError: the system does not let it.
+    """
+    kept = {*sorted(self.metrics)[-_LAST:], self.best, *self.unrated}
+    for step in sorted(set(self.metrics) - kept):
+      del self.metrics[step]
+      if self._first:
+        path = self._folder / f"{step}{UNFINISHED}-removed"
+        with writing(self._folder):
+          os.replace(self._folder / str(step), path)
+          shutil.rmtree(path, ignore_errors=True)
+
+  def renew(self, step: int) -> None:
+    """Lets the last step be saved again: the former one stands aside until the new one is whole.
+
+    Raises:
+      InputError: the system does not let it.
+    """
+    if self._first:
+      with writing(self._folder):
+        set_aside(self._folder, step)
+
+  def settle(self) -> None:
+    """Removes what stood aside, or puts it back where no new one came of it."""
+    if self._first:
+      settle(self._folder)
+
+  def set_aside(self, step: int) -> Path:
+    """Takes out a damaged step; returns its folder's new name, `<step>.damaged`, or `<step>.damaged.2` and so on.
+
+    Raises:
+      InputError: the system does not let it.
+    """
+    del self.metrics[step]
+    self.unrated.pop(step, None)
+    number, path = 1, self._folder / f"{step}.damaged"
+    while self._first and path.exists():
+      number += 1
+      path = self._folder / f"{step}.damaged.{number}"
+    if self._first:
+      with writing(self._folder):
+        os.replace(self._folder / str(step), path)
+    return path
+
+
+def steps_in(folder: Path) -> list[int]:
+  """The steps that have a finished checkpoint, ascending; none where there is no such folder."""
+  entries = folder.iterdir() if folder.is_dir() else ()
+  return sorted(int(path.name) for path in entries if _is_number(path.name) and path.is_dir())
+
+
+def is_step(path: Path) -> bool:
+  """Whether a folder looks like the checkpoint of a step, wherever it lies."""
+  return UNFINISHED not in path.name and (path / "params").is_dir() and (path / "metadata").is_dir()
+
+
+def clear_up(folder: Path) -> None:
+  """Removes what a write or a removal left that was cut short, and settles a step that was saved again."""
+  for path in folder.glob(f"*{UNFINISHED}*"):
+    shutil.rmtree(path, ignore_errors=True)
+  settle(folder)
+
+
+def _is_number(name: str) -> bool:
+  return name.isascii() and name.isdecimal() and str(int(name)) == name
+
+
+def set_aside(folder: Path, step: int) -> None:
+  """Renames the checkpoint of a step in a folder of checkpoints, so that the step can be saved again."""
+  os.replace(folder / str(step), folder / f".{step}.former")
+
+
+def settle(folder: Path) -> None:
+  """Removes what was set aside, or puts it back where no new one came of it; not while one is being written."""
+  for former in folder.glob(".*.former"):
+    step = folder / former.name.split(".")[1]
+    if step.exists():
+      shutil.rmtree(former, ignore_errors=True)
+    else:
+      os.replace(former, step)

@@ -1,0 +1,91 @@
+"""The files of a case, and what can be wrong with them. No JAX here."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.schema.schema import Schema
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+  """One thing wrong with one case: its name, the reason, the remedy."""
+
+  case: str
+  reason: str
+  remedy: str
+
+  def __str__(self):
+    return f"{self.case}: {self.reason}; {self.remedy}"
+
+
+class CaseError(InputError):
+  """A case that cannot be used.
+
+  Attributes:
+    faults: everything that is wrong with it.
+  """
+
+  def __init__(self, faults: Iterable[Fault]):
+    self.faults = tuple(faults)
+    super().__init__("\n".join(map(str, self.faults)))
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseFiles:
+  """Where the files of a case are.
+
+  Attributes:
+    name: name of the case: that of its folder, or of its files where many cases share a folder.
+    grade: "HGG" or "LGG" where the parent folder is called so, else None.
+    folder: the folder of the images.
+    images: one file a modality, in the schema's order; or the one file [D, H, W, channel] that holds them all.
+    segmentation: the file of its labels, or None.
+    channels: of one file that holds all, the modality of each of its channels, in the file's order; else None.
+  """
+
+  name: str
+  grade: str | None
+  folder: Path
+  images: tuple[Path, ...]
+  segmentation: Path | None
+  channels: tuple[str, ...] | None = None
+
+  @property
+  def named_images(self) -> dict[str, Path]:
+    """The images by the names that records of their checksums use: those of the files.
+
+    That of a file with several channels says which they are, so that a record does not fit when they are called
+    otherwise.
+    """
+    channels = "" if self.channels is None else f"[{','.join(self.channels)}]"
+    return {f"{path.name}{channels}": path for path in self.images}
+
+  @property
+  def named(self) -> dict[str, Path]:
+    """The images, and the segmentation where there is one; its folder tells it from an image of the same name."""
+    if self.segmentation is None:
+      return self.named_images
+    inside = self.segmentation.parent == self.folder
+    name = self.segmentation.name if inside else f"{self.segmentation.parent.name}/{self.segmentation.name}"
+    return {**self.named_images, name: self.segmentation}
+
+
+def is_truth(name: str, case: str, schema: Schema) -> bool:
+  """Whether a name in `CaseFiles.named` of a case is that of its segmentation."""
+  if schema.layout != "folders":
+    return "/" in name
+  stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
+  return stem in {case + suffix for suffix in schema.segmentation}
+
+
+def of_case(name: str, error: InputError) -> CaseError:
+  """The error as one of a case; reason and remedy are parted where messages part them, by the last semicolon."""
+  if isinstance(error, CaseError):
+    return error
+  reason, parted, remedy = str(error).rpartition("; ")
+  return CaseError([Fault(name, reason if parted else remedy, remedy if parted else "leave the case out")])

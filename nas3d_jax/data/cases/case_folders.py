@@ -1,0 +1,107 @@
+"""Cases that have a folder each, as BraTS has. No JAX here.
+
+    data_dir/[HGG|LGG/]<case>/<case><suffix>.nii[.gz]
+
+with one file a modality and, where known, one segmentation; the suffixes are the schema's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
+from nas3d_jax.errors import InputError
+from nas3d_jax.schema.schema import Schema
+
+GRADES = ("HGG", "LGG")
+_DEPTH = 4
+_NIFTI = re.compile(r"(?P<stem>.+)\.nii(\.gz)?", re.IGNORECASE)
+
+
+def find_in_folders(root: Path, schema: Schema, *, labels: bool) -> tuple[list[CaseFiles], list[Fault]]:
+  """`find_cases` of this layout; `root` is a folder and absolute."""
+  cases, faults = [], []
+  for folder in case_folders(root):
+    try:
+      cases.append(_case_files(folder, schema, labels))
+    except CaseError as error:
+      faults.extend(error.faults)
+  if not cases and not faults:
+    raise InputError(
+      f"data_dir holds no case, got {str(root)!r}; give the folder of the case folders, each "
+      f"with <case>{schema.modalities[0].suffixes[0]}.nii.gz and its siblings"
+    )
+  counts = Counter(files.name for files in cases)
+  for name in sorted(name for name, count in counts.items() if count > 1):
+    where = " and ".join(str(f.folder.relative_to(root)) for f in cases if f.name == name)
+    reason = f"{counts[name]} cases have this name: {where}"
+    faults.append(Fault(name, reason, "rename or remove all but one"))
+  return [files for files in cases if counts[files.name] == 1], faults
+
+
+def case_folders(root: Path) -> list[Path]:
+  """Folders that hold NIfTI files, and those with neither files of that kind nor folders; none is hidden."""
+  return _case_folders(root, _DEPTH)
+
+
+def stems(folder: Path) -> dict[str, list[Path]]:
+  """The NIfTI files of a folder by their names without ending; none is hidden."""
+  found: dict[str, list[Path]] = {}
+  for path in sorted(folder.iterdir()):
+    if not path.name.startswith(".") and _is_nifti(path):
+      found.setdefault(_NIFTI.fullmatch(path.name)["stem"], []).append(path)
+  return found
+
+
+def _case_folders(folder: Path, depth: int) -> list[Path]:
+  children = [child for child in sorted(folder.iterdir()) if not child.name.startswith(".")]
+  found = [folder] if any(_is_nifti(child) for child in children) else []
+  if depth:
+    for child in children:
+      if child.is_dir():
+        below = _case_folders(child, depth - 1)
+        found += below or ([] if child.name.upper() in GRADES else [child])
+  return found
+
+
+def _is_nifti(path: Path) -> bool:
+  return bool(_NIFTI.fullmatch(path.name)) and path.is_file()
+
+
+def _case_files(folder: Path, schema: Schema, labels: bool) -> CaseFiles:
+  """The files of one folder, or a CaseError with all that is wrong with their names."""
+  name = folder.name
+  found = stems(folder)
+  kinds = {m.name: m.suffixes for m in schema.modalities}
+  if labels:
+    kinds["segmentation"] = schema.segmentation
+  matches = {kind: [p for s in suffixes for p in found.pop(name + s, [])] for kind, suffixes in kinds.items()}
+  others = ", ".join(path.name for paths in found.values() for path in paths)
+  faults = []
+  for kind, suffixes in kinds.items():
+    paths, expected = matches[kind], f"{name}{suffixes[0]}.nii.gz"
+    if len(paths) > 1:
+      files = " and ".join(path.name for path in paths)
+      faults.append(Fault(name, f"{kind} is there twice: {files}", "keep one of them"))
+    elif not paths and kind == "segmentation" and others:
+      reason = f"no segmentation {name}{suffixes[0]}.nii or .nii.gz, but {others} is there"
+      # The extension says whether a file is compressed: a new name must keep it.
+      ending = ".nii.gz" if others.lower().endswith(".gz") else ".nii"
+      remedy = f"rename it to {name}{suffixes[0]}{ending} if it is the segmentation, else move it"
+      faults.append(Fault(name, reason, f"{remedy} out of the folder"))
+    elif not paths and kind != "segmentation":
+      seen = f" (other NIfTI files there: {others})" if others else ""
+      reason = f"no {kind} image {expected} or .nii in {folder.parent.name}/{name}{seen}"
+      faults.append(Fault(name, reason, "add the file, or rename the one that it is"))
+  if faults:
+    raise CaseError(faults)
+  grade = folder.parent.name.upper()
+  return CaseFiles(
+    name=name,
+    grade=grade if grade in GRADES else None,
+    folder=folder,
+    images=tuple(matches[modality][0] for modality in schema.modality_names),
+    segmentation=next(iter(matches.get("segmentation", ())), None),
+  )

@@ -1,0 +1,163 @@
+"""The dataset.json of the Medical Segmentation Decathlon and of nnU-Net: its channels and labels. No JAX here.
+
+    decathlon   "modality": {"0": "FLAIR", ...}, "labels": {"1": "edema", ...}
+    nnunet      "channel_names": {"0": "T1", ...}, "labels": {"edema": 1, ...}, "file_ending": ".nii.gz"; or with
+                regions, "labels": {"whole tumor": [1, 2, 3], ...}, "regions_class_order": [1, ...]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.files.strict_json import parse_json
+from nas3d_jax.schema.builtin import modality_name, region_name
+from nas3d_jax.schema.schema import Modality, Region, Schema
+
+NAME = "dataset.json"
+_MOST_BYTES = 1 << 24
+_ENDINGS = (".nii.gz", ".nii")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetJson:
+  """What one says, checked as far as it is the same for all data sets.
+
+  Attributes:
+    path: the file.
+    layout: "nnunet" where it has channel_names, else "decathlon".
+    channels: names of the channels, in the files' order.
+    ending: of the files, ".nii.gz" or ".nii".
+    labels: its labels, unchecked.
+    region_order: its regions_class_order, unchecked; None without.
+  """
+
+  path: Path
+  layout: Literal["decathlon", "nnunet"]
+  channels: tuple[str, ...]
+  ending: str
+  labels: Mapping[str, Any]
+  region_order: Any
+
+  @classmethod
+  def read(cls, path: Path) -> DatasetJson:
+    """Reads a dataset.json.
+
+    Raises:
+      InputError: it cannot be read, or does not say what the channels are.
+    """
+    content = _read(path)
+    nnunet = "channel_names" in content
+    field = "channel_names" if nnunet else "modality"
+    names = content.get(field)
+    order = [str(number) for number in range(len(names))] if isinstance(names, Mapping) else []
+    if not order or sorted(names) != sorted(order) or not all(isinstance(n, str) and n for n in names.values()):
+      raise InputError(
+        f'{path} must name the channels, as in "channel_names": {{"0": "FLAIR", "1": "T1"}} (nnU-Net) or "modality" '
+        f"(Medical Segmentation Decathlon), got {field}={names!r:.200}"
+      )
+    ending = content.get("file_ending", ".nii.gz")
+    if ending not in _ENDINGS:
+      raise InputError(f"file_ending in {path} must be one of {', '.join(_ENDINGS)}, got {ending!r}; convert the files")
+    labels = content.get("labels")
+    if not isinstance(labels, Mapping):
+      raise InputError(f"{path} must have labels, an object, got {labels!r:.200}")
+    channels = tuple(names[number] for number in order)
+    layout = "nnunet" if nnunet else "decathlon"
+    return cls(path, layout, channels, ending, labels, content.get("regions_class_order"))
+
+  def channels_of(self, schema: Schema) -> tuple[str, ...]:
+    """What the schema calls each channel, in the files' order; one that it does not know keeps its name.
+
+    Raises:
+      InputError: two channels are the same modality, or one of the schema's is not there.
+    """
+    known = {suffix.lower(): m.name for m in schema.modalities for suffix in m.suffixes}
+    channels = tuple(known.get(channel.lower(), channel) for channel in self.channels)
+    missing = [name for name in schema.modality_names if name not in channels]
+    doubled = [name for name in schema.modality_names if channels.count(name) > 1]
+    if missing or doubled:
+      what = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(doubled)} twice"
+      wanted = "; ".join(f"{m.name}: {' or '.join(m.suffixes)}" for m in schema.modalities)
+      raise InputError(
+        f"{self.path} has the channels {', '.join(self.channels)}, which {what} of schema {schema.name!r} ({wanted}); "
+        "correct it, or give the schema that fits"
+      )
+    return channels
+
+  def check_decathlon(self) -> None:
+    """Raises InputError unless the labels mean what those of Task01_BrainTumour do."""
+    said = {value: str(self.labels.get(value, "")).lower() for value in ("1", "2", "3")}
+    fits = "edema" in said["1"] and "non" in said["2"] and "enhanc" in said["3"] and "non" not in said["3"]
+    if not fits or set(self.labels) - {"0", *said}:
+      raise InputError(
+        f"{self.path} has the labels {dict(self.labels)!r:.300}, not those of Task01_BrainTumour (1 edema, 2 "
+        "non-enhancing tumor, 3 enhancing tumour); describe them in a YAML file with layout: decathlon, and give "
+        "--schema=FILE"
+      )
+
+  def nnunet_schema(self) -> Schema:
+    """The schema that an nnU-Net data set has by its dataset.json.
+
+    Known names of channels become those of the other schemas (`schemas.modality_name`), and, where regions are sets of
+    labels, those of regions likewise. Without such sets each label but background is a region of its own, under its own
+    name.
+
+    Raises:
+      InputError: the labels are none, or are to be ignored, or do not make a schema.
+    """
+    values = {name: value for name, value in self.labels.items() if name != "background"}
+    if self.labels.get("background") != 0:
+      raise InputError(f'labels in {self.path} must have "background": 0, got {dict(self.labels)!r:.300}')
+    if "ignore" in values:
+      raise InputError(f"{self.path} has an ignore label, which is not supported; clear it from the segmentations")
+    sets = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+    if not all(_is_label(v) for members in sets.values() for v in members) or not all(sets.values()):
+      raise InputError(f"labels in {self.path} must be whole numbers or lists of them, got {dict(self.labels)!r:.300}")
+    paints = self.region_order
+    if paints is None and any(isinstance(value, list) for value in values.values()):
+      raise InputError(f"labels in {self.path} are regions, and need regions_class_order beside them")
+    if paints is None:
+      paints, named = [members[0] for members in sets.values()], {name: name for name in sets}
+    else:
+      named = {name: region_name(name) for name in sets}
+    if not isinstance(paints, list) or len(paints) != len(sets) or not all(map(_is_label, paints)):
+      raise InputError(f"regions_class_order in {self.path} must be one label for each region, got {paints!r:.200}")
+    single = {members[0]: name for name, members in sets.items() if len(members) == 1}
+    known = sorted({v for members in sets.values() for v in members} | set(paints))
+    try:
+      return Schema(
+        name="nnunet",
+        modalities=tuple(Modality(modality_name(channel), (channel,)) for channel in self.channels),
+        labels=((0, "background"), *((value, single.get(value, f"label {value}")) for value in known)),
+        regions=tuple(
+          Region(named[name], tuple(sets[name]), paint) for name, paint in zip(sets, paints, strict=True)
+        ),
+        segmentation=("labelsTr",),
+        layout="nnunet",
+      )
+    except InputError as error:
+      raise InputError(f"{self.path} makes no schema: {error}") from error
+
+
+def _is_label(value: Any) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _read(path: Path) -> dict[str, Any]:
+  """The object in a JSON file, no larger than such files are."""
+  remedy = "correct it, or copy it again"
+  try:
+    with path.open("rb") as file:
+      raw = file.read(_MOST_BYTES + 1)
+    if len(raw) > _MOST_BYTES:
+      raise InputError(f"it is larger than {_MOST_BYTES >> 20} MiB")
+    content = parse_json(raw)
+  except (OSError, InputError) as error:
+    raise InputError(f"{path} cannot be read ({error}); {remedy}") from error
+  if not isinstance(content, dict):
+    raise InputError(f"{path} must hold a JSON object, got {type(content).__name__}; {remedy}")
+  return content

@@ -1,0 +1,104 @@
+"""A data set's folder is built beside its final place, and swapped in whole. No JAX here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas3d_jax.data.cases.case_files import CaseFiles
+from nas3d_jax.data.dataset.dataset import FORMAT, VERSION
+from nas3d_jax.errors import InputError
+from nas3d_jax.files.run_layout import CASES, CONFIG
+from nas3d_jax.files.strict_json import read_json, write_json
+from nas3d_jax.schema.geometry import Geometry
+from nas3d_jax.schema.schema import Schema
+
+
+def mark(schema: Schema, geometry: Geometry | None) -> dict[str, Any]:
+  """What says that a folder is ours, and for which schema and geometry its cases were stored."""
+  stored = geometry and geometry.to_dict()
+  return {"format": FORMAT, "version": VERSION, "schema": schema.to_dict(), "geometry": stored}
+
+
+def _is_ours(folder: Path) -> bool:
+  """Whether preprocess made this folder."""
+  config = folder / CONFIG
+  return config.exists() and read_json(config).get("format") == FORMAT
+
+
+def settle(out: Path) -> bool:
+  """Whether there is a data set, after an overwrite cut short between its renames is mended.
+
+  Raises:
+    InputError: there is something else in its place.
+  """
+  former = out.with_name(f".{out.name}.former")
+  if former.exists() and _is_ours(former):
+    if out.exists():
+      discard(former)
+    else:
+      os.replace(former, out)
+  for removed in out.parent.glob(f".{out.name}.*.removed"):
+    shutil.rmtree(removed, ignore_errors=True)
+  if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    return False
+  if not out.is_dir() or not _is_ours(out):
+    raise InputError(f"out_dir must be new or hold a data set, got {str(out)!r}; move it away")
+  return True
+
+
+def prepare(
+  out: Path, found: Sequence[CaseFiles], schema: Schema, geometry: Geometry | None, *, fresh: bool
+) -> Path:
+  """Makes the temporary folder, or goes on with that of an interrupted run of the same schema and geometry.
+
+  Args:
+    out: the final folder.
+    found: the cases that it is going to hold; what was stored of others is removed.
+    schema: the schema of the data set.
+    geometry: its orientation and voxel size.
+    fresh: whether to start anew in any case.
+
+  Returns:
+    The temporary folder, with `cases` and `records` in it.
+
+  Raises:
+    InputError: something else is in its place.
+  """
+  partial = out.with_name(f".{out.name}.partial")
+  # The first file may have been half written when a run was killed.
+  if partial.exists() and any(path.name != ".config.json.partial" for path in partial.iterdir()):
+    if not _is_ours(partial):
+      raise InputError(f"{partial} is in the way and not from preprocess; move it away")
+    kept = read_json(partial / CONFIG)
+    if fresh or any(kept.get(key) != value for key, value in mark(schema, geometry).items()):
+      discard(partial)
+  partial.mkdir(parents=True, exist_ok=True)
+  write_json(partial / CONFIG, mark(schema, geometry))
+  for name in ("cases", "records"):
+    (partial / name).mkdir(exist_ok=True)
+  names = {files.name for files in found}
+  for folder in (partial / CASES).iterdir():
+    if folder.name not in names:
+      shutil.rmtree(folder)
+  return partial
+
+
+def swap(partial: Path, out: Path) -> None:
+  """Puts the new folder in its place; the old one goes only after that."""
+  former = out.with_name(f".{out.name}.former")
+  if out.exists():
+    os.replace(out, former)
+  os.replace(partial, out)
+  if former.exists():
+    discard(former)
+
+
+def discard(folder: Path) -> None:
+  """Removes a folder of ours, by a rename first: one that is half removed would be taken for something else."""
+  removed = folder.with_name(f"{folder.name}.removed")
+  os.replace(folder, removed)
+  shutil.rmtree(removed, ignore_errors=True)

@@ -1,0 +1,5 @@
+"""What is wrong or strange in a folder of cases, before anything is computed.
+
+Rooms: `inspect_cases` is the way in; `examine_case` looks at one case, `compare_cases` at one among the others, `table`
+shows what they found.
+"""

@@ -1,0 +1,85 @@
+"""An inspection for a reader: a table of what is wrong or strange, and the data set in a few lines. No JAX here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nas3d_jax.data.inspection.examine_case import Finding
+from nas3d_jax.data.inspection.inspect_cases import Inspection
+
+_FEW = 3
+"""Cases with the very same finding have a row each up to this many; of more, one row names this many."""
+_COLOURS = {"error": "bold red", "warning": "yellow"}
+
+
+def render(inspection: Inspection) -> RenderableType:
+  """What to print: the table, where there is anything in it, and the summary."""
+  lines = Text("\n".join(map(_shown, _summary(inspection))), overflow="fold")
+  return lines if inspection.ok else Group(findings_table(inspection.findings), lines)
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+  """A row a finding, case by case; one that many cases share has one row, at the end."""
+  table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+  table.add_column("case", overflow="fold", max_width=24)
+  table.add_column("", no_wrap=True)
+  table.add_column("what, and what to do", overflow="fold")
+  groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
+  for finding in findings:
+    groups[finding.severity, finding.kind, finding.reason].append(finding)
+  shared = [group for group in groups.values() if len(group) > _FEW]
+  apart = [f for f in findings if len(groups[f.severity, f.kind, f.reason]) <= _FEW]
+  before = ""
+  for finding in apart:
+    name = "all cases" if finding.case is None else finding.case
+    table.add_row(Text(_shown("" if name == before else name)), *_cells(finding))
+    before = name
+  for group in shared:
+    some = ", ".join(finding.case for finding in group[:_FEW])
+    table.add_row(f"{len(group)} cases", *_cells(group[0], f"{some}, ...: "))
+  return table
+
+
+def _cells(finding: Finding, cases: str = "") -> tuple[Text, Text]:
+  text = Text(_shown(f"{cases}{finding.reason}"))
+  text.append(_shown(f"; {finding.remedy}"), style="dim")
+  return Text(finding.severity, style=_COLOURS[finding.severity]), text
+
+
+def _shown(text: str) -> str:
+  """Text as a terminal may have it: names of files are anybody's, and can hold anything but a slash."""
+  return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _summary(inspection: Inspection) -> Iterator[str]:
+  summary, schema = inspection.summary, inspection.schema
+  yield f"{_count(summary['cases'], 'case')} in {inspection.data_dir}, {summary['labelled']} with a segmentation"
+  also = "".join(f", or {other.name}, whose files are called alike" for other in inspection.others)
+  yield f"schema {schema.name}{also}: {', '.join(schema.modality_names)}; regions {', '.join(schema.region_names)}"
+  for name in ("shapes", "spacings", "orientations"):
+    values = [f"{value} in {count}" for value, count in summary[name].items()]
+    if len(values) == 1:
+      values = [f"{value} in all" for value in summary[name]]
+    if values:
+      yield f"{name}: {'; '.join(values[:4])}{f'; {len(values) - 4} more' if len(values) > 4 else ''}"
+  if summary["labelled"]:
+    labels = [f"{value} in {entry['cases']}" for value, entry in summary["labels"].items() if value != "0"]
+    yield f"labels: {', '.join(labels)}"
+  if inspection.ok:
+    yield "nothing is wrong or strange"
+    return
+  errors = sum(finding.severity == "error" for finding in inspection.findings)
+  at_fault = len({finding.case for finding in inspection.findings if finding.case is not None})
+  numbers = {"error": errors, "warning": len(inspection.findings) - errors}
+  wrong = " and ".join(_count(number, what) for what, number in numbers.items() if number)
+  yield f"{wrong} in {_count(at_fault, 'case')}; {summary['usable']} of {summary['cases']} cases can be used"
+
+
+def _count(number: int, what: str) -> str:
+  return f"{number} {what}{'' if number == 1 else 's'}"

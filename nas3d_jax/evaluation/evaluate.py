@@ -1,0 +1,228 @@
+"""Scores a folder of predicted label volumes against the truth. No JAX here.
+
+Every case is scored, or the evaluation is refused with the list of what is wrong: a table never
+speaks of fewer cases than were given.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from nas3d_jax.data.cases.case_files import CaseError, Fault
+from nas3d_jax.data.cases.detect_schema import find_schema
+from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
+from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_volume
+from nas3d_jax.data.cases.segmentations import find_segmentations, nifti_files
+from nas3d_jax.errors import InputError
+from nas3d_jax.evaluation import metrics
+from nas3d_jax.evaluation.scores import RegionMetrics, Scores
+from nas3d_jax.files.atomic import writing
+from nas3d_jax.files.hashing import file_sum
+from nas3d_jax.files.locks import locked
+from nas3d_jax.files.run_layout import SCORES_CSV, SCORES_JSON
+from nas3d_jax.inference.prediction_folder import stored_schema
+from nas3d_jax.runtime.parallel import each
+from nas3d_jax.schema.schema import Schema
+from nas3d_jax.schema.translation import translate, translation
+
+
+class _Pair(NamedTuple):
+  case: str
+  prediction: Path
+  truth: Path
+
+
+def evaluate(
+  predictions_dir: str | Path,
+  data_dir: str | Path,
+  out: str | Path,
+  *,
+  schema: str | Path | Schema | None = None,
+  cases: Iterable[str] | None = None,
+  tolerance: float = metrics.TOLERANCE,
+  overwrite: bool = False,
+  workers: int | None = None,
+) -> Scores:
+  """Scores predicted label volumes and writes `scores.csv` and `scores.json` (see `scores.py`).
+
+  Predictions have the labels of the schema in their `predictions.json`, without one those of the truth. Where the two
+  schemas differ, regions are matched by name.
+
+  A second call with the same files reuses what the first wrote. Progress goes to stderr.
+
+  Args:
+    predictions_dir: the folder of `<case>.nii.gz` (or .nii) label volumes, one a case.
+    data_dir: the folder of the cases, as `preprocess` takes it; only segmentations are read.
+    out: the folder to write into.
+    schema: what labels, regions and files of the truth are, see `find_schema`; None means to find it out.
+    cases: the cases to score; None means every prediction and every segmentation.
+    tolerance: of the surface Dice, in mm, at least 0.
+    overwrite: whether to replace scores of other files, or of another tolerance, that are there already.
+    workers: cases read and scored at once; None means one a core.
+
+  Returns:
+    The scores of every case.
+
+  Raises:
+    InputError: no schema fits the truth, or its regions are other ones than those of the predictions; a prediction or a
+      segmentation is missing, or cannot be read, or the two differ in
+      shape, affine or labels (all such cases are listed; nothing is written), or `out` holds scores
+      of other files or another tolerance and overwrite is not given.
+  """
+  if workers is None:
+    workers = os.cpu_count() or 1
+  if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+    raise InputError(f"workers must be a whole number of at least 1, got {workers!r}")
+  tolerance = metrics.check_tolerance(tolerance)
+  predicted = stored_schema(predictions_dir)
+  schema = find_schema(data_dir, schema, like=predicted)
+  predicted = predicted or schema
+  table = translation(predicted, schema)
+  pairs = _pair(Path(predictions_dir), Path(data_dir), schema, cases)
+  out = Path(out)
+  if not overwrite and (out / SCORES_JSON).exists():
+    return _reuse(out, pairs, schema, tolerance, workers)
+  if not overwrite and (out / SCORES_CSV).exists():
+    raise InputError(f"{out / SCORES_CSV} would be lost; give --overwrite, or another --out")
+  if changed := {value: other for value, other in table.items() if value != other}:
+    what = ", ".join(f"{value} as {other}" for value, other in changed.items())
+    say = f"labels of the predictions (schema {predicted.name}) are read by their regions: {what} of {schema.name}"
+    Console(stderr=True).print(say, markup=False, highlight=False, soft_wrap=True)
+  work = functools.partial(_score_pair, predicted=predicted, schema=schema, tolerance=tolerance)
+  results = each("evaluate", work, pairs, workers)
+  _refuse([fault for result in results if isinstance(result, CaseError) for fault in result.faults])
+  named = dict(zip((pair.case for pair in pairs), results, strict=True))
+  scores = Scores(
+    schema,
+    {case: values for case, (values, _) in named.items()},
+    {case: checksums for case, (_, checksums) in named.items()},
+    tolerance,
+  )
+  with locked(out), writing(out):
+    scores.write(out)
+  return scores
+
+
+def _pair(
+  predictions_dir: Path, data_dir: Path, schema: Schema, cases: Iterable[str] | None
+) -> list[_Pair]:
+  """Prediction and truth of each case, sorted by name; or one InputError with all the faults."""
+  truths, faults = find_segmentations(data_dir, schema)
+  predictions: dict[str, list[Path]] = {}
+  for path, stem in nifti_files(predictions_dir, "predictions_dir", 0):
+    predictions.setdefault(stem, []).append(path)
+  at_fault = {fault.case for fault in faults}
+  wanted = set(predictions) | set(truths) | at_fault if cases is None else set(cases)
+  if not wanted:
+    where = f"{predictions_dir} and {data_dir}" if cases is None else "cases"
+    raise InputError(f"there is no case to score in {where}; give at least one")
+  faults = [fault for fault in faults if fault.case in wanted]
+  for case in wanted:
+    found = predictions.get(case, [])
+    if not found:
+      reason = f"no prediction {case}.nii.gz or .nii in {predictions_dir}"
+      faults.append(Fault(case, reason, "predict it, or name the cases to score"))
+    if len(found) > 1:
+      files = " and ".join(path.name for path in found)
+      faults.append(Fault(case, f"it has {len(found)} predictions: {files}", "keep one of them"))
+    if case not in truths and case not in at_fault:
+      file = f"{case}{schema.segmentation[0]}" if schema.layout == "folders" else f"labelsTr/{case}"
+      reason = f"no segmentation {file}.nii.gz or .nii below {data_dir}"
+      faults.append(Fault(case, reason, "add it, or name the cases to score"))
+  _refuse(faults)
+  return [_Pair(case, predictions[case][0], truths[case]) for case in sorted(wanted)]
+
+
+def _score_pair(
+  pair: _Pair, *, predicted: Schema, schema: Schema, tolerance: float
+) -> tuple[RegionMetrics, dict[str, str]] | CaseError:
+  """Metrics of each region and checksums of the files of a case, or all that is wrong with it."""
+  files = {"prediction": pair.prediction, "truth": pair.truth}
+  volumes: dict[str, Volume] = {}
+  found: list[tuple[str, str]] = []
+  for what, path in files.items():
+    try:
+      volumes[what] = read_volume(path)
+    except VolumeError as error:
+      found.append((f"{what} {error.reason}", error.remedy))
+    else:
+      own = predicted if what == "prediction" else schema
+      found += _label_faults(f"{what} {path.name}", volumes[what].data, own)
+  if len(volumes) == 2:
+    found += _geometry_faults(**volumes)
+  if found:
+    return CaseError(Fault(pair.case, *fault) for fault in found)
+  # The labels are all known, so they are whole and fit.
+  prediction, truth = (volumes[what].data.astype(np.uint8, copy=False) for what in files)
+  prediction = translate(prediction, predicted, schema)
+  values = metrics.score(prediction, truth, schema, volumes["truth"].spacing, tolerance=tolerance)
+  return values, {what: volume.checksum for what, volume in volumes.items()}
+
+
+def _label_faults(name: str, data: np.ndarray, schema: Schema) -> list[tuple[str, str]]:
+  known = schema.label_values
+  unknown = data[~np.isin(data, known)]
+  if not unknown.size:
+    return []
+  some = ", ".join(f"{value:g}" for value in np.unique(unknown)[:8].tolist())
+  reason = (
+    f"{name} has {unknown.size} voxels with values ({some}) that are no labels of schema "
+    f"{schema.name!r} ({', '.join(map(str, known))})"
+  )
+  return [(reason, "give label volumes, or the schema that they follow")]
+
+
+def _geometry_faults(prediction: Volume, truth: Volume) -> list[tuple[str, str]]:
+  remedy = "write the prediction on the grid of the case's images"
+  if prediction.data.shape != truth.data.shape:
+    shapes = f"prediction has shape {prediction.data.shape}, truth {truth.data.shape}"
+    return [(shapes, remedy)]
+  if not np.allclose(prediction.affine, truth.affine, rtol=0, atol=AFFINE_TOLERANCE):
+    rows = f"{prediction.affine[:3].tolist()}, truth {truth.affine[:3].tolist()}"
+    return [(f"prediction has the affine {rows}", remedy)]
+  return []
+
+
+def _refuse(faults: Sequence[Fault]) -> None:
+  """Raises one InputError with all that is wrong, if anything is."""
+  if faults:
+    count = len({fault.case for fault in faults})
+    lines = "\n".join(f"  {fault}" for fault in sorted(faults, key=lambda fault: fault.case))
+    raise InputError(f"{count} of the cases cannot be scored, so nothing was written:\n{lines}")
+
+
+def _reuse(out: Path, pairs: Sequence[_Pair], schema: Schema, tolerance: float, workers: int) -> Scores:
+  """The scores that are there, if they are of these files, read by this schema, with this tolerance."""
+  scores = Scores.load(out)
+  now = dict(
+    zip((p.case for p in pairs), each("compare", _checksums, pairs, workers), strict=True)
+  )
+  before = scores.checksums
+  changed = sorted(c for c in now.keys() | before.keys() if now.get(c) != before.get(c))
+  remedy = "give --overwrite to score anew, or another --out"
+  if scores.schema != schema:
+    raise InputError(f"{out / SCORES_JSON} is of another schema ({scores.schema.name!r}); {remedy}")
+  if scores.tolerance != tolerance:
+    raise InputError(f"{out / SCORES_JSON} has tolerance={scores.tolerance:g}, got {tolerance:g}; {remedy}")
+  if changed:
+    raise InputError(f"{out / SCORES_JSON} is of other files of {', '.join(changed)}; {remedy}")
+  if not (out / SCORES_CSV).exists():
+    scores.write_csv(out)
+  Console(stderr=True).print(f"{out / SCORES_JSON} is there, from the same files: reused")
+  return scores
+
+
+def _checksums(pair: _Pair) -> dict[str, str] | None:
+  """SHA-256 of both files; None where one cannot be read."""
+  files = {"prediction": pair.prediction, "truth": pair.truth}
+  try:
+    return {what: file_sum(path) for what, path in files.items()}
+  except OSError:
+    return None

@@ -1,0 +1,114 @@
+"""One writer a folder: a lock that the system lets go of when its process ends, however it ends. No JAX here.
+
+The lock is `flock` on a file in the folder, which holds the process, the host and the time for whoever has to wait, and
+is removed in the end. One that a killed process left is no lock any more. There is none on systems without `fcntl`
+(Windows) and on file systems that refuse it; who only reads takes none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.files.atomic import writing
+
+try:
+  import fcntl
+except ImportError:
+  fcntl = None
+
+LOCK = ".lock"
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path, name: str = LOCK) -> Iterator[None]:
+  """Keeps every other process from writing to a folder.
+
+  Args:
+    folder: the folder; made where it is missing, and removed again if nothing was put into it.
+    name: of the file in it.
+
+  Raises:
+    InputError: another process has the lock, something else is in the folder's place, or it cannot be written to.
+  """
+  folder = Path(folder)
+  if folder.exists() and not folder.is_dir():
+    raise InputError(f"{folder} must be a folder, but there is a file; move it away, or give another folder")
+  made = [path for path in (folder, *folder.parents) if not path.exists()]
+  try:
+    with writing(folder):
+      file = _take(folder, folder / name)
+    try:
+      yield
+    finally:
+      with contextlib.suppress(OSError):
+        (folder / name).unlink()
+      file.close()
+  finally:
+    with contextlib.suppress(OSError):
+      for path in made:
+        path.rmdir()
+
+
+def holds_nothing(folder: Path) -> bool:
+  """Whether a folder is empty, but for a lock and what a killed process had begun to write."""
+  return all(path.name == LOCK or (path.name[0] == "." and path.suffix == ".partial") for path in folder.iterdir())
+
+
+def _take(folder: Path, path: Path) -> BinaryIO:
+  """The open file of a lock that is ours now."""
+  while True:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+      file = open(path, "a+b")  # noqa: SIM115  it stays open as long as the lock is held
+    except FileNotFoundError:
+      continue  # whoever made the folder has just removed it
+    try:
+      if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      holder = _read(file)
+      file.close()
+      raise InputError(
+        f"another process{holder} writes to {folder}; wait for it, or give another folder"
+      ) from None
+    except OSError as error:
+      if error.errno not in _WITHOUT_LOCKS:
+        file.close()
+        raise
+    # Whoever had the lock may have removed the file between our opening and our locking it.
+    if _is_at(file, path):
+      break
+    file.close()
+  try:
+    now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {socket.gethostname()}, since {now}\n".encode())
+    file.flush()
+  except OSError:
+    path.unlink(missing_ok=True)
+    file.close()
+    raise
+  return file
+
+
+def _read(file: BinaryIO) -> str:
+  """Who holds a lock, as far as its file says."""
+  file.seek(0)
+  text = file.read(200).decode("utf-8", "replace").strip()
+  return f" ({text})" if text else ""
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+  try:
+    return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+  except FileNotFoundError:
+    return False

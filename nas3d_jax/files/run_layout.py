@@ -1,0 +1,50 @@
+"""The names of the files and folders of a run, which nothing else spells.
+
+    dataset/             manifest.json, config.json, verified.json, cases/<name>/{image,labels}.npy
+    dataset.json         instead of dataset/: the data set of another run
+    search/              a run directory, see below, of the search with seed 0
+    seeds/<seed>/search/, nested/<fold>/search/    further searches of an experiment
+    train/<fold>/, unet3d/<fold>/                  run directories of trainings; <fold> may be "all"
+    predictions/<network>/<split>/                 label volumes and predictions.json
+    predictions/<network>/min_component.json       the least component that is kept
+    scores/<network>/<split>/                      scores.json, scores.csv
+    costs.json, experiment.json, report/index.html
+
+A run directory holds config.json, metrics.jsonl, checkpoints/<step>/, genotype.json once a search is over, and
+nonfinite/ where a step was reported.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+
+DATASET = "dataset"
+DATASET_REFERENCE = "dataset.json"
+MANIFEST = "manifest.json"
+VERIFIED = "verified.json"
+CASES = "cases"
+IMAGE, LABELS = "image.npy", "labels.npy"
+
+SEARCH = "search"
+SEEDS, NESTED = "seeds", "nested"
+TRAIN_FOLDERS: Mapping[str, str] = types.MappingProxyType({"searched": "train", "unet3d": "unet3d"})
+"""Where the trainings of each architecture lie, a folder a fold."""
+
+CONFIG = "config.json"
+"""Of a run directory, and of a data set."""
+METRICS = "metrics.jsonl"
+GENOTYPE = "genotype.json"
+CHECKPOINTS = "checkpoints"
+NONFINITE = "nonfinite"
+
+PREDICTIONS = "predictions"
+PREDICTIONS_JSON = "predictions.json"
+MIN_COMPONENT = "min_component.json"
+SCORES = "scores"
+SCORES_JSON, SCORES_CSV = "scores.json", "scores.csv"
+
+COSTS = "costs.json"
+EXPERIMENT = "experiment.json"
+REPORT = "report"
+PAGE = "index.html"

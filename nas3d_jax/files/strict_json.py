@@ -1,0 +1,109 @@
+"""JSON that anybody may have written, read with a no to what Python's reader lets pass, and written whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.files.atomic import write_whole
+
+MOST_NESTED = 64
+"""Levels of lists and objects: what comes after can walk and print such a value without running out of stack."""
+_LARGEST = sys.float_info.max
+_REMEDY = "make the data set anew with `python -m launch preprocess --overwrite`"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def parse_json(content: bytes | str) -> Any:
+  """The value of a JSON text, as RFC 8259 means it.
+
+  Args:
+    content: the text, or its bytes in UTF-8.
+
+  Raises:
+    InputError: it is no JSON, or no plain value (see `check_plain`), or an object has a name twice; says why, and
+      leaves it to the caller to say where and what to do.
+  """
+  try:
+    text = content.decode("utf-8") if isinstance(content, bytes) else content
+    value = json.loads(text, object_pairs_hook=_object)
+  except InputError:
+    raise
+  except ValueError as error:  # no UTF-8, no JSON, or a number of thousands of digits
+    raise InputError(str(error)) from None
+  except RecursionError:
+    raise InputError(f"it is nested more than {MOST_NESTED} deep") from None
+  check_plain(value)
+  return value
+
+
+def check_plain(value: Any, most: int | None = None) -> None:
+  """Raises InputError unless a value is safe to walk, to print and to calculate with.
+
+  Args:
+    value: lists, mappings, texts, numbers, True, False, None.
+    most: values in it at the most, each counted as often as it can be reached; None for any number.
+
+  Raises:
+    InputError: it is nested more than 64 deep (or holds itself), a number is not finite or beyond double precision, a
+      text has half of a surrogate pair, which no file takes, something is of another type, or there are too many.
+  """
+  left, seen = [(value, 0)], 0
+  while left:
+    item, depth = left.pop()
+    seen += 1
+    if most is not None and seen > most:
+      raise InputError(f"it holds more than {most} values")
+    if isinstance(item, (Mapping, list, tuple)):
+      if depth == MOST_NESTED:
+        raise InputError(f"it is nested more than {MOST_NESTED} deep")
+      if isinstance(item, Mapping):
+        left.extend((key, depth + 1) for key in item)
+        item = item.values()
+      left.extend((entry, depth + 1) for entry in item)
+    elif isinstance(item, str):
+      if _SURROGATE.search(item):
+        raise InputError(f"text {item!r:.80} has half of a surrogate pair")
+    elif isinstance(item, (int, float)):
+      if not abs(item) <= _LARGEST:  # NaN fails too; a whole number is compared exactly
+        raise InputError("a number in it is not finite, or too large")
+    elif item is not None:
+      raise InputError(f"a value in it is of type {type(item).__name__}")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    raise InputError(f"an object has {twice[0]!r:.80} twice")
+  return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """The object in a JSON file.
+
+  Raises:
+    InputError: there is no such file, it cannot be read, or it holds no JSON object.
+  """
+  try:
+    value = parse_json(path.read_bytes())
+  except FileNotFoundError as error:
+    raise InputError(f"{path} is missing; run preprocess, or give another folder") from error
+  except OSError as error:
+    raise InputError(f"{path} cannot be read ({error.strerror}); give another folder, or correct that") from error
+  except ValueError as error:  # also of a name that no file can have
+    raise InputError(f"{path} is no JSON: {error}; {_REMEDY}") from error
+  if not isinstance(value, dict):
+    raise InputError(f"{path} must hold a JSON object, got {type(value).__name__}; {_REMEDY}")
+  return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+  """Writes an object as readable JSON, whole or not at all."""
+  write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

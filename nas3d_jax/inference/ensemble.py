@@ -1,0 +1,150 @@
+"""Several checkpoints as one predictor: their probabilities are averaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from nas3d_jax.checkpointing import checkpoints
+from nas3d_jax.checkpointing.metadata import RunMetadata
+from nas3d_jax.checkpointing.restore import restore
+from nas3d_jax.errors import InputError
+from nas3d_jax.inference.config import PAPER, InferenceChoices
+from nas3d_jax.inference.volume import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
+from nas3d_jax.runtime.data_parallel import Replicas
+from nas3d_jax.schema.geometry import Geometry
+from nas3d_jax.schema.schema import Schema
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ensemble:
+  """Networks of one schema, which may differ in everything else.
+
+  Attributes:
+    members: step and variables of each; networks that are alike share a step, and so its compilation.
+    schema: what their channels are.
+    patch_size: length of a patch in voxels.
+    sources: fingerprint of each network and its parameters -> the checkpoint it is from, in the order of `members`.
+    multiple: the lengths of an input must be multiples of this, for all of them.
+    devices: how many share the patches of a case.
+    geometry: orientation and voxel size that a case must be brought to (`conform`); None takes it as it is.
+  """
+
+  members: tuple[tuple[PredictStep, Variables], ...]
+  schema: Schema
+  patch_size: int
+  sources: Mapping[str, str]
+  multiple: int = 1
+  devices: int = 1
+  geometry: Geometry | None = None
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """What decides the probabilities, as plain JSON values."""
+    plain = {"schema": self.schema.to_dict(), "patch_size": self.patch_size, "checkpoints": dict(self.sources)}
+    return plain if self.geometry is None else {**plain, "geometry": self.geometry.to_dict()}
+
+  def predict(
+    self, image: np.ndarray, *, choices: InferenceChoices = PAPER, on_patch: OnPatch | None = None
+  ) -> np.ndarray:
+    """Mean probability of each region, see `predict_mean`: [D, H, W, M] -> float32 [D, H, W, R]."""
+    sizes = dict(patch_size=self.patch_size, regions=len(self.schema.regions), multiple=self.multiple)
+    return predict_mean(self.members, image, **sizes, devices=self.devices, choices=choices, on_patch=on_patch)
+
+  def alone(self, index: int) -> Ensemble:
+    """One of the members by its place; it shares its step, and so its compilation."""
+    source = dict([list(self.sources.items())[index]])
+    return dataclasses.replace(self, members=(self.members[index],), sources=source)
+
+
+def restore_ensemble(
+  runs: Sequence[str | Path], patch_size: int | None = None, *, devices: int | None = 1
+) -> Ensemble:
+  """Restores the best checkpoint of each run.
+
+  Args:
+    runs: run directories, or folders of one step; at least one.
+    patch_size: length of a patch in voxels; None means that of the training.
+    devices: how many share the patches of a case; None means all that JAX sees.
+
+  Raises:
+    InputError: one cannot be restored or is given twice, they differ in schema, geometry or, without `patch_size`, in
+      patch size, or `patch_size` does not fit a network.
+  """
+  steps: dict[str, PredictStep] = {}
+  members: list[tuple[PredictStep, Variables]] = []
+  sources: dict[str, str] = {}
+  first: RunMetadata | None = None
+  said: list[RunMetadata] = []
+  multiple, replicas = 1, Replicas.of(devices)
+  for run in runs:
+    folder = checkpoints.open_run(run)
+    net, variables, metadata = restore(folder)
+    first = first or metadata
+    said.append(metadata)
+    _check_alike(runs[0], first, run, metadata, patch_size)
+    if patch_size is not None:
+      metadata.network.check_patch_size(patch_size)
+    multiple = math.lcm(multiple, metadata.network.multiple)
+    plain = metadata.to_dict()
+    # Rows in their order: genotypes that are equal but for it hold their parameters in another.
+    kind = json.dumps([plain[name] for name in ("network", "genotype", "xi", "lam")], sort_keys=True)
+    fingerprint = _fingerprint(kind, variables)
+    if fingerprint in sources:
+      raise InputError(f"checkpoint {folder} is the same as {sources[fingerprint]}; give each once")
+    sources[fingerprint] = str(folder)
+    if kind not in steps:
+      steps[kind] = make_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
+    members.append((steps[kind], replicas.replicate(variables)))
+  size, geometry = patch_size or first.patch_size, _common_geometry(runs, said)
+  return Ensemble(tuple(members), first.schema, size, sources, multiple, replicas.count, geometry)
+
+
+def _check_alike(
+  first_run: str | Path, first: RunMetadata, run: str | Path, metadata: RunMetadata, patch_size: int | None
+) -> None:
+  """Raises InputError unless both have one schema and, where none is asked for, one patch size."""
+  if metadata.schema != first.schema:
+    raise InputError(
+      f"checkpoints must have one schema, but {first_run} has {first.schema.name!r} and {run} another, "
+      f"{metadata.schema.name!r}; predict with each alone"
+    )
+  if patch_size is None and metadata.patch_size != first.patch_size:
+    raise InputError(
+      f"checkpoints must have one patch size, but {first_run} was trained with patch_size={first.patch_size} and {run} "
+      f"with {metadata.patch_size}; give --patch_size"
+    )
+
+
+def _common_geometry(runs: Sequence[str | Path], said: Sequence[RunMetadata]) -> Geometry | None:
+  """The geometry of all; a checkpoint that does not say it has that of another from the same data set."""
+  known = {one.dataset["fingerprint"]: one.geometry for one in said if one.geometry is not None}
+  found = [one.geometry or known.get(one.dataset["fingerprint"]) for one in said]
+  for run, geometry in zip(runs, found, strict=True):
+    if geometry != found[0]:
+      raise InputError(
+        f"checkpoints must have one geometry, but {runs[0]} is of {_named(found[0])} and {run} of {_named(geometry)}; "
+        "predict with each alone"
+      )
+  return found[0]
+
+
+def _named(geometry: Geometry | None) -> str:
+  return "cases as they are" if geometry is None else f"cases in {geometry}"
+
+
+def _fingerprint(kind: str, variables: Variables) -> str:
+  """SHA-256 (hex) of a network and its parameters, wherever they are stored."""
+  digest = hashlib.sha256(kind.encode())
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    array = np.asarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
+  return digest.hexdigest()

@@ -1,0 +1,66 @@
+"""Label volumes of whole cases, from a folder of NIfTI files to a folder of NIfTI files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nas3d_jax.data.cases.case_files import CaseFiles, Fault
+from nas3d_jax.data.cases.detect_schema import find_schema, for_model
+from nas3d_jax.data.cases.find_and_read import find_cases
+from nas3d_jax.errors import InputError
+from nas3d_jax.files.atomic import writing
+from nas3d_jax.files.locks import locked
+from nas3d_jax.files.run_layout import TRAIN_FOLDERS
+from nas3d_jax.inference.config import PredictConfig
+from nas3d_jax.inference.cross_validation import cross_validation_jobs
+from nas3d_jax.inference.ensemble import restore_ensemble
+from nas3d_jax.inference.jobs import Job, PredictSummary, predict_jobs
+from nas3d_jax.inference.prediction_folder import PredictionFolder
+from nas3d_jax.schema.schema import Schema
+
+
+def predict_cases(config: PredictConfig) -> PredictSummary:
+  """Predicts cases of a folder, as `<case>.nii.gz` in each case's own geometry (section 2.3 of the paper).
+
+  A region holds where its probability, the mean over the checkpoints, is at least one half; labels are painted in the
+  schema's order; what is zero in every modality is background. A case of another orientation or voxel size than the
+  training data is brought to theirs, and its probabilities back to its own grid. A second run goes on where the first
+  stopped. The next case is read and the last one written while one is computed. Progress goes to stderr.
+
+  Raises:
+    InputError: a checkpoint is not to be had or does not go with the others, a fold of a cross-validation saw its
+      cases, a case is not there, `out` holds other predictions, or another process writes to it; or, after all other
+      cases are done, some cannot be used: all are listed, by name, reason and remedy.
+  """
+  if config.cross_validation:
+    root = Path(config.workdir)
+    jobs, settings, faults = cross_validation_jobs(
+      root, root / TRAIN_FOLDERS[config.network], config.data_dir, cases=config.cases, patch_size=config.patch_size,
+      devices=config.devices,
+    )
+  else:
+    ensemble = restore_ensemble(config.runs, config.patch_size, devices=config.devices)
+    found, faults = _find(config, ensemble.schema)
+    jobs, settings = [Job(files, ensemble) for files in found], ensemble.settings
+  settings = {**settings, "inference": config.choices.to_dict(), "probabilities": config.probabilities}
+  names = [job.files.name for job in jobs]
+  with locked(config.out), writing(config.out):
+    folder = PredictionFolder(config.out, settings=settings, cases=names, overwrite=config.overwrite)
+    return predict_jobs(
+      jobs, folder, choices=config.choices, probabilities=config.probabilities, faults=faults
+    )
+
+
+def _find(config: PredictConfig, model: Schema) -> tuple[list[CaseFiles], list[Fault]]:
+  """The cases that are asked for, with the model's modalities, and what is wrong with others of them."""
+  schema = for_model(find_schema(config.data_dir, config.schema, labels=False, like=model), model)
+  # The truth is none of a prediction's business: a damaged one must not keep a case from it.
+  found, faults = find_cases(config.data_dir, schema, labels=False)
+  if config.cases is not None:
+    wanted = set(config.cases)
+    missing = sorted(wanted - {files.name for files in found} - {fault.case for fault in faults})
+    if missing:
+      raise InputError(f"there is no case {', '.join(missing)} in {config.data_dir}; name cases that are there")
+    found = [files for files in found if files.name in wanted]
+    faults = [fault for fault in faults if fault.case in wanted]
+  return found, faults

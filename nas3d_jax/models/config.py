@@ -1,0 +1,141 @@
+"""Frozen configurations, validated when they are made. No JAX here."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+from nas3d_jax.errors import InputError
+
+Variant = Literal["paper", "released"]
+VARIANTS: tuple[Variant, ...] = ("paper", "released")
+Architecture = Literal["searched", "unet3d"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
+
+# Part of the channels that are dropped: of the supernet, of the derived network, of the 3D U-Net.
+SEARCH_DROPOUT, TRAIN_DROPOUT, UNET_DROPOUT = 0.1, 0.5, 0.3
+_MOST = types.MappingProxyType({"nodes": 32, "depth": 10, "levels": 10})
+"""Far beyond what can be trained; a file that claims more would keep the reader busy for ever. Others: 65536."""
+
+
+class _Size:
+  """What the configurations of all networks can do.
+
+  Attributes:
+    formula: how `multiple` follows from the fields, for messages.
+  """
+
+  formula: ClassVar[str]
+
+  def check_patch_size(self, size: int, name: str = "patch_size") -> None:
+    """Raises InputError unless a cube of `size` voxels along each axis fits the network."""
+    unit = self.multiple
+    if isinstance(size, bool) or not isinstance(size, int) or size < unit or size % unit:
+      low = max(unit, size // unit * unit) if isinstance(size, int) else unit
+      raise InputError(
+        f"{name} must be a multiple of {unit} ({self.formula}), got {size!r}; use {low} or {low + unit}"
+      )
+
+  def to_dict(self) -> dict[str, Any]:
+    """All fields as plain values, for JSON."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+    """The inverse of `to_dict`.
+
+    Raises:
+      InputError: a field is unknown or out of range.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    unknown = sorted(set(fields) - known)
+    if unknown:
+      raise InputError(f"network config has unknown fields {unknown}; known are {sorted(known)}")
+    return cls(**fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig(_Size):
+  """Size and kind of a network; supernet and derived network share it (section 2.1 of the paper).
+
+  Attributes:
+    in_channels: number of modalities, the channels of the input.
+    out_channels: number of regions, the channels of the output.
+    kernels: kernels a node of the first level, m in the paper; None means `in_channels`.
+    nodes: nodes of a cell, n in the paper.
+    depth: number of downward cells; there is one upward cell more.
+    zoom: factor between two levels; only 2 is defined.
+    variant: the squeeze-and-excitation operation "paper" (gate, convolution, group norm, ReLU at every stride) or
+      "released" (stride 1 is the gate alone, strided has no ReLU), as the authors' program computes it.
+
+  Raises:
+    InputError: a field is out of range.
+  """
+
+  architecture: ClassVar[Architecture] = "searched"
+  formula: ClassVar[str] = "2 ** (depth + 1)"
+
+  in_channels: int = 4
+  out_channels: int = 3
+  kernels: int | None = None
+  nodes: int = 3
+  depth: int = 4
+  zoom: int = 2
+  variant: Variant = "paper"
+
+  def __post_init__(self):
+    if self.kernels is None:
+      object.__setattr__(self, "kernels", self.in_channels)
+    _check_whole(self, in_channels=1, out_channels=1, kernels=1, nodes=1, depth=2)
+    if not isinstance(self.zoom, int) or self.zoom != 2:
+      raise InputError(f"zoom must be 2 (the operations change resolution by 2), got {self.zoom!r}")
+    if self.variant not in VARIANTS:
+      raise InputError(f"variant must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+
+  @property
+  def multiple(self) -> int:
+    """Every spatial length of an input is a multiple of this: 2 ** (depth + 1) voxels."""
+    return 2 ** (self.depth + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig(_Size):
+  """Size of the hand-designed 3D U-Net, see `UNet3D`.
+
+  Attributes:
+    in_channels: number of modalities, the channels of the input.
+    out_channels: number of regions, the channels of the output.
+    filters: channels of the first level; each level below has twice as many.
+    levels: resolutions, the input's own among them.
+
+  Raises:
+    InputError: a field is out of range.
+  """
+
+  architecture: ClassVar[Architecture] = "unet3d"
+  formula: ClassVar[str] = "2 ** (levels - 1)"
+
+  in_channels: int = 4
+  out_channels: int = 3
+  filters: int = 16
+  levels: int = 5
+
+  def __post_init__(self):
+    _check_whole(self, in_channels=1, out_channels=1, filters=1, levels=2)
+
+  @property
+  def multiple(self) -> int:
+    """Every spatial length of an input is a multiple of this: 2 ** (levels - 1) voxels."""
+    return 2 ** (self.levels - 1)
+
+
+def _check_whole(config: Any, **least: int) -> None:
+  for name, low in least.items():
+    value = getattr(config, name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+      raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    if value > (most := _MOST.get(name, 1 << 16)):
+      raise InputError(f"{name} must be at most {most}, got {value!r}")

@@ -1,0 +1,186 @@
+"""The genotype: the operations and the wiring that a search ends with (section 2.4). No JAX here."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.files.strict_json import parse_json
+from nas3d_jax.models.config import NetworkConfig
+from nas3d_jax.models.search_space import (
+  CANDIDATES,
+  CELLS,
+  CellKind,
+  Row,
+  direction,
+  hybrid_weights,
+  operation_direction,
+)
+
+_FORMAT = "nas3d_jax.genotype"
+_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Genotype:
+  """The operations and the wiring of the downward and the upward cell.
+
+  Two rows a node, node by node; a row is (operation, input state). Rows keep the order in which they were given;
+  equality and hash ignore the order within a node, which carries no meaning.
+
+  Attributes:
+    down: rows of the downward cell.
+    up: rows of the upward cell.
+
+  Raises:
+    InputError: an unknown operation, an edge out of range, an operation that changes the resolution on an edge that
+      does not (or the other way round), a state read twice by one node, or a number of rows that is not two a node.
+  """
+
+  down: tuple[Row, ...]
+  up: tuple[Row, ...]
+
+  def __post_init__(self):
+    for cell in CELLS:
+      object.__setattr__(self, cell, _checked_rows(cell, getattr(self, cell)))
+    if len(self.down) != len(self.up):
+      raise InputError(
+        f"genotype must have as many rows in both cells, got {len(self.down)} in down and {len(self.up)} in up"
+      )
+
+  @property
+  def nodes(self) -> int:
+    """Nodes of a cell."""
+    return len(self.down) // 2
+
+  def structure(self) -> tuple[tuple[frozenset[Row], ...], ...]:
+    """What makes two genotypes the same: the set of rows of each node, of both cells."""
+    return tuple(
+      tuple(frozenset(rows[2 * node : 2 * node + 2]) for node in range(self.nodes)) for rows in (self.down, self.up)
+    )
+
+  def __eq__(self, other: object) -> bool:
+    return self.structure() == other.structure() if isinstance(other, Genotype) else NotImplemented
+
+  def __hash__(self) -> int:
+    return hash(self.structure())
+
+  def __str__(self) -> str:
+    lines = []
+    for cell in CELLS:
+      lines.append(f"{cell}ward cell")
+      rows = getattr(self, cell)
+      for node in range(self.nodes):
+        inputs = " + ".join(f"{name}({_state_name(state)})" for name, state in rows[2 * node : 2 * node + 2])
+        lines.append(f"  node {node} = {inputs}")
+    return "\n".join(lines)
+
+  def operation_counts(self) -> dict[str, int]:
+    """How often each operation was chosen, by name, over both cells."""
+    return dict(collections.Counter(name for name, _ in self.down + self.up))
+
+  def check(self, config: NetworkConfig) -> None:
+    """Raises InputError unless this genotype fits a network of `config`."""
+    if self.nodes != config.nodes:
+      raise InputError(
+        f"genotype has {self.nodes} nodes a cell, but the network has nodes={config.nodes}; set nodes={self.nodes} or "
+        "give a genotype that was searched with as many nodes"
+      )
+
+  def to_json(self) -> str:
+    """Readable JSON, one row a line; `from_json` is the inverse."""
+    cells = []
+    for cell in CELLS:
+      rows = ",\n".join(f"    {json.dumps(list(row))}" for row in getattr(self, cell))
+      cells.append(f'  "{cell}": [\n{rows}\n  ]')
+    head = f'  "format": "{_FORMAT}",\n  "version": {_VERSION},\n  "nodes": {self.nodes},\n'
+    return "{\n" + head + ",\n".join(cells) + "\n}\n"
+
+  @classmethod
+  def from_json(cls, text: str | bytes) -> Genotype:
+    """Reads what `to_json` wrote, checking every field.
+
+    Raises:
+      InputError: no JSON, another format or a newer version, a field that is missing or wrong.
+    """
+    try:
+      fields = parse_json(text)
+    except InputError as error:
+      raise InputError(f"genotype is not valid JSON ({error}); give a file written by the search") from error
+    if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
+      raise InputError(f'genotype JSON must be an object with "format": "{_FORMAT}"; give a file written by the search')
+    version = fields.get("version")
+    if type(version) is not int or version != _VERSION:
+      raise InputError(f"genotype has version {version!r}, this library reads version {_VERSION}; install the other's")
+    missing = [name for name in ("nodes", *CELLS) if name not in fields]
+    if missing:
+      raise InputError(f"genotype JSON lacks the fields {missing}")
+    surplus = sorted(set(fields) - {"format", "version", "nodes", *CELLS})
+    if surplus:
+      raise InputError(f"genotype JSON has unknown fields {surplus}; remove them")
+    genotype = cls(down=fields["down"], up=fields["up"])
+    if type(fields["nodes"]) is not int or fields["nodes"] != genotype.nodes:
+      raise InputError(f"genotype says nodes={fields['nodes']!r} but has rows for {genotype.nodes} nodes")
+    return genotype
+
+  @classmethod
+  def from_hybrid(cls, hybrid: Mapping[str, Any], config: NetworkConfig) -> Genotype:
+    """Reads the genotype from hybrid parameters (section 2.4; Table 2, line 8).
+
+    A hybrid module keeps the operation of its largest softmax weight; a node keeps the two hybrid modules whose largest
+    weight times the number of candidates is largest. Ties go to the lower index.
+
+    Args:
+      hybrid: the hybrid partition of a supernet's variables, or all its variables.
+      config: the supernet's configuration.
+
+    Raises:
+      InputError: an array is missing, misshapen or not finite.
+    """
+    weights = hybrid_weights(hybrid, config)
+    cells = {cell: _strongest_rows(weights[cell], cell, config.nodes) for cell in CELLS}
+    return cls(**cells)
+
+
+def _strongest_rows(weights: Mapping[tuple[int, int], np.ndarray], cell: CellKind, nodes: int) -> tuple[Row, ...]:
+  rows: list[Row] = []
+  for node in range(nodes):
+    # Times the number of candidates: a weight out of 6 competes fairly with one out of 5.
+    strength = {state: weights[node, state].max() * len(weights[node, state]) for state in range(node + 2)}
+    kept = sorted(sorted(strength, key=lambda state: -strength[state])[:2])
+    rows += [(CANDIDATES[direction(cell, state)][int(weights[node, state].argmax())], state) for state in kept]
+  return tuple(rows)
+
+
+def _checked_rows(cell: CellKind, rows: Any) -> tuple[Row, ...]:
+  if not isinstance(rows, (list, tuple)) or not rows or len(rows) % 2:
+    raise InputError(f"genotype.{cell} must be a list of rows (operation, state), two a node; got {rows!r:.200}")
+  checked: list[Row] = []
+  for index, row in enumerate(rows):
+    where, node = f"genotype.{cell}[{index}]", index // 2
+    if not isinstance(row, (list, tuple)) or len(row) != 2 or not isinstance(row[0], str):
+      raise InputError(f"{where} must be (operation, state), got {row!r:.200}")
+    name, state = row
+    try:
+      kind = operation_direction(name)
+    except InputError as error:
+      raise InputError(f"{where}: {error}") from None
+    if isinstance(state, bool) or not isinstance(state, int) or not 0 <= state < node + 2:
+      raise InputError(f"{where}: node {node} reads states 0 to {node + 1}, got {state!r}")
+    wanted = direction(cell, state)
+    if kind != wanted:
+      raise InputError(f"{where}: state {state} takes one of {', '.join(CANDIDATES[wanted])}; got {name!r}")
+    if index % 2 and checked[-1][1] == state:
+      raise InputError(f"{where}: node {node} reads state {state} twice; its two rows must read different states")
+    checked.append((name, state))
+  return tuple(checked)
+
+
+def _state_name(state: int) -> str:
+  return f"X{state}" if state < 2 else f"node {state - 2}"

@@ -1,0 +1,198 @@
+"""The U-shape, shared by the supernet and the derived network (section 2.1, Fig. 3)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.models import convolutions
+from nas3d_jax.models.cells import DerivedCell, Projection, SearchCell
+from nas3d_jax.models.config import SEARCH_DROPOUT, TRAIN_DROPOUT, NetworkConfig, UNetConfig
+from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.initialization import declare, initial_values
+from nas3d_jax.models.search_space import CellKind, hybrid_shapes
+
+Variables = dict[str, Any]
+
+MakeCell = Callable[[CellKind, int, str], Callable[[jax.Array, jax.Array], jax.Array]]
+
+
+class Network(nn.Module):
+  """A network whose parameters are drawn all at once; `init` computes nothing but that."""
+
+  @nn.nowrap
+  def init(self, rngs: jax.Array | Mapping[str, jax.Array], x: jax.Array, **kwargs: Any) -> dict[str, Any]:
+    """Draws the variables.
+
+    Args:
+      rngs: a random key, or a dict that holds one as "params".
+      x: an input, or its `jax.ShapeDtypeStruct`; only its shape and dtype count.
+      **kwargs: as of `__call__`.
+
+    Returns:
+      {"params": nested dict of float32 arrays}, as `apply` takes it.
+
+    Raises:
+      InputError: a shape that does not fit.
+    """
+    shapes = jax.eval_shape(functools.partial(super().init, **kwargs), rngs, x)
+    key = rngs["params"] if isinstance(rngs, Mapping) else rngs
+    return {"params": initial_values(key, shapes["params"])}
+
+
+class Supernet(Network):
+  """The network that is searched: every cell holds all candidate operations, mixed by the hybrid parameters.
+
+  All downward cells share one set of hybrid parameters, all upward cells another; they stand under `params/hybrid` and
+  start at zero. `partition` separates them from the kernel parameters.
+
+  Attributes:
+    config: size and variant.
+    dropout_rate: channels dropped before the last convolution while training.
+    dtype: of the arrays of voxels between the layers, float32 or bfloat16; parameters and statistics are float32.
+  """
+
+  config: NetworkConfig
+  dropout_rate: float = SEARCH_DROPOUT
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Computes the confidence of each region.
+
+    Args:
+      x: normalised modalities, [N, D, H, W, in_channels] floating point; lengths are multiples of 2 ** (depth + 1).
+      train: whether dropout is on; it then needs `rngs={"dropout": key}`.
+
+    Returns:
+      [N, D, H, W, out_channels] between 0 and 1, float32.
+
+    Raises:
+      InputError: a shape that does not fit.
+    """
+    config = self.config
+    alphas = self.param("hybrid", _zeros_of, hybrid_shapes(config))
+    weights = {name: jax.nn.softmax(value) for name, value in alphas.items()}
+
+    def make_cell(kind, channels, name):
+      cell = SearchCell(kind, channels, config.nodes, config.variant, name=name)
+      own = {key.removeprefix(f"{kind}_"): value for key, value in weights.items() if key.startswith(f"{kind}_")}
+      return lambda x0, x1: cell(x0, x1, own)
+
+    return _u_shape(config, x, make_cell, self.dropout_rate, train, self.dtype)
+
+
+class DerivedNet(Network):
+  """The network of a genotype (section 2.4).
+
+  Attributes:
+    config: size and variant.
+    genotype: operations and wiring of its cells.
+    dropout_rate: channels dropped before the last convolution while training.
+    dtype: of the arrays of voxels between the layers, float32 or bfloat16; parameters and statistics are float32.
+  """
+
+  config: NetworkConfig
+  genotype: Genotype
+  dropout_rate: float = TRAIN_DROPOUT
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Computes the confidence of each region; arguments, result and errors as of `Supernet`."""
+    self.genotype.check(self.config)
+
+    def make_cell(kind, channels, name):
+      rows = self.genotype.down if kind == "down" else self.genotype.up
+      return DerivedCell(kind, channels, rows, self.config.variant, name=name)
+
+    return _u_shape(self.config, x, make_cell, self.dropout_rate, train, self.dtype)
+
+
+def partition(variables: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Splits a supernet's variables into hybrid and kernel parameters.
+
+  Returns:
+    {"params": {"hybrid": ...}} and {"params": everything else}; `merge` is the inverse.
+
+  Raises:
+    InputError: there are no hybrid parameters.
+  """
+  params = variables.get("params", {})
+  if "hybrid" not in params:
+    raise InputError(f"variables must be a supernet's, with params/hybrid; got params of {sorted(params)}")
+  kernel = {name: value for name, value in params.items() if name != "hybrid"}
+  return {"params": {"hybrid": params["hybrid"]}}, {"params": kernel}
+
+
+def merge(hybrid: Mapping[str, Any], kernel: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `partition`."""
+  return {"params": {**kernel["params"], **hybrid["params"]}}
+
+
+def _zeros_of(key: jax.Array, shapes: Mapping[str, tuple[int, int]]) -> dict[str, jax.Array]:
+  return {name: nn.initializers.zeros(key, shape) for name, shape in shapes.items()}
+
+
+def _u_shape(
+  config: NetworkConfig, x: jax.Array, make_cell: MakeCell, dropout_rate: float, train: bool, dtype: Any
+) -> jax.Array:
+  """Stem, downward cells, upward cells with skips, dropout, confidence; called inside a compact module."""
+  check_call(config, x, dropout_rate)
+  x = x.astype(dtype)
+  width = config.nodes * config.kernels
+  p0 = Projection(width, name="stem0")(x)
+  p1 = Projection(width, size=3, stride=2, name="stem1")(x)
+  skips, channels = [p0, p1], config.kernels
+  for level in range(config.depth):
+    channels *= 2
+    skips.append(make_cell("down", channels, f"down_{level}")(skips[-2], skips[-1]))
+  y = skips.pop()
+  for level in range(config.depth + 1):
+    y = make_cell("up", channels, f"up_{level}")(skips.pop(), y)
+    channels //= 2
+  y = nn.Dropout(dropout_rate, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
+  return Confidence(config.out_channels, name="head")(y)
+
+
+class Confidence(nn.Module):
+  """The last 1x1x1 convolution and the sigmoid: confidence of each region, in float32.
+
+  Attributes:
+    regions: number of regions.
+  """
+
+  regions: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., C] -> [..., regions] between 0 and 1."""
+    shapes = {"project": {"kernel": (x.shape[-1], self.regions), "bias": (self.regions,)}}
+    layer = declare(self, shapes)["project"]
+    return jax.nn.sigmoid(convolutions.project(x, layer["kernel"]).astype(jnp.float32) + layer["bias"])
+
+
+def check_call(config: NetworkConfig | UNetConfig, x: jax.Array, dropout_rate: float) -> None:
+  """Raises InputError unless a network of this size takes the input, and the dropout rate is one."""
+  unit = config.multiple
+  if x.ndim != 5 or x.shape[-1] != config.in_channels or not jnp.issubdtype(x.dtype, jnp.floating):
+    raise InputError(
+      f"x must be a floating-point array [N, D, H, W, {config.in_channels}], got {x.dtype} of shape {x.shape}"
+    )
+  if any(length < unit or length % unit for length in x.shape[1:4]):
+    raise InputError(f"x must have lengths that are multiples of {unit} ({config.formula}), got {x.shape}; pad it")
+  if not 0 <= dropout_rate < 1:
+    raise InputError(f"dropout_rate must be at least 0 and below 1, got {dropout_rate!r}")
+
+
+def variable_shapes(net: Network) -> Variables:
+  """The variables of a network as `jax.ShapeDtypeStruct`; nothing is computed."""
+  size = net.config.multiple
+  x = jax.ShapeDtypeStruct((1, size, size, size, net.config.in_channels), jnp.float32)
+  return jax.eval_shape(net.init, jax.random.key(0), x)

@@ -1,0 +1,138 @@
+"""The parameters of a network as one vector, which is what a step computes with.
+
+A network has hundreds of small arrays. An optimiser's update, a copy of the state, a reduction over devices is a kernel
+for each of them, which together take longer to compile than to run; on one vector each is a single kernel. What the
+network reads together stands side by side in the vector, so that reading it is no copy.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.models import fused_operations
+
+PACKED = "packed"
+
+Path = tuple[str, ...]
+Tree = dict[str, Any]
+
+
+class Packing:
+  """Where each leaf of a tree of parameters stands in the vector.
+
+  Args:
+    tree: nested dicts whose leaves have `shape` and are all float32.
+
+  Raises:
+    InputError: it has no leaf.
+  """
+
+  def __init__(self, tree: Mapping[str, Any]):
+    shapes = {path: tuple(leaf.shape) for path, leaf in _leaves(tree)}
+    if not shapes:
+      raise InputError("tree must have at least one parameter, got none; give the params of a network's init")
+    self._shapes = {path: shapes[path] for path in sorted(shapes, key=_place)}
+    sizes = {path: math.prod(shape) for path, shape in self._shapes.items()}
+    ends = np.cumsum(list(sizes.values()))
+    self._starts = {path: int(end) - sizes[path] for path, end in zip(sizes, ends, strict=True)}
+    self.size = int(ends[-1])
+    # Index in the vector of each number of the tree, its leaves in the order of `jax.tree`: keys sorted.
+    self._order = np.concatenate(
+      [np.arange(self._starts[path], self._starts[path] + sizes[path]) for path in sorted(sizes)]
+    )
+
+  def pack(self, tree: Mapping[str, Any]) -> np.ndarray:
+    """The tree as a vector on the host, float32."""
+    leaves = dict(_leaves(tree))
+    return np.concatenate([np.asarray(leaves[path], np.float32).ravel() for path in self._shapes])
+
+  def unpack(self, vector: np.ndarray | jax.Array) -> Tree:
+    """The tree on the host; its leaves are views of one array, not to be written to."""
+    return self._tree(np.asarray(vector))
+
+  def in_tree_order(self, vector: np.ndarray | jax.Array) -> np.ndarray:
+    """The vector's numbers on the host, in the order of the tree's leaves, keys sorted."""
+    return np.asarray(vector)[self._order]
+
+  def in_own_order(self, vector: np.ndarray | jax.Array) -> np.ndarray:
+    """The inverse of `in_tree_order`."""
+    own = np.empty(self.size, np.float32)
+    own[self._order] = np.asarray(vector)
+    return own
+
+  def read(self, vector: jax.Array) -> Tree:
+    """The tree inside a computation; the gradient of all leaves is gathered by one concatenation."""
+
+    @jax.custom_vjp
+    def read(vector):
+      return self._tree(vector)
+
+    def backward(_, tree):
+      leaves = dict(_leaves(tree))
+      return (jnp.concatenate([leaves[path].ravel() for path in self._shapes]),)
+
+    read.defvjp(lambda vector: (self._tree(vector), None), backward)
+    return read(vector)
+
+  def _tree(self, vector):
+    tree: Tree = {}
+    for path, shape in self._shapes.items():
+      start = self._starts[path]
+      group = functools.reduce(lambda group, part: group.setdefault(part, {}), path[:-1], tree)
+      group[path[-1]] = vector[start : start + math.prod(shape)].reshape(shape)
+    return tree
+
+
+class PackedNet:
+  """A network that takes its parameters, all but the hybrid ones, as one vector: what the steps of a run apply.
+
+  Attributes:
+    net: the network.
+    packing: of its parameters.
+  """
+
+  def __init__(self, net: nn.Module, variables: Mapping[str, Any]):
+    """Args: the network, and its variables or their shapes."""
+    self.net = net
+    self.packing = Packing({name: leaf for name, leaf in variables["params"].items() if name != "hybrid"})
+
+  def pack(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's variables -> {"params": {"packed": vector, "hybrid": as it is, where there is one}}, arrays."""
+    params = dict(variables["params"])
+    hybrid = {name: params.pop(name) for name in ("hybrid",) if name in params}
+    return {"params": {PACKED: jnp.asarray(self.packing.pack(params)), **hybrid}}
+
+  def unpack(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `pack`, on the host."""
+    params = dict(variables["params"])
+    return {"params": {**self.packing.unpack(params.pop(PACKED)), **params}}
+
+  def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+    """As the network's `apply`, with packed variables."""
+    params = dict(variables["params"])
+    return self.net.apply({"params": {**self.packing.read(params.pop(PACKED)), **params}}, *args, **kwargs)
+
+
+def _leaves(tree: Mapping[str, Any], path: Path = ()):
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _leaves(value, (*path, name))
+    else:
+      yield (*path, name), value
+
+
+def _place(path: Path) -> tuple:
+  """Sorts leaves of one module and name by operation, as `wide` reads their rows."""
+  if len(path) > 3:
+    *module, operation, layer, name = path
+    return (*module, layer, name, fused_operations.rank(operation), operation)
+  return path

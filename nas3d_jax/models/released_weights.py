@@ -1,0 +1,237 @@
+"""Parameters of the authors' released program as ours.
+
+Its names: `stem0`, `stem1`, `down_cells.i`, `up_cells.i`, `last_conv.0` (with `kernel.` in front in a supernet); in a
+cell `preprocess0/1` and `_ops.e._ops.o`, operation o of hybrid module e; in a derived network `_ops.k`, row k of its
+genotype. `alpha1_*` and `alpha2_*` are the hybrid parameters of stride 1 and of stride 2, a row for every hybrid module
+of a cell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.models.config import NetworkConfig, Variant
+from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.operations import parameter_shapes
+from nas3d_jax.models.search_space import (
+  CANDIDATES,
+  CELLS,
+  CellKind,
+  direction,
+  edge_list,
+  hybrid_shapes,
+  operation_direction,
+  reading_nodes,
+)
+
+# Our layer and name -> theirs within one operation.
+_NAMES = {
+  "conv": "conv",
+  "project": "conv",
+  "depthwise": "depth_conv",
+  "pointwise": "point_conv",
+  "squeeze": "fc.0",
+  "excite": "fc.2",
+  "norm": "norm",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+  """One array of theirs: its name and shape, how its values become ours, and where they go.
+
+  Where several of theirs have one target they are stacked along `edge_axis`, in order.
+  """
+
+  source: str
+  shape: tuple[int, ...]
+  values: Callable[[np.ndarray], np.ndarray]
+  target: tuple[str, ...]
+  edge_axis: int | None = None
+
+
+def convert_supernet(state_dict: Mapping[str, np.ndarray], config: NetworkConfig) -> dict[str, Any]:
+  """Variables of `Supernet(config)` from the released program's.
+
+  Args:
+    state_dict: its names -> arrays in PyTorch's layout.
+    config: size; the variant tells whether stride-1 squeeze-and-excitation operations hold a convolution.
+
+  Returns:
+    {"params": nested dict of float32 arrays}.
+
+  Raises:
+    InputError: lists every missing, surplus and misshapen entry.
+  """
+  rows = len(edge_list(config.nodes))
+  alphas = {
+    f"alpha{1 if kind == 'normal' else 2}_{cell}": (rows, len(CANDIDATES[kind]))
+    for cell in CELLS
+    for kind in ("normal", cell)
+  }
+  params = _collect(state_dict, [*_backbone(config, "kernel."), *_search_cells(config)], alphas)
+  params["hybrid"] = {}
+  for name in hybrid_shapes(config):
+    cell, kind = name.split("_")
+    table = np.asarray(state_dict[f"alpha{1 if kind == 'normal' else 2}_{cell}"], np.float32)
+    used = [index for index, (_, state) in enumerate(edge_list(config.nodes)) if direction(cell, state) == kind]
+    params["hybrid"][name] = table[used]
+  return {"params": params}
+
+
+def convert_derived(state_dict: Mapping[str, np.ndarray], config: NetworkConfig, genotype: Genotype) -> dict[str, Any]:
+  """Variables of `DerivedNet(config, genotype)` from the released program's; `_ops.k` is row k of the genotype.
+
+  Args, result and errors as of `convert_supernet`.
+  """
+  genotype.check(config)
+  return {"params": _collect(state_dict, [*_backbone(config, ""), *_derived_cells(config, genotype)], {})}
+
+
+def convert_operation(
+  state_dict: Mapping[str, np.ndarray], operation: str, channels: int, variant: Variant = "paper"
+) -> dict[str, Any]:
+  """Parameters of `ops.Operation(operation, channels, variant)` from those of a single operation.
+
+  Args:
+    state_dict: names within the operation ("conv.weight") -> arrays in PyTorch's layout.
+    operation: its name.
+    channels: C.
+    variant: which squeeze-and-excitation operation is meant.
+
+  Returns:
+    Nested dict of float32 arrays, which stands under "params"; empty for a pool.
+
+  Raises:
+    InputError: no such operation, or lists every missing, surplus and misshapen entry.
+  """
+  return _collect(state_dict, list(_operation("", (), operation, channels, variant, stacked=False)), {})
+
+
+def _collect(
+  state_dict: Mapping[str, np.ndarray], entries: list[_Entry], others: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+  """Our tree from their arrays; `others` are names that are expected beside the entries."""
+  _check(state_dict, {entry.source: entry.shape for entry in entries} | dict(others))
+  collected: dict[tuple[str, ...], list[np.ndarray]] = {}
+  for entry in entries:
+    collected.setdefault(entry.target, []).append(entry.values(np.asarray(state_dict[entry.source], np.float32)))
+  axes = {entry.target: entry.edge_axis for entry in entries}
+  tree: dict[str, Any] = {}
+  for path, values in collected.items():
+    group = tree
+    for part in path[:-1]:
+      group = group.setdefault(part, {})
+    group[path[-1]] = values[0] if axes[path] is None else np.stack(values, axis=axes[path])
+  return tree
+
+
+def _check(state_dict: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
+  faults = [f"missing {name} of shape {shape}" for name, shape in expected.items() if name not in state_dict]
+  faults += [f"surplus {name}" for name in state_dict if name not in expected]
+  faults += [
+    f"{name} has shape {np.shape(state_dict[name])}, not {shape}"
+    for name, shape in expected.items()
+    if name in state_dict and np.shape(state_dict[name]) != shape
+  ]
+  if faults:
+    raise InputError(
+      f"state_dict does not fit the configuration, {len(faults)} faults; check depth, nodes, kernels, variant and "
+      "genotype:\n  " + "\n  ".join(faults)
+    )
+
+
+def _theirs(layer: str, name: str, shape: tuple[int, ...], up: bool) -> tuple[tuple[int, ...], Callable]:
+  """Shape of their array and the way to ours, by our layer, name and shape of a single operation."""
+  if name != "kernel":
+    if layer == "squeeze":
+      return (1,), lambda value: value[0]
+    return shape, lambda value: value
+  match layer:
+    case "conv" if up:
+      return (*shape[3:], *shape[:3]), lambda value: value.transpose(2, 3, 4, 0, 1)
+    case "conv":
+      return (shape[4], shape[3], *shape[:3]), lambda value: value.transpose(2, 3, 4, 1, 0)
+    case "depthwise":
+      return (shape[3], 1, *shape[:3]), lambda value: value[:, 0].transpose(1, 2, 3, 0)
+    case "squeeze":
+      return (1, *shape), lambda value: value[0]
+    case "excite":
+      return (*shape, 1), lambda value: value[:, 0]
+    case _:
+      return (shape[1], shape[0], 1, 1, 1), lambda value: value[:, :, 0, 0, 0].T
+
+
+def _layer(prefix: str, target: tuple[str, ...], layer: str, arrays: Mapping[str, tuple[int, ...]]) -> Iterator[_Entry]:
+  """Entries of a layer that is no part of an operation."""
+  for name, shape in arrays.items():
+    source, values = _theirs(layer, name, shape, up=False)
+    theirs = "bias" if name == "bias" else "weight"
+    yield _Entry(f"{prefix}{_NAMES[layer]}.{theirs}", source, values, (*target, layer, name))
+
+
+def _projection(prefix: str, target: tuple[str, ...], c_in: int, c_out: int, size: int = 1) -> Iterator[_Entry]:
+  layer, taps = ("conv", (3, 3, 3)) if size == 3 else ("project", ())
+  yield from _layer(prefix, target, layer, {"kernel": (*taps, c_in, c_out), "bias": (c_out,)})
+  yield from _layer(prefix, target, "norm", {"scale": (c_out,), "bias": (c_out,)})
+
+
+def _operation(
+  prefix: str, target: tuple[str, ...], name: str, channels: int, variant: Variant, *, stacked: bool
+) -> Iterator[_Entry]:
+  up = operation_direction(name) == "up"
+  for (layer, array), leaf in parameter_shapes(name, channels, variant).items():
+    shape, values = _theirs(layer, array, leaf.shape, up)
+    theirs = "bias" if array == "bias" else "weight"
+    axis = leaf.edge_axis if stacked else None
+    yield _Entry(f"{prefix}{_NAMES[layer]}.{theirs}", shape, values, (*target, layer, array), axis)
+
+
+def _cells(config: NetworkConfig) -> Iterator[tuple[CellKind, int, int, int, int]]:
+  """Kind, index, channels of a node and of both inputs of every cell, from the input on."""
+  width = config.nodes * config.kernels
+  skips, channels = [width, width], config.kernels
+  for level in range(config.depth):
+    channels *= 2
+    yield "down", level, channels, skips[-2], skips[-1]
+    skips.append(config.nodes * channels)
+  last = skips.pop()
+  for level in range(config.depth + 1):
+    yield "up", level, channels, skips.pop(), last
+    last = config.nodes * channels
+    channels //= 2
+
+
+def _backbone(config: NetworkConfig, prefix: str) -> Iterator[_Entry]:
+  width = config.nodes * config.kernels
+  yield from _projection(f"{prefix}stem0.", ("stem0",), config.in_channels, width)
+  yield from _projection(f"{prefix}stem1.", ("stem1",), config.in_channels, width, size=3)
+  for cell, level, channels, c0, c1 in _cells(config):
+    for index, c_in in enumerate((c0, c1)):
+      own = f"preprocess{index}"
+      yield from _projection(f"{prefix}{cell}_cells.{level}.{own}.", (f"{cell}_{level}", own), c_in, channels)
+  head = {"kernel": (width, config.out_channels), "bias": (config.out_channels,)}
+  yield from _layer(f"{prefix}last_conv.0.", ("head",), "project", head)
+
+
+def _search_cells(config: NetworkConfig) -> Iterator[_Entry]:
+  numbers = {edge: number for number, edge in enumerate(edge_list(config.nodes))}
+  for cell, level, channels, _, _ in _cells(config):
+    for state in range(config.nodes + 1):
+      for column, name in enumerate(CANDIDATES[direction(cell, state)]):
+        for node in reading_nodes(state, config.nodes):
+          prefix = f"kernel.{cell}_cells.{level}._ops.{numbers[node, state]}._ops.{column}."
+          target = (f"{cell}_{level}", f"state_{state}", name)
+          yield from _operation(prefix, target, name, channels, config.variant, stacked=True)
+
+
+def _derived_cells(config: NetworkConfig, genotype: Genotype) -> Iterator[_Entry]:
+  for cell, level, channels, _, _ in _cells(config):
+    for row, (name, _) in enumerate(getattr(genotype, cell)):
+      prefix, target = f"{cell}_cells.{level}._ops.{row}.", (f"{cell}_{level}", f"op_{row}")
+      yield from _operation(prefix, target, name, channels, config.variant, stacked=False)

@@ -1,0 +1,105 @@
+"""What a search chooses from: candidate operations, the edges of a cell, the hybrid parameters (section 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.models.config import NetworkConfig
+
+CellKind = Literal["down", "up"]
+Direction = Literal["normal", "down", "up"]
+Row = tuple[str, int]
+
+CELLS: tuple[CellKind, ...] = ("down", "up")
+
+# Table 1 of the paper: what a hybrid module chooses from, by what it does to the resolution. The order is that of the
+# columns of the hybrid parameters.
+CANDIDATES: Mapping[Direction, tuple[str, ...]] = {
+  "normal": ("identity", "se_conv", "dil_conv", "dep_conv", "conv"),
+  "down": ("avg_pool", "max_pool", "down_se_conv", "down_dil_conv", "down_dep_conv", "down_conv"),
+  "up": ("up_se_conv", "up_dep_conv", "up_conv", "up_dil_conv"),
+}
+
+
+def edge_list(nodes: int) -> tuple[tuple[int, int], ...]:
+  """(node, state) of every hybrid module of a cell, node by node and state by state.
+
+  State 0 and 1 are the cell's two inputs, state k + 2 is node k; node k reads every state before it.
+  """
+  return tuple((node, state) for node in range(nodes) for state in range(node + 2))
+
+
+def reading_nodes(state: int, nodes: int) -> tuple[int, ...]:
+  """The nodes that read `state`: the edges of its fan, in order."""
+  return tuple(range(max(0, state - 1), nodes))
+
+
+def direction(cell: CellKind, state: int) -> Direction:
+  """What hybrid modules on `state` do to the resolution: downward X0 and X1 are halved, upward X1 is doubled."""
+  if cell == "down":
+    return "down" if state <= 1 else "normal"
+  return "up" if state == 1 else "normal"
+
+
+def operation_direction(operation: str) -> Direction:
+  """What a candidate operation does to the resolution.
+
+  Raises:
+    InputError: no such operation.
+  """
+  for kind, names in CANDIDATES.items():
+    if operation in names:
+      return kind
+  known = ", ".join(name for names in CANDIDATES.values() for name in names)
+  raise InputError(f"operation must be one of {known}; got {operation!r}")
+
+
+def hybrid_shapes(config: NetworkConfig) -> dict[str, tuple[int, int]]:
+  """Name and shape [edges, candidates] of each array of hybrid parameters.
+
+  `<cell>_<direction>` holds one row an edge of that direction, in the order of `edge_list`, and one column a candidate.
+  """
+  shapes = {}
+  for cell in CELLS:
+    for kind, names in CANDIDATES.items():
+      count = sum(direction(cell, state) == kind for _, state in edge_list(config.nodes))
+      if count:
+        shapes[f"{cell}_{kind}"] = (count, len(names))
+  return shapes
+
+
+def edge_row(cell: CellKind, node: int, state: int) -> int:
+  """The row of an edge in the array of its direction (see `hybrid_shapes`)."""
+  same = [edge for edge in edge_list(node + 1) if direction(cell, edge[1]) == direction(cell, state)]
+  return same.index((node, state))
+
+
+def hybrid_weights(hybrid: Mapping[str, Any], config: NetworkConfig) -> dict[str, dict[tuple[int, int], np.ndarray]]:
+  """Softmax weights of every hybrid module, by cell and (node, state), float64.
+
+  Raises:
+    InputError: an array is missing, misshapen or not finite.
+  """
+  arrays = hybrid.get("params", hybrid)
+  arrays = arrays.get("hybrid", arrays)
+  values = {}
+  for name, shape in hybrid_shapes(config).items():
+    value = np.asarray(arrays[name], np.float64) if name in arrays else None
+    if value is None or value.shape != shape:
+      got = "nothing" if value is None else f"shape {value.shape}"
+      raise InputError(f"hybrid parameters must hold {name!r} of shape {shape} for nodes={config.nodes}, got {got}")
+    if not np.isfinite(value).all():
+      raise InputError(f"hybrid parameters {name!r} are not finite; the search has diverged, lower its learning rate")
+    exponentials = np.exp(value - value.max(axis=-1, keepdims=True))
+    values[name] = exponentials / exponentials.sum(axis=-1, keepdims=True)
+  return {
+    cell: {
+      (node, state): values[f"{cell}_{direction(cell, state)}"][edge_row(cell, node, state)]
+      for node, state in edge_list(config.nodes)
+    }
+    for cell in CELLS
+  }

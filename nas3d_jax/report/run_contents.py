@@ -1,0 +1,240 @@
+"""What a run directory holds, read and checked for the report. No JAX here."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nas3d_jax.data.dataset.dataset import Dataset
+from nas3d_jax.errors import InputError
+from nas3d_jax.evaluation.portal import PortalScores, read_portal
+from nas3d_jax.evaluation.scores import Scores
+from nas3d_jax.files.run_layout import (
+  CONFIG,
+  COSTS,
+  DATASET,
+  EXPERIMENT,
+  GENOTYPE,
+  METRICS,
+  NESTED,
+  SCORES,
+  SCORES_JSON,
+  SEARCH,
+  SEEDS,
+  TRAIN_FOLDERS,
+)
+from nas3d_jax.files.strict_json import parse_json, read_json
+from nas3d_jax.models.config import NetworkConfig
+from nas3d_jax.models.genotype import Genotype
+
+NETWORKS: Mapping[str, str] = types.MappingProxyType({"searched": "searched network", "unet3d": "3D U-Net"})
+"""The networks that are compared, as folders and as the reader knows them."""
+
+SPLITS: Mapping[str, str] = types.MappingProxyType(
+  {
+    "training": "training: the final network on the cases it was trained on",
+    "cross_validation": "cross-validation: each case by the fold that did not see it",
+    "test": "test: the final network on unseen cases",
+    "ensemble": "test, ensemble: the mean of the folds on unseen cases",
+  }
+)
+
+_PORTAL_HELP = "give NETWORK/SPLIT=FILE, as in searched/test=scores.csv"
+
+Key = tuple[str, str]  # network, split or fold
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+  """A search or a training as its folder tells it.
+
+  Attributes:
+    folder: where it lies.
+    settings: what it was made with.
+    sessions: device and versions of every session.
+    records: one an epoch, in order.
+    genotype: what a search that is over found, else None.
+  """
+
+  folder: Path
+  settings: Mapping[str, Any]
+  sessions: tuple[Mapping[str, Any], ...]
+  records: tuple[Mapping[str, Any], ...]
+  genotype: Genotype | None
+
+  @classmethod
+  def read(cls, folder: Path) -> History | None:
+    """Reads the folder of a run; None where there is none.
+
+    Raises:
+      InputError: a file is damaged.
+    """
+    if not (folder / CONFIG).exists():
+      return None
+    config = read_json(folder / CONFIG)
+    settings, sessions = config.get("settings"), config.get("sessions")
+    if not isinstance(settings, dict) or not isinstance(sessions, list):
+      raise InputError(f"{folder / CONFIG} is no configuration of a run; run it again with --overwrite")
+    found = folder / GENOTYPE
+    genotype = Genotype.from_json(found.read_bytes()) if found.exists() else None
+    return cls(folder, settings, tuple(sessions), _records(folder / METRICS), genotype)
+
+  def column(self, name: str) -> list[Any]:
+    """One field of every epoch.
+
+    Raises:
+      InputError: an epoch lacks it.
+    """
+    try:
+      return [record[name] for record in self.records]
+    except KeyError as error:
+      where = self.folder / METRICS
+      raise InputError(f"{where} has a record without {name}; run with --overwrite, or remove the line") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+  """Everything of a run that there is; what is not there is None or left out.
+
+  Attributes:
+    workdir: the run directory.
+    dataset: its data set.
+    search: the search of seed 0.
+    seeds: further searches, by seed.
+    nested: searches of the folds, by fold.
+    trainings: (network, fold) -> training.
+    scores: (network, split) -> scores.
+    portal: (network, split) -> scores of a portal.
+    costs: network -> what it costs.
+    experiment: how the experiment was made.
+  """
+
+  workdir: Path
+  dataset: Dataset
+  search: History | None
+  seeds: Mapping[str, History]
+  nested: Mapping[str, History]
+  trainings: Mapping[Key, History]
+  scores: Mapping[Key, Scores]
+  portal: Mapping[Key, PortalScores]
+  costs: Mapping[str, Mapping[str, Any]]
+  experiment: Mapping[str, Any]
+
+  @classmethod
+  def read(cls, workdir: str | Path, portal_csv: Iterable[str] = ()) -> Material:
+    """Reads a run directory.
+
+    Args:
+      workdir: the run directory, with `dataset/` at least.
+      portal_csv: "NETWORK/SPLIT=FILE" each, tables of a challenge's portal; a mere file is searched/test.
+
+    Raises:
+      InputError: there is no data set, a file is damaged, scores are of other regions or, within a split, of other
+        cases for one network than for the other, or a portal's table is wrong or doubles scores that are there.
+    """
+    workdir = Path(workdir)
+    dataset = Dataset.open(workdir / DATASET)
+    trainings = {
+      (network, folder.name): history
+      for network, name in TRAIN_FOLDERS.items()
+      for folder in sorted((workdir / name).glob("*"))
+      if (history := History.read(folder))
+    }
+    scores = {
+      (network, split): Scores.load(folder)
+      for network in NETWORKS
+      for split in SPLITS
+      if ((folder := workdir / SCORES / network / split) / SCORES_JSON).exists()
+    }
+    for (network, split), found in scores.items():
+      if set(found.schema.region_names) != set(dataset.schema.region_names):
+        where = f"scores/{network}/{split}"
+        raise InputError(f"{where} of {workdir} is of another schema than the data set; evaluate with overwrite")
+    _check_same_cases(workdir, scores)
+    return cls(
+      workdir=workdir,
+      dataset=dataset,
+      search=History.read(workdir / SEARCH),
+      seeds=_searches(workdir / SEEDS),
+      nested=_searches(workdir / NESTED),
+      trainings=trainings,
+      scores=scores,
+      portal=dict(_read_portal(text, dataset, scores) for text in portal_csv),
+      costs=_optional(workdir / COSTS),
+      experiment=_optional(workdir / EXPERIMENT),
+    )
+
+  @property
+  def network(self) -> NetworkConfig | None:
+    """Size of the searched network, from the search or else a training; None where there is neither."""
+    sources = [self.search, *(h for (name, _), h in self.trainings.items() if name == "searched")]
+    settings = next((history.settings for history in sources if history), None)
+    if settings is None:
+      return None
+    schema = self.dataset.schema
+    sizes = {name: settings[name] for name in ("kernels", "nodes", "depth", "variant")}
+    return NetworkConfig(in_channels=len(schema.modalities), out_channels=len(schema.regions), **sizes)
+
+  def networks_of(self, split: str) -> list[str]:
+    """The networks that have scores in a split, with truth or from a portal."""
+    return [network for network in NETWORKS if (network, split) in {**self.scores, **self.portal}]
+
+  def splits(self) -> list[str]:
+    """The splits that have scores."""
+    return [split for split in SPLITS if self.networks_of(split)]
+
+  def values(self, network: str, split: str, region: str, metric: str) -> list[float]:
+    """A metric of every case; empty where it is not known."""
+    if scores := self.scores.get((network, split)):
+      return [case[region][metric] for case in scores.cases.values()]
+    portal = self.portal.get((network, split))
+    known = portal and metric in next(iter(portal.cases.values()))[region]
+    return portal.values(region, metric) if known else []
+
+
+def _records(path: Path) -> tuple[Mapping[str, Any], ...]:
+  """The records of the epochs that are over; a line without end is still being written."""
+  if not path.exists():
+    return ()
+  try:
+    records = tuple(parse_json(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
+  except (OSError, ValueError) as error:
+    raise InputError(f"{path} is damaged ({error}); run with --overwrite, or remove the line") from error
+  if not all(isinstance(record, dict) for record in records):
+    raise InputError(f"{path} must hold a JSON object a line; run with --overwrite, or remove the lines that are none")
+  return records
+
+
+def _searches(folder: Path) -> dict[str, History]:
+  found = {path.parent.name: History.read(path) for path in folder.glob(f"*/{SEARCH}")}
+  ordered = sorted(found, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+  return {name: found[name] for name in ordered if found[name]}
+
+
+def _optional(path: Path) -> dict[str, Any]:
+  return read_json(path) if path.exists() else {}
+
+
+def _check_same_cases(workdir: Path, scores: Mapping[Key, Scores]) -> None:
+  for split in SPLITS:
+    both = [scores[network, split] for network in NETWORKS if (network, split) in scores]
+    if len(both) == 2 and (other := sorted(both[0].cases.keys() ^ both[1].cases.keys())):
+      raise InputError(
+        f"the networks are scored on other cases in scores/*/{split} of {workdir}: {', '.join(other[:5])} of one only; "
+        "predict and evaluate the same cases with both"
+      )
+
+
+def _read_portal(text: str, dataset: Dataset, scores: Mapping[Key, Scores]) -> tuple[Key, PortalScores]:
+  name, equals, path = text.rpartition("=")
+  network, _, split = (name if equals else "searched/test").partition("/")
+  if network not in NETWORKS or split not in ("test", "ensemble"):
+    raise InputError(
+      f"portal_csv must be of {' or '.join(NETWORKS)} and of test or ensemble, got {text!r}; {_PORTAL_HELP}"
+    )
+  if (network, split) in scores:
+    raise InputError(f"portal_csv {text!r} doubles scores/{network}/{split}, which are there; leave one of them out")
+  return (network, split), read_portal(path, dataset.schema)

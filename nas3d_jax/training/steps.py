@@ -1,0 +1,268 @@
+"""One step of the search, of the training and of the validation, as pure jitted functions of explicit state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from nas3d_jax.errors import InputError
+from nas3d_jax.models.networks import merge, partition
+from nas3d_jax.models.packing import PackedNet
+from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
+from nas3d_jax.training.losses import dice_loss
+
+Batch = tuple[jax.Array, jax.Array]
+Metrics = dict[str, jax.Array]
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+Net = nn.Module | PackedNet
+
+PARTITIONS = ("hybrid", "kernel")
+"""In the order in which a search step updates them."""
+
+
+class SearchState(flax.struct.PyTreeNode):
+  """Everything that a search step depends on.
+
+  Attributes:
+    hybrid: hybrid partition of the supernet's variables.
+    kernel: kernel partition.
+    hybrid_optimizer: optimiser state of the hybrid partition.
+    kernel_optimizer: optimiser state of the kernel partition.
+    key: random key of the run; the keys of a step follow from it and `step`.
+    step: int32, steps done.
+  """
+
+  hybrid: Any
+  kernel: Any
+  hybrid_optimizer: optax.OptState
+  kernel_optimizer: optax.OptState
+  key: jax.Array
+  step: jax.Array
+
+  @classmethod
+  def create(
+    cls,
+    variables: Mapping[str, Any],
+    hybrid_optimizer: optax.GradientTransformation,
+    kernel_optimizer: optax.GradientTransformation,
+    key: jax.Array,
+  ) -> SearchState:
+    """The state before the first step, from `Supernet.init`'s variables.
+
+    It holds the arrays given, which are gone after the first step.
+    """
+    hybrid, kernel = partition(_strongly_typed(variables))
+    return cls(hybrid, kernel, hybrid_optimizer.init(hybrid), kernel_optimizer.init(kernel), key, jnp.int32(0))
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """Both partitions, as `Supernet.apply` takes them."""
+    return merge(self.hybrid, self.kernel)
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """Everything that a training step depends on.
+
+  Attributes:
+    variables: of the network.
+    optimizer: optimiser state.
+    key: random key of the run; the key of a step follows from it and `step`.
+    step: int32, steps done.
+  """
+
+  variables: Any
+  optimizer: optax.OptState
+  key: jax.Array
+  step: jax.Array
+
+  @classmethod
+  def create(
+    cls, variables: Mapping[str, Any], optimizer: optax.GradientTransformation, key: jax.Array
+  ) -> TrainState:
+    """The state before the first step; it holds the arrays given, which are gone after the first step."""
+    variables = _strongly_typed(variables)
+    return cls(variables, optimizer.init(variables), key, jnp.int32(0))
+
+
+def make_search_step(
+  net: Net,
+  hybrid_optimizer: optax.GradientTransformation,
+  kernel_optimizer: optax.GradientTransformation,
+  *,
+  loss: Loss = dice_loss,
+  rolled: bool | None = None,
+  replicas: Replicas = ONE_DEVICE,
+) -> Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]:
+  """A step of Table 2: the hybrid parameters on one batch, then the kernel parameters on another.
+
+  An update whose loss or gradient is not finite is left out: parameters and optimiser state stay as they were.
+
+  Args:
+    net: a `Supernet`, the `PackedNet` of one, or anything whose `apply` takes `train` and whose parameters hold
+      "hybrid".
+    hybrid_optimizer: of the hybrid partition.
+    kernel_optimizer: of the kernel partition.
+    loss: (probabilities, target) -> scalar.
+    rolled: whether the two updates are two turns of one loop. That halves the program, and the time to compile it; but
+      both turns compute both gradients, of which each uses one. Unrolled, each update differentiates with respect to
+      its own partition alone. None means rolled on CPU, where compiling takes longest, and batches of one shape.
+    replicas: devices that share a batch, each of which takes its rows of it; state and metrics are the same on all.
+
+  Returns:
+    A jitted function (state, hybrid batch, kernel batch) -> (state, {"hybrid_loss", "kernel_loss"}); a batch is an
+    image [N, D, H, W, M] and a target [N, D, H, W, R], float32. The state given is donated: its buffers are gone after
+    the call.
+  """
+
+  def value(hybrid, kernel, batch, key):
+    image, target = batch
+    return loss(net.apply(merge(hybrid, kernel), image, train=True, rngs={"dropout": key}), target)
+
+  def update_hybrid(state: SearchState, gradients: Any, good: jax.Array) -> SearchState:
+    hybrid, optimizer = _update(hybrid_optimizer, gradients, state.hybrid_optimizer, state.hybrid, good)
+    return state.replace(hybrid=hybrid, hybrid_optimizer=optimizer)
+
+  def update_kernel(state: SearchState, gradients: Any, good: jax.Array) -> SearchState:
+    kernel, optimizer = _update(kernel_optimizer, gradients, state.kernel_optimizer, state.kernel, good)
+    return state.replace(kernel=kernel, kernel_optimizer=optimizer)
+
+  def turn(state: SearchState, inputs: tuple[jax.Array, Batch, jax.Array]) -> tuple[SearchState, Any]:
+    first, batch, key = inputs
+    both = jax.value_and_grad(value, argnums=(0, 1))
+    current, (of_hybrid, of_kernel) = replicas.mean(both(state.hybrid, state.kernel, batch, key))
+    # Each turn is judged by the gradient that it uses.
+    good = jnp.where(first, _finite((current, of_hybrid)), _finite((current, of_kernel)))
+    state = jax.lax.cond(
+      first, lambda: update_hybrid(state, of_hybrid, good), lambda: update_kernel(state, of_kernel, good)
+    )
+    return state, (current, good)
+
+  def step(state: SearchState, hybrid_batch: Batch, kernel_batch: Batch) -> tuple[SearchState, Metrics]:
+    keys = jax.random.split(replicas.own_key(jax.random.fold_in(state.key, state.step)))
+    alike = jax.tree.map(jnp.shape, hybrid_batch) == jax.tree.map(jnp.shape, kernel_batch)
+    if rolled and not alike:
+      raise InputError("rolled=True needs hybrid and kernel batches of one shape; give rolled=None or False")
+    if rolled if rolled is not None else alike and jax.default_backend() == "cpu":
+      batches = jax.tree.map(lambda *pair: jnp.stack(pair), hybrid_batch, kernel_batch)
+      state, (losses, finite) = jax.lax.scan(turn, state, (jnp.array([True, False]), batches, keys))
+    else:
+      losses, finite = [], []
+      for argnums, update, batch in ((0, update_hybrid, hybrid_batch), (1, update_kernel, kernel_batch)):
+        gradient_of = jax.value_and_grad(value, argnums=argnums)
+        both = replicas.mean(gradient_of(state.hybrid, state.kernel, batch, keys[argnums]))
+        losses.append(both[0])
+        finite.append(_finite(both))
+        state = update(state, both[1], finite[-1])
+    metrics = {f"{name}_loss": loss for name, loss in zip(PARTITIONS, losses, strict=True)}
+    metrics |= {f"{name}_finite": good for name, good in zip(PARTITIONS, finite, strict=True)}
+    return state.replace(step=state.step + 1), metrics
+
+  return replicas.jit(step, (WHOLE, SPLIT, SPLIT), WHOLE, donate_argnums=0)
+
+
+def make_train_step(
+  net: Net, optimizer: optax.GradientTransformation, *, loss: Loss = dice_loss, replicas: Replicas = ONE_DEVICE
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+  """A step of section 3.5 on one batch; an update that is not finite is left out, as of `make_search_step`.
+
+  Args:
+    net: a `DerivedNet`, the `PackedNet` of one, or anything whose `apply` takes `train`.
+    optimizer: of all its parameters.
+    loss: (probabilities, target) -> scalar.
+    replicas: devices that share a batch, as of `make_search_step`.
+
+  Returns:
+    A jitted function (state, batch) -> (state, {"loss", "finite"}); batch and donation as of `make_search_step`.
+  """
+
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    image, target = batch
+    key = replicas.own_key(jax.random.fold_in(state.key, state.step))
+
+    def value(variables):
+      return loss(net.apply(variables, image, train=True, rngs={"dropout": key}), target)
+
+    current, gradients = replicas.mean(jax.value_and_grad(value)(state.variables))
+    good = _finite((current, gradients))
+    variables, optimizer_state = _update(optimizer, gradients, state.optimizer, state.variables, good)
+    return TrainState(variables, optimizer_state, state.key, state.step + 1), {"loss": current, "finite": good}
+
+  return replicas.jit(step, (WHOLE, SPLIT), WHOLE, donate_argnums=0)
+
+
+def make_validation_step(
+  net: Net, *, loss: Loss = dice_loss, replicas: Replicas = ONE_DEVICE
+) -> Callable[[Any, Batch, jax.Array], jax.Array]:
+  """A jitted function (variables, batch, weight [N]) -> sum of the samples' weighted losses, with dropout off."""
+
+  def step(variables: Any, batch: Batch, weight: jax.Array) -> jax.Array:
+    image, target = batch
+    each = jax.vmap(lambda *sample: loss(*(array[None] for array in sample)))(net.apply(variables, image), target)
+    # A sample that only fills up the batch must not count, whatever its loss is.
+    return replicas.sum(jnp.where(weight > 0, weight * each, 0).sum())
+
+  return replicas.jit(step, (WHOLE, SPLIT, SPLIT), WHOLE)
+
+
+def _strongly_typed(variables):
+  """The variables as a step returns them: JAX would compile it twice if the first ones were of a weak type."""
+  return jax.tree.map(lambda leaf: jnp.asarray(leaf, leaf.dtype), variables)
+
+
+def _finite(tree: Any) -> jax.Array:
+  """Whether all numbers of a tree are."""
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _update(optimizer, gradients, state, params, good):
+  """Parameters and optimiser state after an update, or as they are where it is not good."""
+  updates, new_state = optimizer.update(gradients, state, params)
+  new = optax.apply_updates(params, updates), new_state
+  return jax.tree.map(lambda after, before: jnp.where(good, after, before), new, (params, state))
+
+
+# A call on an accelerator; one step takes milliseconds there, and seconds on a CPU.
+_STEPS = 32
+
+
+def steps_per_call() -> int:
+  """Steps of one call at most."""
+  return 1 if jax.default_backend() == "cpu" else _STEPS
+
+
+def make_chunk(
+  step: Callable[..., tuple[Any, dict[str, jax.Array]]],
+  draw: Callable[[Any, Any, jax.Array], tuple[Any, ...]],
+  losses: tuple[str, ...],
+) -> Callable[[Any, Any, Any, int], tuple[Any, dict[str, jax.Array]]]:
+  """Cutting, normalising, augmenting and updating as one program.
+
+  Args:
+    step: (state, *batches) -> (state, losses); the state has `step`.
+    draw: (data, order of one step, number of the step) -> the batches of that step.
+    losses: names of the losses.
+
+  Returns:
+    A jitted function (state, data, order, count) -> (state, losses): `order` is a tree of arrays [limit, ...], of which
+    the first `count` rows are used, one a step; losses are [limit] float32, of which the first `count` count. The state
+    given is donated. Another count is no other program.
+  """
+
+  def chunk(state, data, order, count):
+    limit = jax.tree.leaves(order)[0].shape[0]
+
+    def body(index, carry):
+      state, sums = carry
+      batches = draw(data, jax.tree.map(lambda rows: rows[index], order), state.step)
+      state, current = step(state, *batches)
+      return state, {name: sums[name].at[index].set(current[name]) for name in sums}
+
+    return jax.lax.fori_loop(0, count, body, (state, {name: jnp.zeros(limit) for name in losses}))
+
+  return jax.jit(chunk, donate_argnums=0)

@@ -1,0 +1,114 @@
+"""Patches cut out on the device are those that are read from the host, to the bit."""
+
+import jax
+import numpy as np
+import pytest
+
+from nas3d_jax.data.patches.device_cases import cut, reside, resident_bytes
+from nas3d_jax.data.patches.host_batches import PatchSource, patch_index, patch_order
+from nas3d_jax.data.patches.patch_stream import PatchStream
+from nas3d_jax.data.patches.placement import place
+from nas3d_jax.errors import InputError
+
+PATCH = 16  # cubes of less than 24 voxels: patches reach past them
+
+
+@pytest.fixture(scope="module")
+def refs(phantom_dataset):
+  return patch_index(phantom_dataset, phantom_dataset.cases[1:], PATCH, skip_empty=False)
+
+
+def test_patches_are_those_of_the_host(phantom_dataset, refs):
+  source, data = PatchSource(phantom_dataset, refs, PATCH), reside(phantom_dataset, refs)
+  taken = jax.jit(cut, static_argnums=2)
+  for first in range(0, len(refs) - 1, 2):
+    got = taken(data, np.array([first, first + 1]), PATCH)
+    for offset in range(2):
+      expected = source[first + offset]
+      for name, value in got.items():
+        assert value.dtype == expected[name].dtype
+        np.testing.assert_array_equal(value[offset], expected[name], err_msg=f"{name} of patch {first + offset}")
+
+
+def test_bytes_are_those_of_the_voxels(phantom_dataset, refs):
+  voxels = sum(np.prod(phantom_dataset.labels(case).shape) for case in phantom_dataset.cases[1:])
+  data = reside(phantom_dataset, refs)
+  assert data.image.shape == (voxels, 4)
+  assert resident_bytes(phantom_dataset, refs) == data.image.nbytes + data.label.nbytes
+
+
+@pytest.fixture
+def make_part(phantom_dataset):
+  parts = []
+
+  def make(**changes):
+    sizes = {"patch_size": PATCH, "batch_size": 2, "seed": 3, "skip_empty": False, **changes}
+    parts.append(PatchStream(phantom_dataset, phantom_dataset.fold_cases(0), **sizes))
+    return parts[-1]
+
+  yield make
+  for part in parts:
+    part.close()
+
+
+def test_both_placements_take_the_same_patches_and_share_positions(make_part):
+  host, device = make_part(), make_part()
+  device.to_device()
+  prepare = jax.jit(device.prepare)
+  key = jax.random.key(5)
+  for _ in range(3):
+    order = device.take(2, 4)
+    assert order.shape == (4, 2)
+    for row in order[:2]:
+      for got, expected in zip(prepare(device.data, row, key), host.draw(key), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert device.position == host.position
+  device.go_to({"next_index": 1})
+  host.go_to({"next_index": 1})
+  for got, expected in zip(prepare(device.data, device.take(1, 1)[0]), host.draw(), strict=True):
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_an_order_takes_every_patch_once_a_pass():
+  order = patch_order(7, seed=1)
+  taken = np.asarray([order[place] for place in range(14)])
+  for half in (taken[:7], taken[7:]):
+    assert sorted(half) == list(range(7))
+  assert not np.array_equal(taken[:7], taken[7:])
+
+
+class Sized:
+  """Stands for a part of so many bytes."""
+
+  def __init__(self, size):
+    self.bytes, self.moved = size, False
+
+  def to_device(self):
+    self.moved = True
+
+
+@pytest.mark.parametrize(
+  ("placement", "memory", "accelerated", "moved"),
+  [
+    ("auto", 200, True, True),  # 100 bytes in half of 200
+    ("auto", 199, True, False),
+    ("auto", None, True, False),
+    ("auto", 10**6, False, False),
+    ("device", 100, False, True),
+    ("device", None, True, True),
+    ("host", 10**6, True, False),
+  ],
+)
+def test_where_data_is_placed(placement, memory, accelerated, moved):
+  parts = [Sized(60), Sized(40)]
+  assert place(parts, placement, memory, accelerated=accelerated) is moved
+  assert [part.moved for part in parts] == [moved, moved]
+
+
+@pytest.mark.parametrize(
+  ("placement", "message"),
+  [("gpu", "data_placement must be one of auto, device, host, got 'gpu'"), ("device", "needs .* GiB .*; use host")],
+)
+def test_wrong_placements(placement, message):
+  with pytest.raises(InputError, match=message):
+    place([Sized(101)], placement, 100, accelerated=True)

@@ -1,0 +1,278 @@
+"""The search as a command runs it: Table 2, what is recorded, what is kept, and that stopping it changes nothing.
+
+All but the last put a network that compiles in no time in the place of the supernet; the loop is the same.
+"""
+
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import nas3d_jax.training.epoch
+import nas3d_jax.training.search
+from nas3d_jax.data.patches.host_batches import patch_index
+from nas3d_jax.errors import InputError
+from nas3d_jax.models.config import NetworkConfig
+from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.runtime.stopping import Stopped
+from nas3d_jax.training.config import SearchConfig
+from nas3d_jax.training.search import search
+from tests.support.runs import TIMES, StopAt, arrays, assert_same_end, damage, history, interrupt, said, steps_kept
+from tests.support.toy import ToySupernet
+
+ROOT = Path(__file__).parents[2]
+SIZES = dict(patch_size=16, kernels=1, nodes=1, depth=2)
+FIELDS = {
+  "epoch", "step", "hybrid_loss", "kernel_loss", "validation_loss", "hybrid_learning_rate", "kernel_learning_rate",
+  "genotype", "count", "hybrid_weights", "entropy", "skipped", *TIMES,
+}
+UP = (("identity", 0), ("up_conv", 1))
+A = Genotype(down=(("max_pool", 0), ("down_conv", 1)), up=UP)
+B = Genotype(down=(("max_pool", 0), ("avg_pool", 1)), up=UP)
+
+
+@pytest.fixture
+def toy(monkeypatch):
+  monkeypatch.setattr(nas3d_jax.training.search, "Supernet", ToySupernet)
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+  """Makes a search read one genotype after the other from a list."""
+
+  def script(*genotypes):
+    left = iter(genotypes)
+    monkeypatch.setattr(Genotype, "from_hybrid", lambda *_: next(left))
+
+  return script
+
+
+def make_config(workdir, **changes):
+  """Rates so high that the genotype changes within an epoch."""
+  rates = dict(hybrid_learning_rate=0.3, kernel_learning_rate=0.1)
+  return SearchConfig(workdir, **{**SIZES, "epochs": 2, **rates, **changes})
+
+
+def copy_of(workdir):
+  """A run directory with the same data set."""
+  other = workdir.with_name("other")
+  shutil.copytree(workdir / "dataset", other / "dataset")
+  return other
+
+
+def recorded(workdir, name):
+  return [record[name] for record in history(workdir / "search")]
+
+
+@pytest.mark.usefixtures("toy")
+def test_what_is_recorded(workdir, phantom_dataset):
+  genotype = search(make_config(workdir, hybrid_learning_rate=0.25))
+  records = history(workdir / "search")
+  assert [set(record) for record in records] == [FIELDS, FIELDS]
+  steps = len(patch_index(phantom_dataset, phantom_dataset.fold_cases(1), 16))
+  assert recorded(workdir, "epoch") == [1, 2]
+  assert recorded(workdir, "step") == [steps, 2 * steps]
+  assert recorded(workdir, "hybrid_learning_rate") == [0.25, 0.25]
+  assert recorded(workdir, "kernel_learning_rate") == [0.1, 0.1]
+  for record in records:
+    assert all(0 < record[name] < 1 for name in ("hybrid_loss", "kernel_loss", "validation_loss"))
+    speed = 2 * steps / record["seconds"]
+    assert record["patches_per_second"] == pytest.approx(speed, rel=0.05), "a hybrid and a kernel patch each step"
+  # Of the first epoch, when all hybrid parameters are zero: ties go to the first, weights are even.
+  first = records[0]
+  assert first["genotype"] == {"down": [["avg_pool", 0], ["avg_pool", 1]], "up": [["identity", 0], ["up_se_conv", 1]]}
+  assert first["count"] == 1
+  assert first["entropy"] == {
+    "down": pytest.approx(math.log(6)), "up": pytest.approx((math.log(5) + math.log(4)) / 2)
+  }
+  modules = first["hybrid_weights"]["up"]
+  assert [(module["node"], module["state"]) for module in modules] == [(0, 0), (0, 1)]
+  assert modules[0]["weights"] == pytest.approx([1 / 5] * 5)
+  assert modules[1]["weights"] == pytest.approx([1 / 4] * 4)
+  assert [module["entropy"] for module in modules] == pytest.approx([math.log(5), math.log(4)])
+  # Of the second, what the first has learned.
+  second = records[1]["hybrid_weights"]["down"][0]
+  weights = np.array(second["weights"])
+  assert weights.sum() == pytest.approx(1)
+  assert second["entropy"] == pytest.approx(-(weights * np.log(weights)).sum())
+  assert second["entropy"] < math.log(6)
+  text = (workdir / "search" / "genotype.json").read_text()
+  assert Genotype.from_json(text) == genotype == Genotype(**records[1]["genotype"])
+  assert {path.name for path in (workdir / "search").iterdir()} == {
+    "config.json", "metrics.jsonl", "checkpoints", "genotype.json"
+  }
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(
+  ("genotypes", "min_count", "counts", "expected"),
+  [
+    # Table 2: a genotype is counted before the steps of its epoch, and N_C ends the search there and then.
+    ([A, B, A], 2, [1, 1], A),
+    ([A, A, A], 3, [1, 2], A),
+    ([B], 1, [], B),
+    # Never reached: the most common, the latest of equals.
+    ([A, B, B, A], 9, [1, 1, 2, 2], A),
+    ([B, A, B], 9, [1, 1, 2], B),
+  ],
+)
+def test_when_it_ends_and_with_what(workdir, scripted, *, genotypes, min_count, counts, expected):
+  scripted(*genotypes)
+  epochs = 100 if min_count < 9 else len(genotypes)
+  assert search(make_config(workdir, epochs=epochs, min_count=min_count)) == expected
+  assert Genotype.from_json((workdir / "search" / "genotype.json").read_text()) == expected
+  if counts:
+    assert recorded(workdir, "count") == counts
+    assert [Genotype(**rows) for rows in recorded(workdir, "genotype")] == genotypes[: len(counts)]
+  else:
+    assert not (workdir / "search" / "metrics.jsonl").exists()
+
+
+@pytest.mark.usefixtures("toy")
+def test_rates_follow_the_losses(workdir, monkeypatch):
+  # The validation loss stands still: epoch 1 is good, the 11th bad one is epoch 12. The hybrid loss falls all the time.
+  losses = iter(np.linspace(0.9, 0.3, 13))
+  monkeypatch.setattr(nas3d_jax.training.search, "mean_loss", lambda *_: 0.5)
+  monkeypatch.setattr(
+    nas3d_jax.training.epoch.EpochSums, "means", lambda _: {"hybrid_loss": float(next(losses)), "kernel_loss": 0.5}
+  )
+  search(make_config(workdir, epochs=13))
+  assert recorded(workdir, "hybrid_learning_rate") == [0.3] * 13
+  assert recorded(workdir, "kernel_learning_rate") == [0.1] * 12 + [0.05]
+  last = arrays(workdir / "search" / "checkpoints" / str(max(steps_kept(workdir / "search"))))
+  rates = [last[f"training/{name}_optimizer/hyperparams/learning_rate"] for name in ("hybrid", "kernel")]
+  np.testing.assert_array_equal(rates, np.float32([0.3, 0.05]))
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_finished_search_does_nothing_when_run_again_and_may_be_made_longer(workdir, monkeypatch):
+  first = search(make_config(workdir))
+  records = history(workdir / "search")
+  with monkeypatch.context() as patch:
+    interrupt(patch, nas3d_jax.training.search, "make_search_step", after=0)
+    (workdir / "search" / "genotype.json").unlink()
+    assert search(make_config(workdir)) == first
+  assert history(workdir / "search") == records
+  assert (workdir / "search" / "genotype.json").exists()
+  search(make_config(workdir, epochs=4))
+  other = copy_of(workdir)
+  search(make_config(other, epochs=4))
+  assert_same_end(workdir / "search", other / "search")
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("place", ["first epoch", "second epoch", "end of an epoch"])
+def test_a_search_stopped_anywhere_ends_as_one_left_alone(workdir, phantom_dataset, monkeypatch, place):
+  other = copy_of(workdir)
+  search(make_config(other, epochs=3))
+  steps = len(patch_index(phantom_dataset, phantom_dataset.fold_cases(1), 16))
+  after = {"first epoch": 2, "second epoch": steps + 3, "end of an epoch": 2 * steps}[place]
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    interrupt(patch, nas3d_jax.training.search, "make_search_step", after=after)
+    search(make_config(workdir, epochs=3, checkpoint_minutes=1e-9))
+  saved = max(steps_kept(workdir / "search"))
+  assert saved == after
+  if place == "first epoch":
+    # What makes it hard: the hybrid parameters no longer hold the genotype that was counted.
+    folder = workdir / "search" / "checkpoints" / str(saved)
+    assert Genotype(**said(folder)["progress"]["opening"]["genotype"]) != genotype_now(folder)
+  search(make_config(workdir, epochs=3))
+  assert_same_end(workdir / "search", other / "search")
+  assert len({(run / "search" / "genotype.json").read_text() for run in (workdir, other)}) == 1
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_search_whose_last_checkpoint_is_damaged_ends_as_one_left_alone(workdir, capsys):
+  """It was over, with its genotype: the last epoch is made once more, to the same end."""
+  other = copy_of(workdir)
+  genotype = search(make_config(other, epochs=3))
+  search(make_config(workdir, epochs=3))
+  last = max(steps_kept(workdir / "search"))
+  damage(workdir / "search" / "checkpoints" / str(last))
+  capsys.readouterr()
+  assert search(make_config(workdir, epochs=3)) == genotype
+  assert f"It is called {last}.damaged now; going on from step {last // 3 * 2}" in capsys.readouterr().err
+  assert_same_end(workdir / "search", other / "search")
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize("place", ["second step", "validation", "end of an epoch", "end"])
+def test_a_search_that_was_asked_to_stop_ends_as_one_left_alone(workdir, phantom_dataset, place):
+  other = copy_of(workdir)
+  search(make_config(other, epochs=2))
+  steps, batches = (len(patch_index(phantom_dataset, phantom_dataset.fold_cases(k), 16)) for k in (1, 0))
+  # It may stop after each step but the last of an epoch, before each batch of the validation, and at an epoch's end.
+  epoch = steps - 1 + batches + 1
+  check, saved = {
+    "second step": (1, 2), "validation": (steps, steps), "end of an epoch": (epoch - 1, steps),
+    "end": (2 * epoch - 1, 2 * steps),
+  }[place]
+  with pytest.raises(Stopped):
+    search(make_config(workdir, epochs=2), StopAt(check))
+  assert max(steps_kept(workdir / "search")) == saved
+  assert not (workdir / "search" / "genotype.json").exists()
+  search(make_config(workdir, epochs=2))
+  assert_same_end(workdir / "search", other / "search")
+
+
+def genotype_now(step_folder):
+  start = "params/params/hybrid/"
+  hybrid = {path.removeprefix(start): array for path, array in arrays(step_folder).items() if path.startswith(start)}
+  return Genotype.from_hybrid(hybrid, NetworkConfig(kernels=1, nodes=1, depth=2))
+
+
+@pytest.mark.usefixtures("toy")
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (dict(seed=1), "seed was 0, is 1"),
+    (dict(fold=1, kernels=2), "fold was 0, is 1; kernels was 1, is 2"),
+    (dict(fold=2), "^fold must be from 0 to 1, got 2$"),
+    (dict(patch_size=12), "^patch_size must be a multiple of 8"),
+    (dict(kernel_learning_rate=1e38, overwrite=True), "_loss is nan, on Phantom_.*, patch at .*lower .* --overwrite"),
+  ],
+)
+def test_what_is_refused(workdir, changes, message):
+  search(make_config(workdir, epochs=1))
+  with pytest.raises(InputError, match=message):
+    search(make_config(workdir, **{"epochs": 1, **changes}))
+
+
+@pytest.mark.usefixtures("toy")
+def test_overwriting_starts_anew(workdir):
+  search(make_config(workdir, seed=1))
+  search(make_config(workdir, overwrite=True))
+  other = copy_of(workdir)
+  search(make_config(other))
+  assert_same_end(workdir / "search", other / "search")
+
+
+def test_a_search_killed_and_run_again_ends_as_one_left_alone(workdir, searched):
+  folder, log = workdir / "search", workdir / "log"
+  sizes = ["--patch_size=8", "--kernels=1", "--nodes=1", "--depth=2"]
+  often = ["--epochs=100", "--checkpoint_minutes=0.005", f"--platform={jax.default_backend()}"]
+  with log.open("w") as file:
+    command = [sys.executable, "-m", "launch", "search", f"--workdir={workdir}", *sizes, *often]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+  try:
+    deadline = time.monotonic() + 300
+    while not (folder / "metrics.jsonl").exists() or not history(folder):
+      assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+      time.sleep(0.01)
+    while max(steps_kept(folder)) < history(folder)[0]["step"]:
+      assert process.poll() is None, log.read_text()
+      time.sleep(0.01)
+  finally:
+    process.kill()
+    process.wait()
+  assert process.returncode == -signal.SIGKILL
+  assert len(history(folder)) < 3, "killed too late to show anything"
+  search(SearchConfig(workdir, patch_size=8, kernels=1, nodes=1, depth=2, epochs=3))
+  assert_same_end(folder, searched / "search")
