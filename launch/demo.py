@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.device import PLATFORM_HELP
+from launch.flags import PLATFORM_HELP
 from nas3d_jax.runtime.stopping import Stop
 
 REQUIRED = ("workdir",)

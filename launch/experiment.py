@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.choices import define_choices
-from launch.common import define_common
-from launch.device import define_devices, settings, start
-from launch.schemas import define_schema
+from launch.flags import define_choices, define_common, define_devices, define_schema, settings, start
 from nas3d_jax.files.run_layout import PAGE, REPORT
 from nas3d_jax.runtime.stopping import Stop
 

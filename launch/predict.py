@@ -9,10 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.choices import define_choices
-from launch.device import define_devices, settings, start
-from launch.folds import parse_fold
-from launch.schemas import define_schema
+from launch.flags import define_choices, define_devices, define_schema, parse_fold, settings, start
 
 REQUIRED = ("data_dir", "out")
 

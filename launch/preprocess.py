@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.schemas import define_schema
+from launch.flags import define_schema
 
 REQUIRED = ("data_dir", "workdir")
 

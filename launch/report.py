@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.schemas import define_schema
+from launch.flags import define_schema
 
 REQUIRED = ("workdir",)
 

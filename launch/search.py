@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.common import define_common
-from launch.device import define_devices, settings, start
+from launch.flags import define_common, define_devices, settings, start
 from nas3d_jax.runtime.stopping import Stop
 
 REQUIRED = ("workdir",)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.common import define_common
-from launch.device import define_devices, settings, start
-from launch.folds import parse_fold
+from launch.flags import define_common, define_devices, parse_fold, settings, start
 from nas3d_jax.runtime.stopping import Stop
 
 REQUIRED = ("workdir",)

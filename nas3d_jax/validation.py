@@ -1,4 +1,4 @@
-"""Checks that the configurations of the commands share. No JAX here."""
+"""Checks that the configurations of the commands share."""
 
 from __future__ import annotations
 

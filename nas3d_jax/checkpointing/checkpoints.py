@@ -10,12 +10,12 @@ A run keeps its last two checkpoints and the best, each a folder named after its
                    schema, package versions, metrics)
       input/       JSON: where each input iterator stands, {name: {"encoding": "json" | "base64", "state": ...}}
       metrics/     JSON: {"best_metric": float}, the lowest is the best; absent without one
-      checksums/   JSON: SHA-256 of what the others hold, as `checksums.py` takes it: {"params": {path: sum},
+      checksums/   JSON: SHA-256 of what the others hold, as `integrity.py` takes it: {"params": {path: sum},
                    "training": {path: sum}, "metadata": sum, "input": sum, "metrics": sum}
 
-`params` and `training` are Orbax PyTree items, nested dictionaries of NumPy arrays (`plain.py` says how a state maps to
-them), so that they open on any device and without this library. Shapes and dtypes are those of the state; nothing is
-cast. This is format version 1.
+`params` and `training` are Orbax PyTree items, nested dictionaries of NumPy arrays (`serialization.py` says how a state
+maps to them), so that they open on any device and without this library. Shapes and dtypes are those of the state;
+nothing is cast. This is format version 1.
 
 A step folder appears by one rename when all its files are written; until then `.orbax-checkpoint-tmp` stands in its
 name, it is never read, and it is removed when the run goes on. Orbax mostly gives back a flipped byte as it is, so the
@@ -237,7 +237,7 @@ def read_variables(folder: Path, like: PyTree | None = None) -> PyTree:
 
   Args:
     folder: of one step, from `open_run`.
-    like: the tree that is expected, see `plain.from_plain`; None takes what there is.
+    like: the tree that is expected, see `serialization.from_plain`; None takes what there is.
 
   Returns:
     The tree in the form of `like`, bit for bit as it was saved; without `like` nested dictionaries of `jax.Array`.

@@ -1,4 +1,7 @@
-"""What is read of a checkpoint, and that it is what was saved. No JAX here.
+"""What is read of a checkpoint, and that it is what was saved.
+
+Checksums are SHA-256 over the content in memory, not over files: a checkpoint may be copied or rewritten, and what
+counts is what comes back.
 
 `read` stands for the function that gives an item of a step's folder as Orbax gives it back, and raises
 `DamagedCheckpoint` where it does not.

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: everything but arrays that it takes to use the network. No JAX here."""
+"""What a checkpoint says of itself: everything but arrays that it takes to use the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps from the terminal what a library says beside the exceptions that it raises. No JAX here."""
+"""Keeps from the terminal what a library says beside the exceptions that it raises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folders of a run's checkpoints: which there are, which are kept, removed and set aside. No JAX here."""
+"""The folders of a run's checkpoints: which there are, which are kept, removed and set aside."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A case in the orientation and voxel size of a data set, and the way back. No JAX here.
+"""A case in the orientation and voxel size of a data set, and the way back.
 
 A volume is turned first: its axes are permuted and mirrored, which loses nothing and is all that an oblique one gets,
 too: nothing is rotated. Then each axis whose voxels are longer or shorter than they should be is resampled, about the
 centre of the volume:
 
-- intensities along straight lines between the voxels, averaged where voxels grow (`resample.blend`). Voxels outside the
+- intensities along straight lines between the voxels, averaged where voxels grow (`blend`). Voxels outside the
   brain take no part in it, so the brain keeps its intensities up to its border, and outside it all is zero;
 - brain and labels by the nearest voxel;
 - probabilities, on their way back, as intensities.

@@ -1,4 +1,4 @@
-"""Made-up cases that look like BraTS: a head, its tissues, a tumour. No JAX here.
+"""Made-up cases that look like BraTS: a head, its tissues, a tumour.
 
 They let the whole program run where there is no data, and serve the tests and the demo. They are no
 substitute for patients.

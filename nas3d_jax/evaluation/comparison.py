@@ -1,4 +1,4 @@
-"""Whether two networks differ on the same cases: paired differences, their interval, and a test. No JAX here."""
+"""Whether two networks differ on the same cases: paired differences, their interval, and a test."""
 
 from __future__ import annotations
 

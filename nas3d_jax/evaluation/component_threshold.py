@@ -1,4 +1,4 @@
-"""The least component of the innermost region that is kept, chosen on scored predictions. No JAX here."""
+"""The least component of the innermost region that is kept, chosen on scored predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores a folder of predicted label volumes against the truth. No JAX here.
+"""Scores a folder of predicted label volumes against the truth.
 
 Every case is scored, or the evaluation is refused with the list of what is wrong: a table never
 speaks of fewer cases than were given.

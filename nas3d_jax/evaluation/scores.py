@@ -1,4 +1,4 @@
-"""What an evaluation found: the scores of every case, their files and their table. No JAX here.
+"""What an evaluation found: the scores of every case, their files and their table.
 
     <out>/scores.csv     one row per case and region: case, region, and one column per metric
     <out>/scores.json    the same in full precision, with the summary, the conventions, the tolerance of the surface

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what a disk says that takes no more. No JAX here."""
+"""Files that appear whole or not at all, and what a disk says that takes no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One writer a folder: a lock that the system lets go of when its process ends, however it ends. No JAX here.
+"""One writer a folder: a lock that the system lets go of when its process ends, however it ends.
 
 The lock is `flock` on a file in the folder, which holds the process, the host and the time for whoever has to wait, and
 is removed in the end. One that a killed process left is no lock any more. There is none on systems without `fcntl`

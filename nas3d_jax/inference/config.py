@@ -80,7 +80,7 @@ class PredictConfig:
     schema: of the cases, see `find_schema`; None means to find it out. The networks take the modalities that they were
       trained on by name. A cross-validation reads the cases as the data set did.
     cases: names of the cases to predict; None means all, of a cross-validation all that are in a fold.
-    out: the folder to write to, see `predictions.py`.
+    out: the folder to write to, see `PredictionFolder`.
     patch_size: length of a patch in voxels; None means that of the training.
     tta: see `InferenceChoices`, as for the next ones.
     overlap: likewise.

@@ -1,4 +1,4 @@
-"""Removal of small connected components of the innermost region from label volumes. No JAX here."""
+"""Removal of small connected components of the innermost region from label volumes."""
 
 from __future__ import annotations
 

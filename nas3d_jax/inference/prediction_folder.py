@@ -1,4 +1,4 @@
-"""A folder of predicted volumes, and the record of what made them. No JAX here.
+"""A folder of predicted volumes, and the record of what made them.
 
     <out>/<case>.nii.gz                  uint8 labels in the geometry of the case's first modality
     <out>/probabilities/<case>.nii.gz    float32 [D, H, W, R], where asked for; in a folder of its own, because every

@@ -118,7 +118,7 @@ class SearchCell(nn.Module):
         likewise.
       x1: [N, D / 2, H / 2, W / 2, C1]: output of the last stage.
       weights: softmax of the hybrid parameters by direction, [edges, candidates], rows in the order of
-        `genotype.edge_list`.
+        `search_space.edge_list`.
 
     Returns:
       [N, D', H', W', nodes * channels]: downward at half of x1's lengths, upward at twice.

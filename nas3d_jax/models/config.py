@@ -1,4 +1,4 @@
-"""Frozen configurations, validated when they are made. No JAX here."""
+"""Frozen configurations, validated when they are made."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ convolution; the dilated ones, which see a rearranged input, are the second. A d
 nothing between its two steps and is a dense one; a squeeze-and-excitation gate goes into the kernel. Norm, activation
 and weight are one pass.
 
-Parameters of an operation are a dict as `ops.parameter_shapes` tells, with an axis of edges: as many instances of the
-same operation as are given. Arrays of voxels are [N, D, H, W, ...].
+Parameters of an operation are a dict as `operations.parameter_shapes` tells, with an axis of edges: as many instances
+of the same operation as are given. Arrays of voxels are [N, D, H, W, ...].
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def evaluate(
 
   Returns:
     By name of the operation, [N, D', H', W', E, C]. Where the direction is "up" the output is still in blocks, as
-    [N, D, H, W, 8, E, C]; `rearrange.depth_to_space` of it, or of a sum, is the output.
+    [N, D, H, W, 8, E, C]; `convolutions.depth_to_space` of it, or of a sum, is the output.
   """
   raws, outputs = _raw(x, operations, direction, weights)
   return outputs | _activate(raws, operations, variant, weights)

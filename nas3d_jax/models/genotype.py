@@ -1,4 +1,4 @@
-"""The genotype: the operations and the wiring that a search ends with (section 2.4). No JAX here."""
+"""The genotype: the operations and the wiring that a search ends with (section 2.4)."""
 
 from __future__ import annotations
 

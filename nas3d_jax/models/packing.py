@@ -131,7 +131,7 @@ def _leaves(tree: Mapping[str, Any], path: Path = ()):
 
 
 def _place(path: Path) -> tuple:
-  """Sorts leaves of one module and name by operation, as `wide` reads their rows."""
+  """Sorts leaves of one module and name by operation, as `fused_operations` reads their rows."""
   if len(path) > 3:
     *module, operation, layer, name = path
     return (*module, layer, name, fused_operations.rank(operation), operation)

@@ -44,7 +44,7 @@ class UNet3D(Network):
     number of feature maps"). The finest level has one too, where the figure has a single convolution.
   - Convolutions before a norm have no bias: the norm would take it out again.
   - Strided convolutions are padded by 1 on both sides, as PyTorch does, not as SAME.
-  - Initial values are drawn as those of all networks here, see `initial.py`.
+  - Initial values are drawn as those of all networks here, see `initialization.py`.
   - With fewer than four levels all upward levels have a segmentation layer.
 
   Attributes:

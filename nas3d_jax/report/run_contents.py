@@ -1,4 +1,4 @@
-"""What a run directory holds, read and checked for the report. No JAX here."""
+"""What a run directory holds, read and checked for the report."""
 
 from __future__ import annotations
 

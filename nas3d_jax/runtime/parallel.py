@@ -1,4 +1,4 @@
-"""The same work on many cases at once, with a progress bar. No JAX here."""
+"""The same work on many cases at once, with a progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stopping by a signal: what is unsaved is saved first; where nothing is, the process ends at once. No JAX here.
+"""Stopping by a signal: what is unsaved is saved first; where nothing is, the process ends at once.
 
 Python runs the handler of a signal between two bytecodes of the main thread, which may wait minutes for the compiler.
 Here a thread of its own is woken through a descriptor instead, and ends the process where nothing is to be saved. That

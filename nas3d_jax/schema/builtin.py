@@ -1,4 +1,4 @@
-"""The schemas that come with the library, by name. No JAX here.
+"""The schemas that come with the library, by name.
 
 Their modalities are called flair, t1, t1ce and t2 in all of them, and their regions WT, TC and ET, whatever the files
 and labels: what was learned from one can be applied to another.

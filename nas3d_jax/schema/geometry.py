@@ -1,4 +1,4 @@
-"""Which way the axes of a volume run and how large its voxels are: what a data set has in common. No JAX here."""
+"""Which way the axes of a volume run and how large its voxels are: what a data set has in common."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a data set's files, labels and regions are called. Nothing else knows label numbers.
 
 The schema is stored with the data set, the checkpoint and the prediction. Names of modalities and regions are what
-schemas share: channels are matched by them, whatever the files are called. No JAX here.
+schemas share: channels are matched by them, whatever the files are called.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Labels of one schema as another's, by the names of the regions. No JAX here."""
+"""Labels of one schema as another's, by the names of the regions."""
 
 from __future__ import annotations
 

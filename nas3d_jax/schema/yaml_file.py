@@ -1,4 +1,4 @@
-"""A schema of the user's own, in a YAML file. No JAX here.
+"""A schema of the user's own, in a YAML file.
 
     name: two                      # anything but the name of a built-in schema
     layout: folders                # or decathlon, nnunet; may be left out
@@ -37,7 +37,7 @@ _LONGEST_SCALAR = 256
 _FIELDS = {"name", "modalities", "labels", "regions"}
 _OPTIONAL = {"layout", "segmentation"}
 _RESERVED = (*SCHEMAS, "nnunet")
-_HELP = "the docstring of nas3d_jax/schema_file.py has an example"
+_HELP = "the docstring of nas3d_jax/schema/yaml_file.py has an example"
 
 
 def read_schema(path: str | Path) -> Schema:

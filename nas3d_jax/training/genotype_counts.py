@@ -1,4 +1,4 @@
-"""What is recorded of the genotypes of a search: how often each was read, and how settled. No JAX here."""
+"""What is recorded of the genotypes of a search: how often each was read, and how settled."""
 
 from __future__ import annotations
 

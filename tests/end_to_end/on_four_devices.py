@@ -1,4 +1,4 @@
-"""Data parallel on four devices of a CPU; `test_replicas.py` runs this file in a process that has them."""
+"""Data parallel on four devices of a CPU; `test_data_parallel.py` runs this file in a process that has them."""
 
 import re
 

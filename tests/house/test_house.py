@@ -111,7 +111,9 @@ def test_what_needs_no_jax(name):
   assert not {other: THEIRS[other] & ACCELERATED for other in reached if THEIRS[other] & ACCELERATED}
 
 
-@pytest.mark.parametrize(("library", "module"), [("orbax", "checkpointing.checkpoints"), ("grain", "data.patches.host_batches")])
+@pytest.mark.parametrize(
+  ("library", "module"), [("orbax", "checkpointing.checkpoints"), ("grain", "data.patches.host_batches")]
+)
 def test_one_file_knows(library, module):
   assert {name for name, names in THEIRS.items() if library in names} == {module}
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from launch import demo, device, phantom, search
+from launch import demo, phantom, search
 from launch.__main__ import STAGES, again, main
+from launch.flags import settings
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.stopping import Stopped
 
@@ -153,7 +154,7 @@ def test_evaluate_prints_the_summary(capsys, tmp_path):
 
 
 def test_settings_are_the_flags_without_the_platform():
-  got = device.settings(values(search, "--workdir=w", "--noaugment", "--epochs=2"))
+  got = settings(values(search, "--workdir=w", "--noaugment", "--epochs=2"))
   assert got.keys() == set(FLAGS["search"].split()) - {"platform", "coordinator", "processes", "process"}
   assert (got["workdir"], got["augment"], got["epochs"]) == ("w", False, 2)
   # The paper's own figures, sections 3.4 and 3.5, N_E and N_C not swapped.

@@ -120,7 +120,7 @@ def test_what_is_not_read_has_no_gradient():
   np.testing.assert_array_equal(got, packing.pack(expected))
 
 
-# What `wide` reads together, by hand: the raw arrays are the state itself, the dilated convolution, then the dense one.
+# What is read together, by hand: the raw arrays are the state itself, the dilated convolution, then the dense one.
 READ = {
   "normal": ("identity", "dil_conv", "se_conv", "dep_conv", "conv"),
   "down": ("down_dil_conv", "down_se_conv", "down_dep_conv", "down_conv"),

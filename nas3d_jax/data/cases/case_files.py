@@ -1,4 +1,4 @@
-"""The files of a case, and what can be wrong with them. No JAX here."""
+"""The files of a case, and what can be wrong with them."""
 
 from __future__ import annotations
 

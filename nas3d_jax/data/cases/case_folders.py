@@ -1,4 +1,4 @@
-"""Cases that have a folder each, as BraTS has. No JAX here.
+"""Cases that have a folder each, as BraTS has.
 
     data_dir/[HGG|LGG/]<case>/<case><suffix>.nii[.gz]
 

@@ -1,4 +1,4 @@
-"""The dataset.json of the Medical Segmentation Decathlon and of nnU-Net: its channels and labels. No JAX here.
+"""The dataset.json of the Medical Segmentation Decathlon and of nnU-Net: its channels and labels.
 
     decathlon   "modality": {"0": "FLAIR", ...}, "labels": {"1": "edema", ...}
     nnunet      "channel_names": {"0": "T1", ...}, "labels": {"edema": 1, ...}, "file_ending": ".nii.gz"; or with
@@ -102,7 +102,7 @@ class DatasetJson:
   def nnunet_schema(self) -> Schema:
     """The schema that an nnU-Net data set has by its dataset.json.
 
-    Known names of channels become those of the other schemas (`schemas.modality_name`), and, where regions are sets of
+    Known names of channels become those of the other schemas (`builtin.modality_name`), and, where regions are sets of
     labels, those of regions likewise. Without such sets each label but background is a region of its own, under its own
     name.
 

@@ -1,6 +1,6 @@
-"""Finds cases on disk, in whatever layout their schema says, and reads and checks one. No JAX here.
+"""Finds cases on disk, in whatever layout their schema says, and reads and checks one.
 
-`folders.py` has the layout of BraTS, a folder a case; `layouts.py` those where the cases share folders.
+`case_folders.py` has the layout of BraTS, a folder a case; `shared_folders.py` those where cases share folders.
 """
 
 from __future__ import annotations

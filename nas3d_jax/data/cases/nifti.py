@@ -1,4 +1,4 @@
-"""Reads one NIfTI volume, trusting nothing that its header says. No JAX here."""
+"""Reads one NIfTI volume, trusting nothing that its header says."""
 
 from __future__ import annotations
 

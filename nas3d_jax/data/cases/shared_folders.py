@@ -1,4 +1,4 @@
-"""Cases whose files share folders, as those of the Medical Segmentation Decathlon and of nnU-Net. No JAX here.
+"""Cases whose files share folders, as those of the Medical Segmentation Decathlon and of nnU-Net.
 
     <root>/dataset.json            names the channels, see `dataset_json.py`
     <root>/imagesTr/<case>.nii.gz  decathlon: [D, H, W, channel]

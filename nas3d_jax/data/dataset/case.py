@@ -1,4 +1,4 @@
-"""What the manifest of a data set says of one case. No JAX here."""
+"""What the manifest of a data set says of one case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The geometry that all cases of a data set are brought to, chosen from their headers. No JAX here."""
+"""The geometry that all cases of a data set are brought to, chosen from their headers."""
 
 from __future__ import annotations
 

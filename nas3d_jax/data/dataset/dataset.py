@@ -1,4 +1,4 @@
-"""A preprocessed data set on disk: its manifest, its cases, their arrays. No JAX here.
+"""A preprocessed data set on disk: its manifest, its cases, their arrays.
 
     dataset/manifest.json             everything about the cases but their voxels
     dataset/config.json               the flags that made it

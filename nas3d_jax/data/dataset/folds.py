@@ -1,4 +1,4 @@
-"""Deals labelled cases into folds, stratified by grade. No JAX here."""
+"""Deals labelled cases into folds, stratified by grade."""
 
 from __future__ import annotations
 

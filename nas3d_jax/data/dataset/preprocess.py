@@ -1,4 +1,4 @@
-"""NIfTI cases -> a checked, brain-cropped, indexed data set with folds. No JAX here.
+"""NIfTI cases -> a checked, brain-cropped, indexed data set with folds.
 
 Everything is built in a folder beside the final one, which appears by a rename once every case has
 passed. A run that was interrupted goes on where it stopped: each case is recorded when it is whole.

@@ -1,4 +1,4 @@
-"""The data set of a work directory: its own, or that of another run, less one fold. No JAX here.
+"""The data set of a work directory: its own, or that of another run, less one fold.
 
 A work directory holds `dataset/`, or `dataset.json`, which names the data set of another run:
 

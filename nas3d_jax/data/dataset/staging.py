@@ -1,4 +1,4 @@
-"""A data set's folder is built beside its final place, and swapped in whole. No JAX here."""
+"""A data set's folder is built beside its final place, and swapped in whole."""
 
 from __future__ import annotations
 

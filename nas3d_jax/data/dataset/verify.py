@@ -1,4 +1,4 @@
-"""Arrays of a data set, written with a checksum, and whether they still are what was written. No JAX here.
+"""Arrays of a data set, written with a checksum, and whether they still are what was written.
 
 The manifest holds the SHA-256 of every array's file. To read them all takes long, so a file that was compared once is
 known by its size and time of change, which `verified.json` in the data set's folder keeps, and is compared again only

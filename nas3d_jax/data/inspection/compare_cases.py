@@ -1,4 +1,4 @@
-"""What is strange about a case among the others of its data set. No JAX here.
+"""What is strange about a case among the others of its data set.
 
 Most cases means more than half. Where no value of a shape, voxel size, orientation or place is that of most, this is
 said once, of the data set.

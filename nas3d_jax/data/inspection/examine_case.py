@@ -1,4 +1,4 @@
-"""Reads one case, file by file, and says what is wrong or strange in it. No JAX here."""
+"""Reads one case, file by file, and says what is wrong or strange in it."""
 
 from __future__ import annotations
 

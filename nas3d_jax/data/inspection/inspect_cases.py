@@ -1,4 +1,4 @@
-"""Reads every case of a folder and says what is wrong or strange, of each and between them. No JAX here.
+"""Reads every case of a folder and says what is wrong or strange, of each and between them.
 
 It writes nothing, and goes through to the end whatever it meets. What is wrong ("error") keeps a case from being used;
 what is strange ("warning") may be right, and is for a person to judge.

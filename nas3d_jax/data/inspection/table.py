@@ -1,4 +1,4 @@
-"""An inspection for a reader: a table of what is wrong or strange, and the data set in a few lines. No JAX here."""
+"""An inspection for a reader: a table of what is wrong or strange, and the data set in a few lines."""
 
 from __future__ import annotations
 

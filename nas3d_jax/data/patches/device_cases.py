@@ -53,7 +53,7 @@ def reside(dataset: Dataset, refs: Sequence[PatchRef]) -> Resident:
 
   Args:
     dataset: where they lie.
-    refs: the patches, as `pipeline.patch_index` lists them.
+    refs: the patches, as `host_batches.patch_index` lists them.
   """
   places = {index: place for place, index in enumerate(_cases(refs))}
   cases = [dataset.cases[index] for index in places]
