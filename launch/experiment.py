@@ -10,7 +10,7 @@ from __future__ import annotations
 from absl import flags
 
 from launch.flags import define_choices, define_common, define_devices, define_schema, settings, start
-from nas3d_jax.files.run_layout import PAGE, REPORT
+from nas3d_jax.files.run_layout import PAGE, REPORT, SCORES
 from nas3d_jax.runtime.stopping import Stop
 
 REQUIRED = ("workdir",)
@@ -81,5 +81,5 @@ def main(values: flags.FlagValues, stop: Stop) -> int:
   scores = run.experiment(config, stop)
   console.print(run.summary_table(scores))
   report = config.root / REPORT / PAGE
-  console.print(f"the report: {report}" if report.exists() else f"the scores: {config.root / 'scores'}")
+  console.print(f"the report: {report}" if report.exists() else f"the scores: {config.root / SCORES}")
   return 0

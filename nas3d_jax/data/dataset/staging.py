@@ -78,7 +78,7 @@ def prepare(
       discard(partial)
   partial.mkdir(parents=True, exist_ok=True)
   write_json(partial / CONFIG, mark(schema, geometry))
-  for name in ("cases", "records"):
+  for name in (CASES, "records"):
     (partial / name).mkdir(exist_ok=True)
   names = {files.name for files in found}
   for folder in (partial / CASES).iterdir():

@@ -21,7 +21,7 @@ from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import write_whole
 from nas3d_jax.files.hashing import file_sum
-from nas3d_jax.files.run_layout import VERIFIED
+from nas3d_jax.files.run_layout import CASES, VERIFIED
 from nas3d_jax.files.strict_json import parse_json
 from nas3d_jax.runtime.parallel import each
 
@@ -39,7 +39,7 @@ def verify(folder: Path, cases: Sequence[Case], *, everything: bool = False) -> 
   Raises:
     InputError: an array was changed; all that were are named.
   """
-  sums = {f"cases/{case.name}/{name}": value for case in cases for name, value in (case.arrays or {}).items()}
+  sums = {f"{CASES}/{case.name}/{name}": value for case in cases for name, value in (case.arrays or {}).items()}
   stamps = {name: _stamp(folder / name, value) for name, value in sums.items()}
   known = {} if everything else _read(folder / VERIFIED)
   unknown = [name for name, stamp in stamps.items() if known.get(name) != stamp]
@@ -55,7 +55,7 @@ def verify(folder: Path, cases: Sequence[Case], *, everything: bool = False) -> 
 
 def vouch(folder: Path, cases: Sequence[Case]) -> None:
   """Notes that the arrays of cases are what their checksums say, as when they were just written."""
-  sums = {f"cases/{case.name}/{name}": value for case in cases for name, value in (case.arrays or {}).items()}
+  sums = {f"{CASES}/{case.name}/{name}": value for case in cases for name, value in (case.arrays or {}).items()}
   _write(folder, {name: _stamp(folder / name, value) for name, value in sums.items()})
 
 
