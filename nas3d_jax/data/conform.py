@@ -26,6 +26,8 @@ from nas3d_jax.schema.geometry import Geometry, same_length
 
 _MOST_RATIO = 64
 _MOST_VOXELS = 1 << 28
+_ON_THE_EDGE = 1e-3  # a place this near to the middle between two voxels is the lower one's, however it is rounded
+_POINT = 1e-6  # a mean over less than this is the value in the middle
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -218,10 +220,6 @@ def conform(image: NDArray, affine: ArrayLike, geometry: Geometry | None) -> Con
   if not regrid.turns and not regrid.resamples:
     return Conformed(image, None, None)
   return Conformed(regrid.image(image), regrid, brain_of(image) if regrid.resamples else None)
-
-
-_ON_THE_EDGE = 1e-3  # a place this near to the middle between two voxels is the lower one's, however it is rounded
-_POINT = 1e-6  # a mean over less than this is the value in the middle
 
 
 def places(length: int, count: int, ratio: float) -> NDArray[np.float64]:

@@ -77,7 +77,7 @@ def test_choosing_too_late_is_said():
 def test_what_a_fresh_process_gets():
   got = fresh("""
     import json
-    from nas3d_jax import devices
+    from nas3d_jax.runtime import devices
     from nas3d_jax.errors import InputError
     said = {}
     for platform in ("nonsense", "cpu"):
@@ -149,7 +149,7 @@ def test_cache_folder_of_the_environment_or_the_caller(tmp_path, given):
   got = fresh(
     f"""
     import json, jax
-    from nas3d_jax import devices
+    from nas3d_jax.runtime import devices
     folder = devices.enable_compilation_cache({given!r})
     print(json.dumps([str(folder), jax.config.jax_compilation_cache_dir]))
     """,
