@@ -43,7 +43,7 @@ class Projection(nn.Module):
     if self.size == 3:
       y = rearrange.conv_down(x, params[layer]["kernel"])
     else:
-      y = rearrange.project(x[:, :: self.stride, :: self.stride, :: self.stride], params[layer]["kernel"])
+      y = rearrange.project(rearrange.even_voxels(x) if self.stride == 2 else x, params[layer]["kernel"])
     return norm.group_norm(y, params[layer]["bias"], **params["norm"])
 
 

@@ -132,12 +132,13 @@ def test_which_form_moves_less_memory(kernel, stride, collapses):
   assert rearrange._collapses(jax.ShapeDtypeStruct(kernel, jnp.float32), stride) == collapses
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize(("voxels", "stride", "gathers"), [(2047, 1, False), (2048, 1, True), (2048, 2, False)])
-def test_large_results_gather_on_the_cpu(monkeypatch, voxels, stride, gathers):
-  monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+def test_large_results_gather_on_cpus_and_gpus(monkeypatch, backend, voxels, stride, gathers):
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
   monkeypatch.setattr(rearrange, "_GATHER_VOXELS", 2048)
   assert rearrange._gathers(jax.ShapeDtypeStruct((1, 1, 1, voxels, 4), jnp.float32), stride) == gathers
-  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
   assert not rearrange._gathers(jax.ShapeDtypeStruct((1, 1, 1, voxels, 4), jnp.float32), stride)
 
 
@@ -148,6 +149,11 @@ def test_blocks_are_row_major():
   # The block of voxels 0 to 1 along D, 2 to 3 along H, 4 to 5 along W.
   np.testing.assert_array_equal(blocks[0, 0, 1, 2, :, 0], [16, 17, 22, 23, 40, 41, 46, 47])
   np.testing.assert_array_equal(rearrange.depth_to_space(blocks), x)
+
+
+def test_even_voxels_are_those_of_a_slice_with_strides():
+  x = np.random.default_rng(0).standard_normal((2, 4, 2, 6, 3))
+  np.testing.assert_array_equal(rearrange.even_voxels(x), x[:, ::2, ::2, ::2])
 
 
 def test_depth_to_space_keeps_the_axes_behind():
