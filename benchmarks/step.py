@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import kernels
 from nas3d_jax import Genotype, NetworkConfig, Supernet
 from nas3d_jax.models.config import PRECISIONS
 from nas3d_jax.models.initialization import initial_values
@@ -32,6 +33,8 @@ from nas3d_jax.training.session import key_of
 from nas3d_jax.training.steps import SearchState, TrainState, make_search_step, make_train_step
 
 JOBS = ("search", "train", "infer")
+# Calls under the profiler.
+_PROFILED = 3
 # The derived network that the peer times.
 DERIVED = Genotype(
   down=(("down_conv", 0), ("down_dil_conv", 1), ("down_conv", 1), ("conv", 2), ("down_se_conv", 1), ("dep_conv", 3)),
@@ -108,6 +111,17 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
       state = state if arguments.job == "infer" else result[0]
       jax.block_until_ready(result)
       times.append(1000 * (time.perf_counter() - start))
+    profile = {}
+    if arguments.profile:
+
+      def calls() -> Any:
+        nonlocal state
+        for _ in range(_PROFILED):
+          result = program(state, *rest)
+          state = state if arguments.job == "infer" else result[0]
+        return result
+
+      profile = {"profile": kernels.summary(kernels.record(calls), _PROFILED)}
   timed = times[arguments.warmup :]
   stats = jax.devices()[0].memory_stats() or {}
   peak = stats.get("peak_bytes_in_use")
@@ -115,7 +129,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     "peer": "nas3d_jax", "version": jax.__version__, "device": report.kind, "job": arguments.job, **options,
     "ms_median": round(statistics.median(timed), 3), "ms_min": round(min(timed), 3), "ms_max": round(max(timed), 3),
     "warmup_s": round(sum(times[: arguments.warmup]) / 1000, 2), "peak_gib": peak and round(peak / 2**30, 3),
-    "host_peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3), **record,
+    "host_peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3), **record, **profile,
   }
 
 
@@ -131,6 +145,7 @@ def parser() -> argparse.ArgumentParser:
   flags.add_argument("--variant", choices=("paper", "released"), default="released")
   flags.add_argument("--rolled", action=argparse.BooleanOptionalAction, help="of the search step; not given: by device")
   flags.add_argument("--cache", action="store_true", help="keep and use compiled programs, as the commands do")
+  flags.add_argument("--profile", action="store_true", help="also the kernels on a GPU, by kind")
   flags.add_argument("--platform")
   return flags
 

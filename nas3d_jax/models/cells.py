@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from nas3d_jax.models import convolutions, fused_operations, group_norm, operations
 from nas3d_jax.models.config import Variant
-from nas3d_jax.models.cpu_convolutions import materialize
+from nas3d_jax.models.cpu_tuning import materialize
 from nas3d_jax.models.initialization import declare
 from nas3d_jax.models.search_space import CANDIDATES, CellKind, Direction, Row, direction, edge_row, reading_nodes
 
@@ -43,7 +43,7 @@ class Projection(nn.Module):
     if self.size == 3:
       y = convolutions.conv_down(x, params[layer]["kernel"])
     else:
-      y = convolutions.project(x[:, :: self.stride, :: self.stride, :: self.stride], params[layer]["kernel"])
+      y = convolutions.project(convolutions.even_voxels(x) if self.stride == 2 else x, params[layer]["kernel"])
     return group_norm.group_norm(y, params[layer]["bias"], **params["norm"])
 
 

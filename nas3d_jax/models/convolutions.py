@@ -2,7 +2,7 @@
 
 XLA has fast forms for dense stride-1 convolutions alone: strided, transposed and dilated ones, or their gradients, fall
 into general loops. Each of them is a dense convolution of a rearranged input with a rearranged kernel, and exactly so.
-On a CPU large volumes take the forms of `cpu_convolutions` instead.
+On CPUs and GPUs large volumes take the form of `gathered_convolutions` instead.
 
 Arrays are [N, D, H, W, C], kernels [3, 3, 3, C_in, C_out]. Padding and alignment are PyTorch's (padding 1 for 3x3x3, 2
 where dilated), not "SAME", which is off by one voxel where the stride is 2.
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.models.cpu_convolutions import gathered, gathers
+from nas3d_jax.models.gathered_convolutions import gathered, gathers
 
 PHASES = 8  # voxels of a 2x2x2 block
 _DIMENSIONS = ("NDHWC", "DHWIO", "NDHWC")
@@ -66,8 +66,7 @@ def conv_dilated(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def conv_dilated_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
   """3x3x3 convolution of dilation 2, stride 2, padding 2: it touches voxels of even index only; lengths even."""
-  _require_even(x)
-  return conv(x[:, ::2, ::2, ::2], kernel)
+  return conv(even_voxels(x), kernel)
 
 
 def conv_dilated_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -89,6 +88,17 @@ def space_to_depth(x: jax.Array) -> jax.Array:
   n, d, h, w, c = x.shape
   x = x.reshape(n, d // 2, 2, h // 2, 2, w // 2, 2, c)
   return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(n, d // 2, h // 2, w // 2, PHASES, c)
+
+
+def even_voxels(x: jax.Array) -> jax.Array:
+  """The voxels of even index along D, H and W: [N, 2 D, 2 H, 2 W, C] -> [N, D, H, W, C]; InputError for odd lengths.
+
+  Cut out of blocks, not by a slice with strides: XLA's compiler for GPUs aborts where such a slice is the factor of a
+  matrix product (openxla/xla issue 47381).
+  """
+  _require_even(x)
+  n, d, h, w, c = x.shape
+  return x.reshape(n, d // 2, 2, h // 2, 2, w // 2, 2, c)[:, :, 0, :, 0, :, 0]
 
 
 def depth_to_space(x: jax.Array) -> jax.Array:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nas3d_jax.models.cpu_convolutions import materialize
+from nas3d_jax.models.cpu_tuning import materialize
 
 EPSILON = 1e-5
 _GROUP = 16

@@ -7,8 +7,8 @@ import pytest
 from jax import lax
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.models import convolutions, cpu_convolutions
-from nas3d_jax.models.cpu_convolutions import _collapses, gathers
+from nas3d_jax.models import convolutions, gathered_convolutions
+from nas3d_jax.models.gathered_convolutions import _collapses, gathers
 
 DIMENSIONS = ("NDHWC", "DHWIO", "NDHWC")
 EVEN, ODD, THIN = (4, 8, 6), (5, 3, 7), (1, 2, 1)
@@ -79,7 +79,7 @@ def only_on_cpu():
 def test_form_equals_the_direct_convolution(monkeypatch, name, lengths, gathered):
   if gathered:
     only_on_cpu()
-  monkeypatch.setattr(cpu_convolutions, "_GATHER_VOXELS", 1 if gathered else 10**9)
+  monkeypatch.setattr(gathered_convolutions, "_GATHER_VOXELS", 1 if gathered else 10**9)
   check(name, lengths, 3, 5)
 
 
@@ -111,8 +111,8 @@ def test_gathered_taps_of_narrow_and_of_wide_results(monkeypatch, name, lengths,
     seen.add(collapses(*args))
     return collapses(*args)
 
-  monkeypatch.setattr(cpu_convolutions, "_collapses", spy)
-  monkeypatch.setattr(cpu_convolutions, "_GATHER_VOXELS", 1)
+  monkeypatch.setattr(gathered_convolutions, "_collapses", spy)
+  monkeypatch.setattr(gathered_convolutions, "_GATHER_VOXELS", 1)
   check(name, lengths, c_in, c_out)
   assert seen == {narrow}
 
@@ -133,12 +133,13 @@ def test_which_form_moves_less_memory(kernel, stride, collapses):
   assert _collapses(jax.ShapeDtypeStruct(kernel, jnp.float32), stride) == collapses
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize(("voxels", "stride", "expected"), [(2047, 1, False), (2048, 1, True), (2048, 2, False)])
-def test_large_results_gather_on_the_cpu(monkeypatch, voxels, stride, expected):
-  monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
-  monkeypatch.setattr(cpu_convolutions, "_GATHER_VOXELS", 2048)
+def test_large_results_gather_on_cpus_and_gpus(monkeypatch, backend, voxels, stride, expected):
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  monkeypatch.setattr(gathered_convolutions, "_GATHER_VOXELS", 2048)
   assert gathers(jax.ShapeDtypeStruct((1, 1, 1, voxels, 4), jnp.float32), stride) == expected
-  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
   assert not gathers(jax.ShapeDtypeStruct((1, 1, 1, voxels, 4), jnp.float32), stride)
 
 
@@ -149,6 +150,11 @@ def test_blocks_are_row_major():
   # The block of voxels 0 to 1 along D, 2 to 3 along H, 4 to 5 along W.
   np.testing.assert_array_equal(blocks[0, 0, 1, 2, :, 0], [16, 17, 22, 23, 40, 41, 46, 47])
   np.testing.assert_array_equal(convolutions.depth_to_space(blocks), x)
+
+
+def test_even_voxels_are_those_of_a_slice_with_strides():
+  x = np.random.default_rng(0).standard_normal((2, 4, 2, 6, 3))
+  np.testing.assert_array_equal(convolutions.even_voxels(x), x[:, ::2, ::2, ::2])
 
 
 def test_depth_to_space_keeps_the_axes_behind():

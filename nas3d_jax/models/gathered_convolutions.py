@@ -1,7 +1,7 @@
-"""What makes convolutions fast on a CPU, where XLA's own are slow in their gradients.
+"""Convolutions as products of matrices, on CPUs and GPUs, where those of few channels are slow in their gradients.
 
-Large volumes gather their taps axis by axis and multiply matrices, which XLA differentiates into matrix products and
-shifted sums. `gathers` is the one place that chooses. Arrays are [N, D, H, W, C], kernels [3, 3, 3, C_in, C_out].
+Large volumes gather their taps axis by axis and multiply matrices; the gradients are such products and shifted sums.
+`gathers` is the one place that chooses. Arrays are [N, D, H, W, C], kernels [3, 3, 3, C_in, C_out].
 """
 
 from __future__ import annotations
@@ -14,26 +14,15 @@ import jax.numpy as jnp
 from jax import lax
 
 # Forward and both gradients of 8 -> 72 channels at 32^3 on two cores: 445 ms as a convolution, 117 ms gathered; 16 ->
-# 144 at 16^3: 108 and 35 ms. Below that size the time no longer counts, and a convolution compiles faster.
+# 144 at 16^3: 108 and 35 ms. On an H200 the gradient of the kernel of 4 -> 36 channels at 64^3 takes 7.1 ms by cuDNN
+# and 0.19 ms gathered, and a training step at 128^3 111 and 15 ms. Below that size a convolution compiles faster.
 _GATHER_VOXELS = 2048
-
-
-def materialize(x: jax.Array) -> jax.Array:
-  """x, computed once and kept.
-
-  XLA's CPU compiler computes cheap producers anew in each of their consumers: a state of a cell in each of the taps
-  that are gathered from it, and again in the gradients, down to the convolutions it came from. It does not do so with a
-  division. The divisor is one, but known only at run time.
-  """
-  if jax.default_backend() != "cpu":
-    return x
-  first = jax.lax.stop_gradient(x[(0,) * x.ndim])
-  return x / jnp.where(jnp.isnan(first), first, 1)
+_GATHERING = ("cpu", "gpu")
 
 
 def gathers(x: jax.Array, stride: int = 1) -> bool:
   """Whether a convolution of x gathers its taps; `stride` tells how many voxels the result has."""
-  return jax.default_backend() == "cpu" and math.prod(x.shape[:4]) // stride**3 >= _GATHER_VOXELS
+  return jax.default_backend() in _GATHERING and math.prod(x.shape[:4]) // stride**3 >= _GATHER_VOXELS
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
