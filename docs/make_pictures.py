@@ -1,7 +1,7 @@
 """Makes the picture of README.md from the run directory of `python -m launch demo`.
 
     python -m launch demo --workdir=demo
-    python docs/make_pictures.py demo
+    python -m docs.make_pictures demo
 """
 
 import sys
