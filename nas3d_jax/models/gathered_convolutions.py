@@ -82,13 +82,13 @@ def _gathered_backward(padding, stride, dilation, saved, gradient):
   Gathering and adding taps are each other's transpose, with the taps in reverse order and zeros around the voxels.
   """
   taps, kernel = saved
-  starts = _tap_starts(kernel, dilation)
+  starts, matrix = _tap_starts(kernel, dilation), _kernel_matrix(kernel, stride)
   if _adds_depth_taps(kernel, stride):
     gradient = _gather_taps(_pad_axis(gradient, 1, starts[1][-1]), 1, starts[1][::-1])
   gradient_rows = gradient.reshape(-1, gradient.shape[-1])
   # taps^T times the gradient, [taps C_in, outputs], in the shape of the kernel.
   matrix_gradient = lax.dot_general(taps.reshape(-1, taps.shape[-1]), gradient_rows, (((0,), (0,)), ((), ())))
-  matrix, to_kernel_gradient = jax.vjp(lambda kernel: _kernel_matrix(kernel, stride), kernel)
+  _, to_kernel_gradient = jax.vjp(lambda kernel: _kernel_matrix(kernel, stride), kernel)
   x_gradient = lax.dot_general(gradient_rows, matrix, (((1,), (1,)), ((), ()))).reshape(taps.shape)
   for axis in reversed(_gathered_axes(kernel, stride)):
     x_gradient = _pad_axis(x_gradient, axis, starts[axis][-1], stride)
