@@ -8,23 +8,25 @@ dense 3x3x3 convolution ("conv", "se_conv", "dep_conv"; the direction is normal)
     kernels of one operation, all edges              [3, 3, 3, C, E, C]
     all kernels, side by side in the outputs         [3, 3, 3, C, K E, C] = [3, 3, 3, C, K E C]
     one convolution                                  [N, D, H, W, K E C] = [N, D, H, W, K E, C]
-    group norm, ReLU, weight of each row [C]         [N, D, H, W, K E, C]
-    sum over the operations (if `summed`)            [N, D, H, W, E, C]
+    bias, group norm, ReLU and weight of each row    [N, D, H, W, K E, C]
+    sum over these and the other operations          [N, D, H, W, E, C]
 
-Example: downward inputs are read by 3 nodes and have K = 3 such candidates. With C = 24 one convolution of 24 -> 3 * 3
-* 24 = 216 channels replaces 9. An axis of K E such entries is called the rows: one row is one operation on one edge.
+A row is one operation on one edge, so there are K E rows. Example: X0 of a downward cell is read by E = 3 nodes and has
+K = 3 such operations; with C = 24, one convolution of 24 -> 3 * 3 * 24 = 216 channels replaces 9 of 24 -> 24.
 
-How each operation becomes a dense convolution, exactly:
+How each operation is computed, exactly:
 
 - dep_conv: nothing stands between its two steps, so its kernel is depthwise[..., i, e] * pointwise[i, e, o].
 - se_conv: the gate multiplies the channels of x, which is the same as multiplying the kernel's input channels. This
   holds for one sample; a batch is gated for each edge and convolved apart.
+- conv: as it is.
 - dil_conv: dense on a rearranged input, hence the second wide convolution, of E C outputs.
 - identity: x is its raw output, a single row that all edges share; only norm, ReLU and weight differ between edges.
 - Pools have neither norm nor ReLU: they are computed once and multiplied by each edge's weight. So is the gate without
   convolution of variant "released".
 
-`_raw_outputs` does this; `group_norm.normalized` then adds the bias and does norm, ReLU, weight and sum in one pass.
+`_raw_outputs` does this; `group_norm.normalized` then does bias, norm, ReLU, weight and sum in one pass. How to add a
+candidate operation stands in `search_space`.
 
 Parameters of an operation are nested dicts, by layer and name, with the shapes of `operations.parameter_shapes` and an
 axis of E edges. For direction "up", 8 output voxels stand in place of each input voxel: [N, D, H, W, 8, ...].
@@ -38,6 +40,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from nas3d_jax.errors import InputError
 from nas3d_jax.models import convolutions, group_norm
 from nas3d_jax.models.config import Variant
 from nas3d_jax.models.search_space import Direction
@@ -69,6 +72,9 @@ def evaluate(
     The result of each operation in the order of `operations`, or their sum alone: [N, D', H', W', E, C] in the dtype of
     x. For direction "up" the voxels are still in blocks, [N, D, H, W, 8, E, C]; `convolutions.depth_to_space` of it, or
     of any sum of such arrays, is [N, 2 D, 2 H, 2 W, E, C].
+
+  Raises:
+    InputError: an operation that is not computed here.
   """
   raws, finished = _raw_outputs(x, operations, direction, weights)
   normalized = _normalize(raws, operations, variant, weights, summed=summed)
@@ -119,6 +125,8 @@ def _raw_outputs(
           raws.append(_RawOutput((name,), _gated_apart(x, gate, params["conv"]["kernel"], direction)))
         else:
           dense_kernels[name] = gate[0].T[..., None] * params["conv"]["kernel"]
+      case _:
+        raise InputError(f"operations must be candidates that this function computes, got {name!r}; add a case for it")
   if dense_kernels:
     raws.append(_RawOutput(tuple(dense_kernels), _dense(x, list(dense_kernels.values()), direction)))
   return raws, finished

@@ -4,10 +4,11 @@ To add a candidate operation, change three files:
 
 1. `search_space.CANDIDATES`: its name under each direction that it has, with "down_" or "up_" in front where it changes
    the resolution.
-2. `operations.parameter_shapes`: the arrays of its parameters. "norm" holds scale and shift of the group norm; without
-   "conv" and "depthwise" the operation adds no bias. A layer of a new name also gets a line in `initialization.FAN_IN`.
-3. `fused_operations._raw_outputs`: a case that computes it. Is it a dense convolution, its kernel joins
-   `dense_kernels`; else its raw output joins `raws` or, where it has no norm, its weighted result joins `finished`.
+2. `operations.parameter_shapes`: the arrays of its parameters, if they are not those of a convolution and its norm. A
+   layer of a new name also needs a line in `initialization.FAN_IN`.
+3. `fused_operations._raw_outputs`: a case that computes it. The kernel of a dense convolution joins `dense_kernels`,
+   another raw output joins `raws`, and a weighted result without norm joins `finished`. `_bias` adds what stands in
+   "conv" and "depthwise", else nothing.
 
 Supernet, hybrid parameters, genotype and derived network follow. Only a report needs more: a colour for the operation
 in `report.cell_figures.FAMILIES`. New columns change the shapes of the hybrid parameters, so that searches made before
