@@ -96,32 +96,34 @@ def group_norm(y: jax.Array, before: jax.Array, scale: jax.Array, bias: jax.Arra
 # channels of a group, in place of each of them (`over_group`). All statistics are float32 [N, R, C]; y, its gradient
 # and the outputs are [N, voxels, rows, C]; bias, scale and shift are [R, C], weight w is [R].
 #
-#   u = y + bias                                          never computed for the voxels
-#   mean   = 1/V sum_v y                                  of each channel
-#   center = |mean + bias|                                mean of u in its group
-#   rho    = (|1/V sum_v u^2| - center^2 + eps)^(-1/2)    with sum_v u^2 / V = sum_v y^2 / V + 2 bias mean + bias^2
-#   h = rho (u - center) = rho y + h0                     the normalised value; h0 = rho (bias - center)
-#   z = w (scale h + shift) = a y + b                     a = w scale rho, b = w shift + (bias - center) a
-#   output = relu(z) or z                                 w > 0, so that w relu(t) = relu(w t)
+#   u = y + bias                             never computed for the voxels
+#   mean = 1/V sum_v y                       of y in each channel
+#   center = |mean + bias|                   mean of u in its group
+#   square = |1/V sum_v u^2|                 of u in its group; 1/V sum_v u^2 = 1/V sum_v y^2 + 2 bias mean + bias^2
+#   rho = (square - center^2 + eps)^(-1/2)   inverse deviation: square - center^2 is the variance of the group
+#   h = rho (u - center) = rho y + offset    the normalised value; offset = rho (bias - center)
+#   z = w (scale h + shift) = a y + b        a = w scale rho, b = w shift + (bias - center) a
+#   output = relu(z) or z                    w > 0, so that w relu(t) = relu(w t)
 #
-# The gradient of the loss, d., from d.output:
+# Gradients of the loss, dt with respect to t, from that with respect to the output:
 #
-#   g = d.z = d.output where z > 0, else 0; without ReLU d.output itself
+#   g = dz: doutput where z > 0, else 0; without ReLU doutput itself
 #
-# 1. Three sums over the voxels hold all that is needed of g, [N, R, C] each:
-#      S = sum_v g,   sum_v g y,   T = sum_v g h = rho sum_v g y + h0 S
-# 2. z = w (scale h + shift) gives the parameters after the norm:
-#      d.shift = sum_n w S,   d.scale = sum_n w T,   d.weight = sum_(n, c) (scale T + shift S)
-#    and d.h = w scale g.
-# 3. h = rho (u - center) depends on u three times: itself, by center and by rho. With d center / d u = 1 / m and
-#    d rho / d u = -rho^2 h / m, where m = V * (channels of the group),
-#      d.u = rho (d.h - P - h Q),   P = mean of d.h = |w scale S| / V,   Q = mean of d.h h = |w scale T| / V
-#    the means being over the voxels and channels of the group.
-# 4. y enters as u does. With h = rho y + h0, one multiply-add a voxel:
-#      d.y = a g + k0 + k1 y,   k0 = -rho (P + h0 Q),   k1 = -rho^2 Q
+# 1. All parameters need of g are sums over the voxels, [N, R, C] each:
+#      sum_g = sum_v g,   sum_gy = sum_v g y,   sum_gh = sum_v g h = rho sum_gy + offset sum_g
+# 2. z = w (scale h + shift), hence
+#      dshift = sum_n w sum_g,   dscale = sum_n w sum_gh,   dweight = sum_(n, c) (scale sum_gh + shift sum_g)
+#      dh = w scale g
+# 3. h = rho (u - center) depends on u itself, by center and by rho. A group has m values u, V in each channel; the
+#    slope of center by one of them is 1 / m, that of rho is -rho^2 h / m. Summed over all h of the group,
+#      du = rho (dh - mean_dh - h mean_dh_h)
+#      mean_dh = |w scale sum_g| / V,   mean_dh_h = |w scale sum_gh| / V
+#    these being the means of dh and of dh h over the voxels and channels of the group.
+# 4. dy = du. With h = rho y + offset this is one multiply-add a voxel:
+#      dy = a g + constant + slope y,   constant = -rho (mean_dh + offset mean_dh_h),   slope = -rho^2 mean_dh_h
 #    A raw row that edges share gets the sum over them.
-# 5. bias is added to all voxels of its channel; sum_v h = V (rho mean + h0):
-#      d.bias = sum_n sum_v d.u = sum_n rho (w scale S - V (P + (rho mean + h0) Q))
+# 5. bias is added to all voxels of its channel, and sum_v h = V (rho mean + offset):
+#      dbias = sum_n sum_v du = sum_n rho (w scale sum_g - V (mean_dh + (rho mean + offset) mean_dh_h))
 
 
 def _forward(raws, bias, scale, shift, weight, layout, summed):
@@ -160,20 +162,20 @@ def _backward(layout, summed, saved, output_gradients):
     first_row, first_operation = rows.stop, operations.stop
   sum_g, sum_gy = (jnp.concatenate(parts, axis=1) for parts in zip(*sums, strict=True))
   voxels = _voxel_count(raws)
-  h0 = rho * (bias - center)
-  sum_gh = rho * sum_gy + h0 * sum_g
-  mean_dh, mean_dh_h = over_group(jnp.stack([w * scale * sum_g, w * scale * sum_gh]) / voxels)  # P and Q
-  k0, k1 = materialize(jnp.stack([-rho * (mean_dh + h0 * mean_dh_h), -rho * rho * mean_dh_h]))
+  offset = rho * (bias - center)
+  sum_gh = rho * sum_gy + offset * sum_g
+  mean_dh, mean_dh_h = over_group(jnp.stack([w * scale * sum_g, w * scale * sum_gh]) / voxels)
+  constant, slope = materialize(jnp.stack([-rho * (mean_dh + offset * mean_dh_h), -rho * rho * mean_dh_h]))
   raw_gradients, first_row = [], 0
   for y, (edges, _), g in zip(raws, layout, z_gradients, strict=True):
     rows = slice(first_row, first_row + sum(edges))
-    a_rows, k0_rows, k1_rows = (over_voxels(factor[:, rows], y) for factor in (a, k0, k1))
-    y_gradient = a_rows * g + (k0_rows + k1_rows * y)
+    a_rows, constant_rows, slope_rows = (over_voxels(part[:, rows], y) for part in (a, constant, slope))
+    y_gradient = a_rows * g + (constant_rows + slope_rows * y)
     if y.shape[-2] != y_gradient.shape[-2]:  # edges share the one row
       y_gradient = sum(y_gradient[..., row : row + 1, :] for row in range(y_gradient.shape[-2]))
     raw_gradients.append(y_gradient.astype(y.dtype))
     first_row = rows.stop
-  bias_gradient = rho * (w * scale * sum_g - voxels * (mean_dh + (rho * mean + h0) * mean_dh_h))
+  bias_gradient = rho * (w * scale * sum_g - voxels * (mean_dh + (rho * mean + offset) * mean_dh_h))
   weight_gradient = jnp.sum(scale * sum_gh + shift * sum_g, (0, 2))
   row_gradients = (jnp.sum(gradient, 0) for gradient in (bias_gradient, w * sum_gh, w * sum_g))
   return raw_gradients, *row_gradients, weight_gradient
