@@ -109,7 +109,7 @@ def group_norm(y: jax.Array, before: jax.Array, scale: jax.Array, bias: jax.Arra
 #
 #   g = dz: doutput where z > 0, else 0; without ReLU doutput itself
 #
-# 1. All parameters need of g are sums over the voxels, [N, R, C] each:
+# 1. All that the parameters need of g are sums over the voxels, [N, R, C] each:
 #      sum_g = sum_v g,   sum_gy = sum_v g y,   sum_gh = sum_v g h = rho sum_gy + offset sum_g
 # 2. z = w (scale h + shift), hence
 #      dshift = sum_n w sum_g,   dscale = sum_n w sum_gh,   dweight = sum_(n, c) (scale sum_gh + shift sum_g)
