@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +10,9 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import TRAIN_FOLDERS
 from nas3d_jax.models.config import Architecture
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import check_whole, is_number, is_whole
 
 Fold = int | Literal["all"]
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,11 +41,10 @@ class InferenceChoices:
   def __post_init__(self):
     for name in ("tta", "gaussian", "whole_volume"):
       self._require(name, isinstance(getattr(self, name), bool), "True or False")
-    self._require("overlap", _is_number(self.overlap) and 0 <= self.overlap < 1, "a number from 0 to below 1")
-    good = _is_number(self.min_component_ml) and self.min_component_ml >= 0
+    self._require("overlap", is_number(self.overlap) and 0 <= self.overlap < 1, "a number from 0 to below 1")
+    good = is_number(self.min_component_ml) and self.min_component_ml >= 0
     self._require("min_component_ml", good, "a number of at least 0")
-    whole = isinstance(self.patch_batch, int) and not isinstance(self.patch_batch, bool)
-    self._require("patch_batch", whole and self.patch_batch >= 1, "a whole number of at least 1")
+    check_whole("patch_batch", self.patch_batch, 1)
     if self.whole_volume and (self.overlap or self.gaussian or self.patch_batch > 1):
       raise InputError("whole_volume takes no patches: leave out overlap, gaussian and patch_batch, or whole_volume")
 
@@ -131,7 +126,7 @@ class PredictConfig:
       if not isinstance(path, (str, Path)) or not str(path):
         raise InputError(f"checkpoint, data_dir and out must be paths, got {path!r}")
     size = self.patch_size
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+    if size is not None and not is_whole(size, 1):
       raise InputError(f"patch_size must be a whole number of at least 1, or None, got {size!r}")
     if self.cases is not None and not self.cases:
       raise InputError("cases must name at least one case, or be None for all, got none")
@@ -152,7 +147,7 @@ class PredictConfig:
         "alone"
       )
     for fold in self.fold:
-      if fold != "all" and (isinstance(fold, bool) or not isinstance(fold, int) or fold < 0):
+      if fold != "all" and not is_whole(fold, 0):
         raise InputError(f'fold must be the number of a fold, from 0, or "all", got {fold!r}')
 
   @property
