@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal, TypeVar
 
 from absl import flags
@@ -18,10 +19,10 @@ _HOSTS = ("coordinator", "processes", "process")
 
 def define_options(values: flags.FlagValues, config: type) -> None:
   """Defines the flags of a configuration's options, see `nas3d_jax.options`, on `values`, for the module that calls."""
-  from nas3d_jax.options import MISSING, options_of
+  from nas3d_jax.options import options_of
 
   for name, option in options_of(config).items():
-    default, own = None if option.default is MISSING else option.default, dict(flag_values=values)
+    default, own = None if option.default is dataclasses.MISSING else option.default, dict(flag_values=values)
     if option.choices:
       flags.DEFINE_enum(name, default, option.choices, option.help, **own)
     elif option.kind is bool:

@@ -43,7 +43,7 @@ class Option:
   """
 
   help: str
-  default: Any = MISSING
+  default: Any
   least: float | None = None
   above: float | None = None
   below: float | None = None

@@ -33,8 +33,8 @@ Status = Literal["done", "begun", "to do", "changed"]
 """A part that is "changed" was made with other settings or inputs."""
 Checksums = Mapping[str, str]
 
-# Settings that are compared otherwise: how far it is, the genotype that it is, the folder that it lies in.
-_APART = {"min_count", "genotype", "init_from", "network"}
+# Settings that are paths: the genotype is compared by what the file holds.
+_APART = {"genotype", "init_from"}
 
 
 def search_status(config: SearchConfig, fingerprint: str) -> Status:

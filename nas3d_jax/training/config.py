@@ -78,7 +78,7 @@ class SearchConfig(RunConfig):
   patch_size: int = option("edge of a patch, in voxels", 64, least=1)
   # N_E and N_C of Table 2. A search may be made longer.
   epochs: int = option("epochs at most", 100, least=1, changeable=True)
-  min_count: int = option("stop when a genotype appeared this many times", 40, least=1)
+  min_count: int = option("stop when a genotype appeared this many times", 40, least=1, changeable=True)
   hybrid_learning_rate: float = option("Adam, weights of the operations", 1e-3, above=0)
   kernel_learning_rate: float = option("Adam, all other parameters", 1e-3, above=0)
   dropout: float = option("part of the channels dropped", SEARCH_DROPOUT, least=0, below=1)
