@@ -130,8 +130,3 @@ def start(values: flags.FlagValues, stop: Stop | None = None) -> Stop:
   if jax.process_index() == 0:
     print(report, *[f"({processes} processes)"] * (processes > 1), flush=True)
   return stop
-
-
-def settings(values: flags.FlagValues) -> dict:
-  """The flags of a stage by name, as its configuration takes them; platform and processes are none of it."""
-  return {name: value for name, value in values.flag_values_dict().items() if name not in ("platform", *_HOSTS)}

@@ -96,6 +96,9 @@ def test_the_size_of_the_network_is_one():
   config = ExperimentConfig.of(workdir="w")
   with pytest.raises(InputError, match="nodes must be the same in search and training, got 2 and 3"):
     dataclasses.replace(config, search_template=SearchConfig("w", nodes=2))
+  # Its defaults would be those of the other network.
+  with pytest.raises(InputError, match="unet3d_template must be of network='unet3d', got 'searched'"):
+    dataclasses.replace(config, unet3d_template=TrainConfig("w"))
 
 
 @pytest.fixture(scope="module")

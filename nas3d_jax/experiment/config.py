@@ -38,9 +38,9 @@ class ExperimentConfig:
   Each field tells what it is. `ExperimentConfig.of` takes the options of the parts as well, each once.
 
   Attributes:
-    search_template: of every search; its folder, fold and seed are those of the search.
-    searched_template: of every training of the searched network; likewise.
-    unet3d_template: of every training of the 3D U-Net; likewise.
+    search_template: what all searches share; each has a folder, a fold and a seed of its own.
+    searched_template: what all trainings of the searched network share; each has a fold of its own.
+    unet3d_template: what all trainings of the 3D U-Net share.
     inference: of all predictions.
 
   Raises:
@@ -107,6 +107,9 @@ class ExperimentConfig:
     object.__setattr__(self, "portal_csv", tuple(self.portal_csv))
     if self.portal_csv and self.test_dir is None:
       raise InputError("portal_csv holds scores of the cases of test_dir; give test_dir with it")
+    for network in NETWORKS:
+      if (other := self.template(network).network) != network:
+        raise InputError(f"{network}_template must be of network={network!r}, got {other!r}")
     # What is wrong with a part is said before the first of them, not after days.
     search, searched, unet = self.search_template, self.searched_template, self.unet3d_template
     size = {name: getattr(search, name) for name in ("kernels", "nodes", "depth", "variant")}
