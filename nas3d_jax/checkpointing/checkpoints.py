@@ -43,6 +43,7 @@ from nas3d_jax.checkpointing.step_folders import StepFolders
 from nas3d_jax.errors import DamagedCheckpoint, InputError
 from nas3d_jax.files.atomic import writing
 from nas3d_jax.files.run_layout import CHECKPOINTS
+from nas3d_jax.validation import is_whole
 
 PyTree = Any
 Which = Literal["best", "last"] | int
@@ -215,7 +216,7 @@ def open_run(run_or_checkpoint: str | Path, which: Which = "best") -> Path:
     InputError: there is no such checkpoint; names the folder and what it should hold.
   """
   path = Path(run_or_checkpoint).absolute()
-  if which not in ("best", "last") and (isinstance(which, bool) or not isinstance(which, int)):
+  if which not in ("best", "last") and not is_whole(which):
     raise InputError(f'which must be "best", "last" or the number of a step, got {which!r}')
   if step_folders.is_step(path):
     return path

@@ -21,6 +21,7 @@ import numpy as np
 
 from nas3d_jax.checkpointing import step_folders
 from nas3d_jax.errors import DamagedCheckpoint, InputError
+from nas3d_jax.validation import is_whole
 
 FORMAT_VERSION = 1
 ARRAYS, VALUES, CHECKSUMS = ("params", "training"), ("metadata", "input", "metrics"), "checksums"
@@ -49,7 +50,7 @@ def metadata(read: Read, folder: Path) -> dict[str, Any]:
   """
   found = read(folder, "metadata")
   version = found.get("format_version") if isinstance(found, dict) else None
-  whole = isinstance(version, int) and not isinstance(version, bool)
+  whole = is_whole(version)
   # Before the checksum, because what a newer version wrote must not be taken for damaged.
   if whole and version > FORMAT_VERSION:
     raise InputError(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.validation import check_whole
 
 LEVEL = 0.95
 SAMPLES = 10_000
@@ -70,8 +71,7 @@ def paired_difference(
     raise InputError(f"both must have one number a case, at least one, got {one.shape} and {other.shape}")
   if not (np.isfinite(one).all() and np.isfinite(other).all()):
     raise InputError("both must hold finite numbers only; leave out the cases that have none in both")
-  if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-    raise InputError(f"samples must be a whole number of at least 1, got {samples!r}")
+  check_whole("samples", samples, 1)
   differences = one - other
   low, high = _interval(differences, seed, samples)
   p_value, note = _wilcoxon(differences[differences != 0])

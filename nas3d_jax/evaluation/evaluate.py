@@ -31,6 +31,7 @@ from nas3d_jax.inference.prediction_folder import stored_schema
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.schema.translation import translate, translation
+from nas3d_jax.validation import check_whole
 
 
 class _Pair(NamedTuple):
@@ -78,8 +79,7 @@ def evaluate(
   """
   if workers is None:
     workers = os.cpu_count() or 1
-  if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-    raise InputError(f"workers must be a whole number of at least 1, got {workers!r}")
+  check_whole("workers", workers, 1)
   tolerance = metrics.check_tolerance(tolerance)
   predicted = stored_schema(predictions_dir)
   schema = find_schema(data_dir, schema, like=predicted)

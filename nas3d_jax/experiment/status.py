@@ -25,7 +25,7 @@ from nas3d_jax.files.run_layout import (
 from nas3d_jax.files.strict_json import parse_json
 from nas3d_jax.inference.config import InferenceChoices
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.training.config import OTHERS, SearchConfig, TrainConfig
+from nas3d_jax.training.config import RunConfig, SearchConfig, TrainConfig
 from nas3d_jax.training.genotype_counts import rows_of
 from nas3d_jax.training.session import plain_settings
 
@@ -33,11 +33,8 @@ Status = Literal["done", "begun", "to do", "changed"]
 """A part that is "changed" was made with other settings or inputs."""
 Checksums = Mapping[str, str]
 
-# Settings that do not decide the result, or are compared otherwise.
-_APART = {
-  "workdir", "overwrite", "checkpoint_minutes", "epochs", "min_count", "genotype", "init_from", "network", "devices",
-  "skip_nonfinite",
-}
+# Settings that are paths: the genotype is compared by what the file holds.
+_APART = {"genotype", "init_from"}
 
 
 def search_status(config: SearchConfig, fingerprint: str) -> Status:
@@ -46,7 +43,7 @@ def search_status(config: SearchConfig, fingerprint: str) -> Status:
   stored = _settings(folder)
   if stored is None:
     return "to do"
-  if not _same(stored, config, fingerprint, _APART):
+  if not _same(stored, config, fingerprint):
     return "changed"
   genotype = folder / GENOTYPE
   longer = any(stored.get(name) != getattr(config, name) for name in ("epochs", "min_count"))
@@ -61,7 +58,7 @@ def training_status(config: TrainConfig, folder: Path, fingerprint: str) -> Stat
   stored = _settings(folder)
   if stored is None:
     return "to do"
-  if not _same(stored, config, fingerprint, _APART | set(OTHERS[config.network])):
+  if not _same(stored, config, fingerprint):
     return "changed"
   if config.network == "searched" and Path(config.genotype).exists():
     genotype = Genotype.from_json(Path(config.genotype).read_bytes())
@@ -166,8 +163,9 @@ def _settings(folder: Path) -> dict[str, Any] | None:
   return None if content is None else _object(content, "settings")
 
 
-def _same(stored: Mapping[str, Any], config: Any, fingerprint: str, apart: set[str]) -> bool:
-  now = {name: value for name, value in plain_settings(config).items() if name not in apart}
+def _same(stored: Mapping[str, Any], config: RunConfig, fingerprint: str) -> bool:
+  now = {name: value for name, value in plain_settings(config).items() if name not in _APART | config.changeable}
+  stored = {**config.defaults, **stored}
   return stored.get("dataset") == fingerprint and all(stored.get(name) == value for name, value in now.items())
 
 

@@ -23,6 +23,7 @@ from nas3d_jax.report.page import Page
 from nas3d_jax.report.run_contents import Material
 from nas3d_jax.runtime.progress_bar import progress_bar
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import check_whole
 
 _SECTIONS = (
   sections.summary,
@@ -73,8 +74,7 @@ def write_report(
     InputError: there is no data set, a file of the run is damaged or does not fit, or `out` holds something else, is
       written to by another process or cannot be written to.
   """
-  if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-    raise InputError(f"seed must be a whole number of at least 0, got {seed!r}")
+  check_whole("seed", seed, 0)
   material = Material.read(workdir, portal_csv)
   if test_dir is not None:
     if not Path(test_dir).is_dir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import ArrayLike
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.validation import is_number
 
 TOLERANCE = 1e-3
 """Voxel sizes are equal when they differ by no more than this part."""
@@ -51,7 +51,7 @@ class Geometry:
       )
     lengths = self.spacing
     if isinstance(lengths, str) or not isinstance(lengths, Sequence) or len(lengths) != 3 or not all(
-      isinstance(n, (int, float)) and not isinstance(n, bool) and 0 < n <= sys.float_info.max for n in lengths
+      is_number(n) and n > 0 for n in lengths
     ):
       raise InputError(f"spacing must be three lengths in mm, each above 0, got {lengths!r}; BraTS is 1,1,1")
     object.__setattr__(self, "spacing", tuple(float(n) for n in lengths))

@@ -28,6 +28,7 @@ import yaml
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema.builtin import SCHEMAS
 from nas3d_jax.schema.schema import Modality, Region, Schema
+from nas3d_jax.validation import is_whole
 
 ENDINGS = (".yaml", ".yml")
 _MOST_BYTES = 1 << 16
@@ -171,6 +172,6 @@ def _texts(value: Any, what: str) -> tuple[str, ...]:
 
 
 def _label(value: Any, what: str) -> int:
-  if isinstance(value, bool) or not isinstance(value, int):
+  if not is_whole(value):
     raise InputError(f"{what} must be a whole number, got {value!r:.100}")
   return value

@@ -58,7 +58,7 @@ def search(config: SearchConfig, stop: Stop | None = None) -> Genotype:
   with (
     computing(config.precision),
     contextlib.closing(_Search(basis, folder)) as state,
-    basis.open_run(folder, changeable=("min_count",)) as run,
+    basis.open_run(folder) as run,
   ):
     state.resume(run)
     genotype = _search(config, state, run, stop or Stop())

@@ -21,7 +21,7 @@ from nas3d_jax.models.precision import activation_dtype, computing
 from nas3d_jax.models.unet3d import UNet3D
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
-from nas3d_jax.training.config import OTHERS, TrainConfig
+from nas3d_jax.training.config import TrainConfig
 from nas3d_jax.training.epoch import Progress, mean_loss, take_steps
 from nas3d_jax.training.genotype_counts import rows_of
 from nas3d_jax.training.nonfinite import Skips, Source
@@ -58,10 +58,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Path:
   with (
     computing(config.precision),
     contextlib.closing(_Training(basis, folder, genotype, start)) as state,
-    # The folder says which network it is; earlier runs did not.
-    basis.open_run(
-      folder, genotype=genotype and rows_of(genotype), changeable=("network", *OTHERS[config.network])
-    ) as run,
+    basis.open_run(folder, genotype=genotype and rows_of(genotype)) as run,
   ):
     state.resume(run)
     while state.progress.epoch < config.epochs:

@@ -16,6 +16,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import parse_json
 from nas3d_jax.schema.builtin import modality_name, region_name
 from nas3d_jax.schema.schema import Modality, Region, Schema
+from nas3d_jax.validation import is_whole
 
 NAME = "dataset.json"
 _MOST_BYTES = 1 << 24
@@ -115,7 +116,7 @@ class DatasetJson:
     if "ignore" in values:
       raise InputError(f"{self.path} has an ignore label, which is not supported; clear it from the segmentations")
     sets = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-    if not all(_is_label(v) for members in sets.values() for v in members) or not all(sets.values()):
+    if not all(is_whole(v) for members in sets.values() for v in members) or not all(sets.values()):
       raise InputError(f"labels in {self.path} must be whole numbers or lists of them, got {dict(self.labels)!r:.300}")
     paints = self.region_order
     if paints is None and any(isinstance(value, list) for value in values.values()):
@@ -124,7 +125,7 @@ class DatasetJson:
       paints, named = [members[0] for members in sets.values()], {name: name for name in sets}
     else:
       named = {name: region_name(name) for name in sets}
-    if not isinstance(paints, list) or len(paints) != len(sets) or not all(map(_is_label, paints)):
+    if not isinstance(paints, list) or len(paints) != len(sets) or not all(map(is_whole, paints)):
       raise InputError(f"regions_class_order in {self.path} must be one label for each region, got {paints!r:.200}")
     single = {members[0]: name for name, members in sets.items() if len(members) == 1}
     known = sorted({v for members in sets.values() for v in members} | set(paints))
@@ -141,10 +142,6 @@ class DatasetJson:
       )
     except InputError as error:
       raise InputError(f"{self.path} makes no schema: {error}") from error
-
-
-def _is_label(value: Any) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import IMAGE, LABELS
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import is_number, is_whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +90,9 @@ class Case:
       "spacing": _numbers(record["spacing"], (3,), float) and min(record["spacing"]) > 0,
       "label_counts": counts is None or (
         isinstance(counts, Mapping) and set(counts) == values
-        and all(is_index(n) for n in counts.values())
+        and all(is_whole(n, 0) for n in counts.values())
       ),
-      "fold": record["fold"] is None or (counts is not None and is_index(record["fold"])),
+      "fold": record["fold"] is None or (counts is not None and is_whole(record["fold"], 0)),
       "checksums": _are_sums(record["checksums"]),
       "arrays": "arrays" not in record or (
         _are_sums(record["arrays"])
@@ -116,11 +116,6 @@ class Case:
     )
 
 
-def is_index(value: Any) -> bool:
-  """Whether a value is a whole number of at least 0, and not a bool."""
-  return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _are_sums(value: Any) -> bool:
   return isinstance(value, Mapping) and all(isinstance(v, str) and len(v) == 64 for v in value.values())
 
@@ -138,7 +133,5 @@ def _numbers(values: Any, shape: tuple[int, ...], kind: type) -> tuple[Any, ...]
     rows = tuple(_numbers(row, shape[1:], kind) for row in values)
     return None if None in rows else rows
   allowed = int if kind is int else (int, float)
-  good = all(
-    isinstance(v, allowed) and not isinstance(v, bool) and abs(v) <= sys.float_info.max for v in values
-  )
+  good = all(is_number(v) and isinstance(v, allowed) for v in values)
   return tuple(kind(v) for v in values) if good else None

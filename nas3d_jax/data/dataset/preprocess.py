@@ -40,6 +40,7 @@ from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import check_whole
 
 _MOST_WORKERS = 4
 """Each worker holds one case, 0.2 to 0.6 GB for BraTS."""
@@ -82,8 +83,7 @@ def preprocess(
       writes to it, or it cannot be written to.
   """
   for name, value, low in (("folds", folds, 2), ("seed", seed, 0), ("workers", workers or 1, 1)):
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-      raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    check_whole(name, value, low)
   workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
   check_wanted(orientation, spacing)
   out = Path(os.path.abspath(out_dir))

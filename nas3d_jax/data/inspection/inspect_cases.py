@@ -18,10 +18,10 @@ from nas3d_jax.data.cases.detect_schema import find_schema, say_schema
 from nas3d_jax.data.cases.find_and_read import find_cases
 from nas3d_jax.data.inspection.compare_cases import compare, label_findings
 from nas3d_jax.data.inspection.examine_case import Examination, Finding, examine, lengths, millimetres
-from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.builtin import SCHEMAS
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import check_whole
 
 FORMAT = "nas3d_jax.inspection"
 VERSION = 1
@@ -149,8 +149,7 @@ def inspect_cases(
   Raises:
     InputError: there is no such folder or schema, the files are of none, or workers is below 1.
   """
-  if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-    raise InputError(f"workers must be a whole number of at least 1, got {workers!r}")
+  check_whole("workers", 1 if workers is None else workers, 1)
   first = find_schema(data_dir, schema, labels=False)
   files, faults = find_cases(data_dir, first)
   cases = each(
