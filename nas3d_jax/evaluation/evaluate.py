@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from nas3d_jax.data.cases.case_files import CaseError, Fault
+from nas3d_jax.data.cases.case_files import CaseError, Fault, refuse
 from nas3d_jax.data.cases.detect_schema import find_schema
-from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
+from nas3d_jax.data.cases.find_and_read import geometry_faults, label_faults
 from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_volume
 from nas3d_jax.data.cases.segmentations import find_segmentations, nifti_files
 from nas3d_jax.errors import InputError
@@ -32,6 +32,8 @@ from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.schema.translation import translate, translation
 from nas3d_jax.validation import check_whole
+
+_UNSCORED = "cannot be scored, so nothing was written"
 
 
 class _Pair(NamedTuple):
@@ -97,7 +99,7 @@ def evaluate(
     Console(stderr=True).print(say, markup=False, highlight=False, soft_wrap=True)
   work = functools.partial(_score_pair, predicted=predicted, schema=schema, tolerance=tolerance)
   results = each("evaluate", work, pairs, workers)
-  _refuse([fault for result in results if isinstance(result, CaseError) for fault in result.faults])
+  refuse([fault for result in results if isinstance(result, CaseError) for fault in result.faults], _UNSCORED)
   named = dict(zip((pair.case for pair in pairs), results, strict=True))
   scores = Scores(
     schema,
@@ -136,7 +138,7 @@ def _pair(
       file = f"{case}{schema.segmentation[0]}" if schema.layout == "folders" else f"labelsTr/{case}"
       reason = f"no segmentation {file}.nii.gz or .nii below {data_dir}"
       faults.append(Fault(case, reason, "add it, or name the cases to score"))
-  _refuse(faults)
+  refuse(faults, _UNSCORED)
   return [_Pair(case, predictions[case][0], truths[case]) for case in sorted(wanted)]
 
 
@@ -154,9 +156,9 @@ def _score_pair(
       found.append((f"{what} {error.reason}", error.remedy))
     else:
       own = predicted if what == "prediction" else schema
-      found += _label_faults(f"{what} {path.name}", volumes[what].data, own)
-  if len(volumes) == 2:
-    found += _geometry_faults(**volumes)
+      remedy = "give label volumes, or the schema that they follow"
+      found += label_faults(f"{what} {path.name}", volumes[what].data, own, remedy)
+  found += geometry_faults(dict(reversed(volumes.items())), "write the prediction on the grid of the case's images")
   if found:
     return CaseError(Fault(pair.case, *fault) for fault in found)
   # The labels are all known, so they are whole and fit.
@@ -164,38 +166,6 @@ def _score_pair(
   prediction = translate(prediction, predicted, schema)
   values = metrics.score(prediction, truth, schema, volumes["truth"].spacing, tolerance=tolerance)
   return values, {what: volume.checksum for what, volume in volumes.items()}
-
-
-def _label_faults(name: str, data: np.ndarray, schema: Schema) -> list[tuple[str, str]]:
-  known = schema.label_values
-  unknown = data[~np.isin(data, known)]
-  if not unknown.size:
-    return []
-  some = ", ".join(f"{value:g}" for value in np.unique(unknown)[:8].tolist())
-  reason = (
-    f"{name} has {unknown.size} voxels with values ({some}) that are no labels of schema "
-    f"{schema.name!r} ({', '.join(map(str, known))})"
-  )
-  return [(reason, "give label volumes, or the schema that they follow")]
-
-
-def _geometry_faults(prediction: Volume, truth: Volume) -> list[tuple[str, str]]:
-  remedy = "write the prediction on the grid of the case's images"
-  if prediction.data.shape != truth.data.shape:
-    shapes = f"prediction has shape {prediction.data.shape}, truth {truth.data.shape}"
-    return [(shapes, remedy)]
-  if not np.allclose(prediction.affine, truth.affine, rtol=0, atol=AFFINE_TOLERANCE):
-    rows = f"{prediction.affine[:3].tolist()}, truth {truth.affine[:3].tolist()}"
-    return [(f"prediction has the affine {rows}", remedy)]
-  return []
-
-
-def _refuse(faults: Sequence[Fault]) -> None:
-  """Raises one InputError with all that is wrong, if anything is."""
-  if faults:
-    count = len({fault.case for fault in faults})
-    lines = "\n".join(f"  {fault}" for fault in sorted(faults, key=lambda fault: fault.case))
-    raise InputError(f"{count} of the cases cannot be scored, so nothing was written:\n{lines}")
 
 
 def _reuse(out: Path, pairs: Sequence[_Pair], schema: Schema, tolerance: float, workers: int) -> Scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +23,13 @@ from nas3d_jax.files.run_layout import (
   SCORES_JSON,
   SEARCH,
 )
-from nas3d_jax.files.strict_json import parse_json
+from nas3d_jax.files.strict_json import parse_json, read_records
 from nas3d_jax.inference.config import InferenceChoices
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.training.config import OTHERS, SearchConfig, TrainConfig
 from nas3d_jax.training.genotype_counts import rows_of
 from nas3d_jax.training.session import plain_settings
+from nas3d_jax.validation import is_number
 
 Status = Literal["done", "begun", "to do", "changed"]
 """A part that is "changed" was made with other settings or inputs."""
@@ -128,16 +130,12 @@ def newer_than(path: Path, inputs: Iterable[Path]) -> Status:
 
 
 def history(run: Path) -> list[dict[str, Any]]:
-  """The records of the epochs of a run, up to one that was being written when it was killed; empty without any."""
-  path, records = run / METRICS, []
-  for line in path.read_bytes().splitlines() if path.exists() else ():
-    try:
-      record = parse_json(line)
-    except InputError:
-      break
-    if not isinstance(record, dict) or type(record.get("seconds")) not in (int, float):
-      break
-    records.append(record)
+  """The records of the epochs of a run, up to one that is damaged; empty without any."""
+  records: list[dict[str, Any]] = []
+  with contextlib.suppress(InputError):
+    for record in read_records(run / METRICS):
+      if is_number(record.get("seconds")):
+        records.append(record)
   return records
 
 

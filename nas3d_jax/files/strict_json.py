@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,25 @@ def read_json(path: Path) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise InputError(f"{path} must hold a JSON object, got {type(value).__name__}; {_REMEDY}")
   return value
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+  """The objects of a file with one a line, in order; none without the file.
+
+  A last line without end is left out: it is still being written, or was when its process was killed.
+
+  Raises:
+    InputError: the file cannot be read, or, when its turn comes, a line holds no JSON object.
+  """
+  try:
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+      if line.endswith(b"\n"):
+        record = parse_json(line)
+        if not isinstance(record, dict):
+          raise InputError(f"{record!r:.80} is no JSON object")
+        yield record
+  except (OSError, ValueError) as error:
+    raise InputError(f"{path} is damaged ({error}); run with --overwrite, or remove the line") from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

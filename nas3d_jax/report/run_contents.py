@@ -26,7 +26,7 @@ from nas3d_jax.files.run_layout import (
   SEEDS,
   TRAIN_FOLDERS,
 )
-from nas3d_jax.files.strict_json import parse_json, read_json
+from nas3d_jax.files.strict_json import read_json, read_records
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
 
@@ -80,7 +80,7 @@ class History:
       raise InputError(f"{folder / CONFIG} is no configuration of a run; run it again with --overwrite")
     found = folder / GENOTYPE
     genotype = Genotype.from_json(found.read_bytes()) if found.exists() else None
-    return cls(folder, settings, tuple(sessions), _records(folder / METRICS), genotype)
+    return cls(folder, settings, tuple(sessions), tuple(read_records(folder / METRICS)), genotype)
 
   def column(self, name: str) -> list[Any]:
     """One field of every epoch.
@@ -193,19 +193,6 @@ class Material:
     portal = self.portal.get((network, split))
     known = portal and metric in next(iter(portal.cases.values()))[region]
     return portal.values(region, metric) if known else []
-
-
-def _records(path: Path) -> tuple[Mapping[str, Any], ...]:
-  """The records of the epochs that are over; a line without end is still being written."""
-  if not path.exists():
-    return ()
-  try:
-    records = tuple(parse_json(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
-  except (OSError, ValueError) as error:
-    raise InputError(f"{path} is damaged ({error}); run with --overwrite, or remove the line") from error
-  if not all(isinstance(record, dict) for record in records):
-    raise InputError(f"{path} must hold a JSON object a line; run with --overwrite, or remove the lines that are none")
-  return records
 
 
 def _searches(folder: Path) -> dict[str, History]:

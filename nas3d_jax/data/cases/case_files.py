@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nas3d_jax.errors import InputError
@@ -33,6 +33,19 @@ class CaseError(InputError):
   def __init__(self, faults: Iterable[Fault]):
     self.faults = tuple(faults)
     super().__init__("\n".join(map(str, self.faults)))
+
+
+def refuse(faults: Collection[Fault], consequence: str) -> None:
+  """Raises one InputError with all the faults, sorted by case, if there are any.
+
+  Args:
+    faults: everything that is wrong.
+    consequence: what the message says behind the number of cases at fault.
+  """
+  if faults:
+    count = len({fault.case for fault in faults})
+    lines = "\n".join(f"  {fault}" for fault in sorted(faults, key=lambda fault: fault.case))
+    raise InputError(f"{count} of the cases {consequence}:\n{lines}")
 
 
 @dataclasses.dataclass(frozen=True)

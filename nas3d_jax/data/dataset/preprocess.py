@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from nas3d_jax.data.brain import brain_cube, intensity_range
-from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, of_case
+from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, of_case, refuse
 from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.data.cases.find_and_read import RawCase, find_cases, read_case
 from nas3d_jax.data.dataset import staging
@@ -42,6 +42,7 @@ from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.validation import check_whole
 
+_UNUSABLE = "in data_dir cannot be used, so nothing was written"
 _MOST_WORKERS = 4
 """Each worker holds one case, 0.2 to 0.6 GB for BraTS."""
 
@@ -101,7 +102,7 @@ def preprocess(
     if new:
       there = held.enter_context(lock()) or staging.settle(out)
     if there and not overwrite:
-      _raise_faults(faults)
+      refuse(faults, _UNUSABLE)
       flags = {"folds": folds, "seed": seed, "schema": schema.to_dict()}
       return _reuse(out, found, flags, workers, (orientation, spacing))
     common = common_geometry(found, orientation, spacing, workers)
@@ -114,7 +115,7 @@ def preprocess(
     faults += [f for result in results if isinstance(result, CaseError) for f in result.faults]
     if faults:
       staging.discard(partial)
-    _raise_faults(faults)
+    refuse(faults, _UNUSABLE)
     labelled = [case.label_counts is not None for case in results]
     dealt = assign_folds([case.grade for case in results], labelled, folds, seed)
     cases = [dataclasses.replace(case, fold=f) for case, f in zip(results, dealt, strict=True)]
@@ -201,16 +202,6 @@ def _checksums(files: CaseFiles) -> dict[str, str] | None:
     return {name: file_sum(path) for name, path in files.named.items()}
   except OSError:
     return None
-
-
-def _raise_faults(faults: Sequence[Fault]) -> None:
-  """Raises one InputError with all that is wrong, if anything is."""
-  if faults:
-    names = sorted({fault.case for fault in faults})
-    lines = "\n".join(f"  {fault}" for fault in sorted(faults, key=lambda fault: fault.case))
-    raise InputError(
-      f"{len(names)} of the cases in data_dir cannot be used, so nothing was written:\n{lines}"
-    )
 
 
 def _reuse(
