@@ -24,7 +24,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation import metrics
 from nas3d_jax.evaluation.scores import RegionMetrics, Scores
 from nas3d_jax.files.atomic import writing
-from nas3d_jax.files.hashing import file_sum
+from nas3d_jax.files.hashing import file_sums
 from nas3d_jax.files.locks import locked
 from nas3d_jax.files.run_layout import SCORES_CSV, SCORES_JSON
 from nas3d_jax.inference.prediction_folder import stored_schema
@@ -37,9 +37,10 @@ _UNSCORED = "cannot be scored, so nothing was written"
 
 
 class _Pair(NamedTuple):
+  """A case and its files, "prediction" and "truth"."""
+
   case: str
-  prediction: Path
-  truth: Path
+  files: dict[str, Path]
 
 
 def evaluate(
@@ -139,17 +140,16 @@ def _pair(
       reason = f"no segmentation {file}.nii.gz or .nii below {data_dir}"
       faults.append(Fault(case, reason, "add it, or name the cases to score"))
   refuse(faults, _UNSCORED)
-  return [_Pair(case, predictions[case][0], truths[case]) for case in sorted(wanted)]
+  return [_Pair(case, {"prediction": predictions[case][0], "truth": truths[case]}) for case in sorted(wanted)]
 
 
 def _score_pair(
   pair: _Pair, *, predicted: Schema, schema: Schema, tolerance: float
 ) -> tuple[RegionMetrics, dict[str, str]] | CaseError:
   """Metrics of each region and checksums of the files of a case, or all that is wrong with it."""
-  files = {"prediction": pair.prediction, "truth": pair.truth}
   volumes: dict[str, Volume] = {}
   found: list[tuple[str, str]] = []
-  for what, path in files.items():
+  for what, path in pair.files.items():
     try:
       volumes[what] = read_volume(path)
     except VolumeError as error:
@@ -162,7 +162,7 @@ def _score_pair(
   if found:
     return CaseError(Fault(pair.case, *fault) for fault in found)
   # The labels are all known, so they are whole and fit.
-  prediction, truth = (volumes[what].data.astype(np.uint8, copy=False) for what in files)
+  prediction, truth = (volumes[what].data.astype(np.uint8, copy=False) for what in pair.files)
   prediction = translate(prediction, predicted, schema)
   values = metrics.score(prediction, truth, schema, volumes["truth"].spacing, tolerance=tolerance)
   return values, {what: volume.checksum for what, volume in volumes.items()}
@@ -171,9 +171,8 @@ def _score_pair(
 def _reuse(out: Path, pairs: Sequence[_Pair], schema: Schema, tolerance: float, workers: int) -> Scores:
   """The scores that are there, if they are of these files, read by this schema, with this tolerance."""
   scores = Scores.load(out)
-  now = dict(
-    zip((p.case for p in pairs), each("compare", _checksums, pairs, workers), strict=True)
-  )
+  sums = each("compare", file_sums, [pair.files for pair in pairs], workers)
+  now = dict(zip((pair.case for pair in pairs), sums, strict=True))
   before = scores.checksums
   changed = sorted(c for c in now.keys() | before.keys() if now.get(c) != before.get(c))
   remedy = "give --overwrite to score anew, or another --out"
@@ -187,12 +186,3 @@ def _reuse(out: Path, pairs: Sequence[_Pair], schema: Schema, tolerance: float, 
     scores.write_csv(out)
   Console(stderr=True).print(f"{out / SCORES_JSON} is there, from the same files: reused")
   return scores
-
-
-def _checksums(pair: _Pair) -> dict[str, str] | None:
-  """SHA-256 of both files; None where one cannot be read."""
-  files = {"prediction": pair.prediction, "truth": pair.truth}
-  try:
-    return {what: file_sum(path) for what, path in files.items()}
-  except OSError:
-    return None

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from nas3d_jax.checkpointing import checkpoints
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation import scores
-from nas3d_jax.files.hashing import file_sum
+from nas3d_jax.files.hashing import sum_or_none
 from nas3d_jax.files.run_layout import (
   CHECKPOINTS,
   CONFIG,
@@ -115,7 +115,9 @@ def scores_status(folder: Path, predictions: Path, truths: Checksums) -> Status:
   content = _read(folder / SCORES_JSON)
   if content is None:
     return "to do"
-  wanted = {case: {"prediction": _sum_of(predictions / f"{case}.nii.gz"), "truth": sha} for case, sha in truths.items()}
+  wanted = {
+    case: {"prediction": sum_or_none(predictions / f"{case}.nii.gz"), "truth": truth} for case, truth in truths.items()
+  }
   cases = _object(content, "cases")
   found = {case: _object(cases, case).get("checksums") for case in cases}
   same = content.get("version") == scores.VERSION and found == wanted and (folder / SCORES_CSV).exists()
@@ -187,10 +189,6 @@ def _read(path: Path) -> dict[str, Any] | None:
   except (OSError, ValueError):
     return None
   return content if isinstance(content, dict) else None
-
-
-def _sum_of(path: Path) -> str | None:
-  return file_sum(path) if path.exists() else None
 
 
 def _written(path: Path) -> int:

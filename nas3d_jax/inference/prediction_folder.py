@@ -24,7 +24,7 @@ from nas3d_jax.data.cases.find_and_read import RawCase
 from nas3d_jax.data.dataset.case import is_file_name
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import whole
-from nas3d_jax.files.hashing import file_sum
+from nas3d_jax.files.hashing import file_sums
 from nas3d_jax.files.run_layout import PREDICTIONS_JSON
 from nas3d_jax.files.strict_json import parse_json, write_json
 from nas3d_jax.inference.config import PAPER
@@ -96,10 +96,9 @@ class PredictionFolder:
     made_of = self._cases[files.name]
     if made_of is None or not all(path.exists() for path in self._paths(files.name, self._settings["probabilities"])):
       return False
-    try:
-      sums = {name: file_sum(path) for name, path in files.named_images.items()}
-    except OSError:
-      return False  # whoever reads the case says what is wrong with it
+    sums = file_sums(files.named_images)
+    if sums is None:
+      return False  # reading the case will raise what is wrong with it
     # In their order, which is that of the channels.
     if list(made_of.items()) != list(sums.items()):
       raise CaseError([Fault(files.name, f"it was predicted in {self.folder} from other images", _REMEDY)])

@@ -18,6 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nas3d_jax.files.run_layout import MADE
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.schema.schema import Schema
 
@@ -27,8 +28,6 @@ WIDTH = 7.2
 DPI = 150
 VERSION = 1
 """To be raised when figures come out otherwise from the same input; those of before are then drawn again."""
-
-MADE = "made.json"
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"

@@ -151,7 +151,7 @@ class Material:
     }
     for (network, split), found in scores.items():
       if set(found.schema.region_names) != set(dataset.schema.region_names):
-        where = f"scores/{network}/{split}"
+        where = f"{SCORES}/{network}/{split}"
         raise InputError(f"{where} of {workdir} is of another schema than the data set; evaluate with overwrite")
     _check_same_cases(workdir, scores)
     return cls(
@@ -210,8 +210,8 @@ def _check_same_cases(workdir: Path, scores: Mapping[Key, Scores]) -> None:
     both = [scores[network, split] for network in NETWORKS if (network, split) in scores]
     if len(both) == 2 and (other := sorted(both[0].cases.keys() ^ both[1].cases.keys())):
       raise InputError(
-        f"the networks are scored on other cases in scores/*/{split} of {workdir}: {', '.join(other[:5])} of one only; "
-        "predict and evaluate the same cases with both"
+        f"the networks are scored on other cases in {SCORES}/*/{split} of {workdir}: {', '.join(other[:5])} of one "
+        "only; predict and evaluate the same cases with both"
       )
 
 
@@ -223,5 +223,5 @@ def _read_portal(text: str, dataset: Dataset, scores: Mapping[Key, Scores]) -> t
       f"portal_csv must be of {' or '.join(NETWORKS)} and of test or ensemble, got {text!r}; {_PORTAL_HELP}"
     )
   if (network, split) in scores:
-    raise InputError(f"portal_csv {text!r} doubles scores/{network}/{split}, which are there; leave one of them out")
+    raise InputError(f"portal_csv {text!r} doubles {SCORES}/{network}/{split}, which are there; leave one of them out")
   return (network, split), read_portal(path, dataset.schema)

@@ -11,7 +11,7 @@ from typing import Any
 from nas3d_jax.data.cases.case_files import CaseFiles
 from nas3d_jax.data.dataset.dataset import FORMAT, VERSION
 from nas3d_jax.errors import InputError
-from nas3d_jax.files.run_layout import CASES, CONFIG
+from nas3d_jax.files.run_layout import CASES, CONFIG, RECORDS
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
@@ -78,7 +78,7 @@ def prepare(
       discard(partial)
   partial.mkdir(parents=True, exist_ok=True)
   write_json(partial / CONFIG, mark(schema, geometry))
-  for name in (CASES, "records"):
+  for name in (CASES, RECORDS):
     (partial / name).mkdir(exist_ok=True)
   names = {files.name for files in found}
   for folder in (partial / CASES).iterdir():

@@ -20,7 +20,7 @@ import numpy as np
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import write_whole
-from nas3d_jax.files.hashing import file_sum
+from nas3d_jax.files.hashing import sum_or_none
 from nas3d_jax.files.run_layout import CASES, VERIFIED
 from nas3d_jax.files.strict_json import parse_json
 from nas3d_jax.runtime.parallel import each
@@ -78,14 +78,6 @@ class _Summed:
   def write(self, data: bytes) -> int:
     self.sum.update(data)
     return self._file.write(data)
-
-
-def sum_or_none(path: Path) -> str | None:
-  """SHA-256 (hex) of a file, None where it cannot be read."""
-  try:
-    return file_sum(path)
-  except OSError:
-    return None
 
 
 def _stamp(path: Path, value: str) -> list[Any] | None:
