@@ -92,15 +92,11 @@ def _interval(differences: NDArray[np.float64], seed: int, samples: int) -> tupl
   count = differences.size
   if count < 2:
     return None, None
-  random = np.random.default_rng(seed)
-  rows = max(1, _CHUNK // count)
-  means = [
-    differences[random.integers(0, count, (min(rows, samples - done), count))].mean(1)
-    for done in range(0, samples, rows)
-  ]
-  tail = (1 - LEVEL) / 2
-  low, high = np.quantile(np.concatenate(means), (tail, 1 - tail)).tolist()
-  return low, high
+  interval = stats.bootstrap(
+    (differences,), np.mean, method="percentile", confidence_level=LEVEL, n_resamples=samples,
+    batch=max(1, _CHUNK // count), random_state=np.random.default_rng(seed),
+  ).confidence_interval
+  return float(interval.low), float(interval.high)
 
 
 def _wilcoxon(differences: NDArray[np.float64]) -> tuple[float | None, str]:
