@@ -187,7 +187,7 @@ class Conformed:
   """A case in a geometry, and the way back.
 
   Attributes:
-    image: [D', H', W', M] intensities as of `Regrid.image`.
+    image: [D', H', W', M] intensities, see `Regrid.image`.
     regrid: the way; None where nothing was to be changed.
     brain: [D, H, W], where the brain of the original is; None where nothing was resampled.
   """

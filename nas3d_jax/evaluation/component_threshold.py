@@ -1,4 +1,4 @@
-"""The least component of the innermost region that is kept, chosen on scored predictions."""
+"""Chooses the least component of the innermost region that is kept, on predictions with known truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How networks are applied to whole cases, beyond what the paper does, and what a prediction is made with."""
+"""Configurations of inference: how a network is applied to whole cases, and what to predict with which networks."""
 
 from __future__ import annotations
 
@@ -70,25 +70,25 @@ class PredictConfig:
     fold: trained folds, `train/<fold>` in `workdir`; the best checkpoint of each is used.
     cross_validation: instead, each case of the data set of `workdir` by the fold that was not trained on it.
     checkpoint: run directories or folders of one step instead.
-    network: whose folds are meant: "searched" or "unet3d", which lie in `unet3d/<fold>`.
+    network: the network of those folds, "searched" or "unet3d"; those of the latter lie in `unet3d/<fold>`.
     data_dir: the folder of the cases; segmentations are not read.
     schema: of the cases, see `find_schema`; None means to find it out. The networks take the modalities that they were
       trained on by name. A cross-validation reads the cases as the data set did.
     cases: names of the cases to predict; None means all, of a cross-validation all that are in a fold.
     out: the folder to write to, see `PredictionFolder`.
     patch_size: length of a patch in voxels; None means that of the training.
-    tta: see `InferenceChoices`, as for the next ones.
-    overlap: likewise.
-    gaussian: likewise.
-    whole_volume: likewise.
-    patch_batch: likewise.
-    min_component_ml: likewise.
+    tta: see `InferenceChoices`.
+    overlap: see `InferenceChoices`.
+    gaussian: see `InferenceChoices`.
+    whole_volume: see `InferenceChoices`.
+    patch_batch: see `InferenceChoices`.
+    min_component_ml: see `InferenceChoices`.
     probabilities: whether to write the probabilities of the regions as well.
     devices: how many share the patches of a case; None means all that JAX sees.
     overwrite: whether to predict anew what is there.
 
   Raises:
-    InputError: it is not settled which networks are meant, or a field is of another type or out of range.
+    InputError: the fields name no networks or too many, or a field is of another type or out of range.
   """
 
   workdir: str | Path | None = None

@@ -1,6 +1,6 @@
 """The loop over cases: read, compute, write, each while the others go on; what is there is skipped.
 
-A case that cannot be read, predicted or written does not keep the others from it. At any time one case is computed, one
+A case that cannot be read, predicted or written does not stop the others. At any time one case is computed, one
 read and one written, so memory does not grow with their number.
 """
 

@@ -75,7 +75,7 @@ class PredictionFolder:
     if former and not overwrite:
       _compare(self.folder, record["settings"], settings)
     self._settings = dict(settings)
-    # A case is listed before it is predicted, so that what a killed run leaves is known to be ours.
+    # A case is listed before it is predicted, so that the record covers what a killed run leaves.
     self._cases: dict[str, Mapping[str, str] | None] = {**dict.fromkeys(cases), **({} if overwrite else former)}
     try:
       if overwrite:
@@ -162,7 +162,7 @@ def write_volume(path: Path, array: np.ndarray, like: nib.Nifti1Header) -> None:
   """Writes an array as .nii.gz on the grid of another volume, whole or not at all.
 
   Shape, affine, voxel size, units, qform and sform with their codes are those of `like`, to the bit; slope 1, intercept
-  0. What `like` says of its own values, range and intent, is left out. Equal arrays give equal files.
+  0. The fields of `like` on its own values, range and intent, are left out. Equal arrays give equal files.
 
   Args:
     path: the file, which is replaced.

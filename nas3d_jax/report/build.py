@@ -1,7 +1,7 @@
 """Writes the report of a run: one page, each figure as PNG and PDF, each table as CSV and LaTeX.
 
     <out>/index.html          the page, with everything in it
-    <out>/figures/*.{png,pdf} made.json says from what each was drawn
+    <out>/figures/*.{png,pdf} made.json records from what each was drawn
     <out>/tables/*.{csv,tex}
 """
 
@@ -55,8 +55,8 @@ def write_report(
 ) -> Path:
   """Writes the report of a run from whatever it holds; progress goes to stderr.
 
-  Figures whose input has not changed since the last report are kept. A section whose input is missing says which
-  command makes it.
+  Figures whose input has not changed since the last report are kept. A section whose input is missing names the
+  command that makes it.
 
   Args:
     workdir: the run directory, with `dataset/` at least.

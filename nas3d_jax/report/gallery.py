@@ -29,7 +29,7 @@ DPI = 150
 VERSION = 1
 """To be raised when figures come out otherwise from the same input; those of before are then drawn again."""
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 GREY, INK = "#8A8A8A", "#222222"
 NETWORK_COLOURS: Mapping[str, str] = types.MappingProxyType({"searched": BLUE, "unet3d": ORANGE})

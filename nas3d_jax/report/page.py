@@ -71,7 +71,7 @@ class Page:
     self._add(f"<p>{html.escape(text)}</p>")
 
   def missing(self, what: str, command: str) -> None:
-    """Says that something is not there, and which command makes it."""
+    """A line on what is not there, with the command that makes it."""
     self._add(f'<p class="missing">{html.escape(what)} <code>{html.escape(command)}</code></p>')
 
   def picture(

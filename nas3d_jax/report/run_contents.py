@@ -1,4 +1,4 @@
-"""What a run directory holds, read and checked for the report."""
+"""Reads and checks all of a run directory for the report."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Key = tuple[str, str]  # network, split or fold
 
 @dataclasses.dataclass(frozen=True)
 class History:
-  """A search or a training as its folder tells it.
+  """A search or a training, from its folder.
 
   Attributes:
     folder: where it lies.

@@ -1,4 +1,4 @@
-"""The sections of the report but those of single cases; each works with what is there, and says what is not."""
+"""The sections of the report but those of single cases; each works with what is there, and names what is not."""
 
 from __future__ import annotations
 

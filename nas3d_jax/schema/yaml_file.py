@@ -5,7 +5,7 @@
     modalities:                    # the channels of the input, in order
       flair: _flair                # what follows the case's name in the file's name, or a list of such:
       t1ce: [_t1ce, _t1gd]         # with a dataset.json, what the channel is called there
-    segmentation: _seg             # likewise; may be left out
+    segmentation: _seg             # in the same form; may be left out
     labels:                        # every value but 0 (background)
       1: oedema
       2: tumour core

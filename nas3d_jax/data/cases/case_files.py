@@ -40,7 +40,7 @@ def refuse(faults: Collection[Fault], consequence: str) -> None:
 
   Args:
     faults: everything that is wrong.
-    consequence: what the message says behind the number of cases at fault.
+    consequence: what follows in the message behind the number of cases at fault.
   """
   if faults:
     count = len({fault.case for fault in faults})
@@ -72,15 +72,14 @@ class CaseFiles:
   def named_images(self) -> dict[str, Path]:
     """The images by the names that records of their checksums use: those of the files.
 
-    That of a file with several channels says which they are, so that a record does not fit when they are called
-    otherwise.
+    That of a file with several channels holds their names, so that a record does not fit when they are renamed.
     """
     channels = "" if self.channels is None else f"[{','.join(self.channels)}]"
     return {f"{path.name}{channels}": path for path in self.images}
 
   @property
   def named(self) -> dict[str, Path]:
-    """The images, and the segmentation where there is one; its folder tells it from an image of the same name."""
+    """The images, and the segmentation where there is one; with its folder where an image might have the same name."""
     if self.segmentation is None:
       return self.named_images
     inside = self.segmentation.parent == self.folder

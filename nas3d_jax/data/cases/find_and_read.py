@@ -1,4 +1,4 @@
-"""Finds cases on disk, in whatever layout their schema says, and reads and checks one.
+"""Finds cases on disk, in the layout of their schema, and reads and checks one.
 
 `case_folders.py` has the layout of BraTS, a folder a case; `shared_folders.py` those where cases share folders.
 """

@@ -40,16 +40,16 @@ class CommonGeometry:
 def common_geometry(
   cases: Sequence[CaseFiles], orientation: str | None, spacing: Sequence[float] | None, workers: int
 ) -> CommonGeometry | None:
-  """Reads the header of a file of each case and settles the geometry of a data set.
+  """Reads the header of a file of each case and determines the geometry of a data set.
 
   Args:
     cases: sorted by name.
     orientation: axis codes, see `Geometry`; None means those of the most common geometry, of equals the first.
-    spacing: in mm along the axes of that orientation; None means that of the most common geometry, likewise.
+    spacing: in mm along the axes of that orientation; None means that of the most common geometry.
     workers: headers read at once.
 
   Returns:
-    The geometry; None where no header can be read, which reading the cases is going to explain.
+    The geometry; None where no header can be read, which reading the cases will raise.
 
   Raises:
     InputError: the orientation or spacing is none.

@@ -24,7 +24,7 @@ def open_dataset(workdir: str | Path) -> Dataset:
   """Opens the data set of a work directory.
 
   Returns:
-    `dataset/`, or else what `dataset.json` says. Without a fold's cases it keeps the number of folds and its other
+    `dataset/`, or else the one that `dataset.json` names. Without a fold's cases it keeps the number of folds and its other
     cases' folds, and has another fingerprint.
 
   Raises:

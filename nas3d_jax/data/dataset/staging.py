@@ -18,7 +18,7 @@ from nas3d_jax.schema.schema import Schema
 
 
 def mark(schema: Schema, geometry: Geometry | None) -> dict[str, Any]:
-  """What says that a folder is ours, and for which schema and geometry its cases were stored."""
+  """The mark of a folder that preprocess made, with the schema and geometry of its cases."""
   stored = geometry and geometry.to_dict()
   return {"format": FORMAT, "version": VERSION, "schema": schema.to_dict(), "geometry": stored}
 
@@ -98,7 +98,7 @@ def swap(partial: Path, out: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-  """Removes a folder of ours, by a rename first: one that is half removed would be taken for something else."""
+  """Removes a folder that preprocess made, by a rename first: one half removed would be taken for something else."""
   removed = folder.with_name(f"{folder.name}.removed")
   os.replace(folder, removed)
   shutil.rmtree(removed, ignore_errors=True)
