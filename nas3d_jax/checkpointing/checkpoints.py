@@ -18,9 +18,9 @@ state maps to them), so that they open on any device and without this library. S
 nothing is cast. This is format version 1.
 
 A step folder appears by one rename when all its files are written; until then `.orbax-checkpoint-tmp` stands in its
-name, it is never read, and it is removed when the run goes on. Orbax mostly gives back a flipped byte as it is, so the
-checksums are compared whenever something is read; a checkpoint from before there were any opens unchecked. A damaged
-one, which a run went on without, is called `<step>.damaged`.
+name, it is never read, and it is removed when the run goes on. Orbax restores most flipped bytes without an error, so
+the checksums are compared whenever something is read; a checkpoint without checksums opens unchecked. A damaged one,
+which a run went on without, is called `<step>.damaged`.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ class Checkpoints:
     return step is not None and self._failed is None and not (self.folder / str(step)).exists()
 
   def close(self) -> None:
-    """Waits, then lets go of the folder; the object cannot be used after."""
+    """Waits, then releases the folder; the object cannot be used after."""
     with self._open:
       self.wait()
 
@@ -260,7 +260,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def sound_steps(folder: Path, *, without: int | None = None) -> list[int]:
-  """The steps of a `checkpoints` folder, but one, of which everything can be read and is what was saved."""
+  """The steps of a `checkpoints` folder, except `without`, that can be read whole and are what was saved."""
   return integrity.sound_steps(_read, folder, without)
 
 

@@ -78,7 +78,7 @@ def metric(read: Read, folder: Path) -> float | None:
 
 
 def sound_steps(read: Read, folder: Path, without: int | None = None) -> list[int]:
-  """The steps of a `checkpoints` folder, but one, of which all can be read and is what was saved."""
+  """The steps of a `checkpoints` folder, except `without`, that can be read whole and are what was saved."""
   sound = []
   for step in step_folders.steps_in(folder):
     with contextlib.suppress(InputError):

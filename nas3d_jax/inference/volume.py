@@ -1,4 +1,4 @@
-"""Confidences of whole volumes: auto-fitted patches, forward pass, averaged overlaps (section 2.3)."""
+"""Computes confidences of whole volumes: auto-fitted patches, forward pass, averaged overlaps (section 2.3)."""
 
 from __future__ import annotations
 

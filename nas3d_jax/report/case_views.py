@@ -1,4 +1,4 @@
-"""Cases as pictures need them: cropped to the brain, turned to the scanner's axes, cut in three planes."""
+"""Prepares cases for pictures: cropped to the brain, turned to the patient's axes, cut in three planes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How figures look, and the folder they are kept in.
 
-Figures are made with Matplotlib's objects; nothing of pyplot, which keeps a state of its own, is used.
+Figures are made with Matplotlib's objects, without pyplot, which keeps a global state.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Gallery:
     return Picture(name, alt, files["png"])
 
   def close(self) -> None:
-    """Removes the figures of earlier reports that are in this one no more."""
+    """Removes the figures of earlier reports that this one no longer has."""
     for name in self._before.keys() - self._made.keys():
       for kind in ("png", "pdf"):
         (self.folder / f"{name}.{kind}").unlink(missing_ok=True)

@@ -177,7 +177,7 @@ def comparison(c: Context) -> None:
 
 
 def making(c: Context) -> None:
-  """Configuration, versions, seeds, fingerprint of everything."""
+  """Configuration, versions, seeds and fingerprints."""
   c.page.section("How it was made")
   material = c.material
   dataset = material.dataset

@@ -98,7 +98,7 @@ def _check_plain(events: Iterable[yaml.Event]) -> None:
 
 
 def _check_keys(node: yaml.Node | None, value: Any) -> None:
-  """Raises InputError where a key is there twice: YAML's readers take the last without a word."""
+  """Raises InputError where a key is there twice: YAML's readers take the last without a warning."""
   if isinstance(node, yaml.MappingNode):
     if len(node.value) != len(value):
       raise InputError(f"line {node.start_mark.line + 1}: a key is there twice; keep one of them")

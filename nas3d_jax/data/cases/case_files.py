@@ -96,7 +96,7 @@ def is_truth(name: str, case: str, schema: Schema) -> bool:
 
 
 def of_case(name: str, error: InputError) -> CaseError:
-  """The error as one of a case; reason and remedy are parted where messages part them, by the last semicolon."""
+  """The error as one of a case; the last semicolon of a message separates reason and remedy."""
   if isinstance(error, CaseError):
     return error
   reason, parted, remedy = str(error).rpartition("; ")

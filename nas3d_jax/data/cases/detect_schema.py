@@ -1,4 +1,4 @@
-"""Which schema the cases of a folder follow: as given, or found out; and what of it a model takes."""
+"""Finds the schema that the cases of a folder follow, given or detected, and what of it a model takes."""
 
 from __future__ import annotations
 

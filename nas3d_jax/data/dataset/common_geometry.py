@@ -1,4 +1,4 @@
-"""The geometry that all cases of a data set are brought to, chosen from their headers."""
+"""Chooses the geometry of a data set from its cases' headers, and brings cases to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nas3d_jax.schema.geometry import Geometry, most_common
 
 @dataclasses.dataclass(frozen=True)
 class CommonGeometry:
-  """The geometry of a data set, and what its cases were in before.
+  """The geometry of a data set, and those of its cases' files.
 
   Attributes:
     chosen: orientation and voxel size of all cases.
@@ -65,7 +65,7 @@ def common_geometry(
 
 
 def conform_case(raw: RawCase, geometry: Geometry | None) -> RawCase:
-  """A case in another geometry: image, labels, affine and spacing; itself where it is in it, or where that is None.
+  """Image, labels, affine and spacing of a case in a geometry; itself where it is in it, or where that is None.
 
   Raises:
     CaseError: it cannot be brought there.

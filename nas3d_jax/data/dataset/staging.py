@@ -1,4 +1,4 @@
-"""A data set's folder is built beside its final place, and swapped in whole."""
+"""Builds the folder of a data set beside its final place, and swaps it in whole."""
 
 from __future__ import annotations
 

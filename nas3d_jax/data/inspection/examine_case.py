@@ -114,7 +114,7 @@ class _Reading:
     )
 
   def _file(self, key: str, path: Path) -> None:
-    """Reads a file, and lets go of it."""
+    """Reads a file, and releases it."""
     try:
       volume = read_volume(path, 4 if self._holds_all(path) else 3)
     except VolumeError as error:

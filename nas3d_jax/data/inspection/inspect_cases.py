@@ -80,7 +80,7 @@ class Inspection:
 
   @functools.cached_property
   def summary(self) -> dict[str, Any]:
-    """The data set in numbers, plain JSON values; docs of the keys stand with `to_dict`."""
+    """The data set in numbers, plain JSON values; see `to_dict` for the keys."""
     errors = {finding.case for finding in self.findings if finding.severity == "error"}
     return {
       "cases": len(self.names),
