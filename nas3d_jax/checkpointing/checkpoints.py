@@ -6,21 +6,21 @@ A run keeps its last two checkpoints and the best, each a folder named after its
       params/      the variable tree exactly as `net.apply` takes it, {"params": {...}}
       training/    everything else that the next step depends on: optimiser states, schedules, counts, best loss, random
                    key, epoch, step
-      metadata/    JSON: "format_version" and what the run says of itself (kind of network, configuration, genotype,
+      metadata/    JSON: "format_version" and what describes the run (kind of network, configuration, genotype,
                    schema, package versions, metrics)
       input/       JSON: where each input iterator stands, {name: {"encoding": "json" | "base64", "state": ...}}
       metrics/     JSON: {"best_metric": float}, the lowest is the best; absent without one
       checksums/   JSON: SHA-256 of what the others hold, as `integrity.py` takes it: {"params": {path: sum},
                    "training": {path: sum}, "metadata": sum, "input": sum, "metrics": sum}
 
-`params` and `training` are Orbax PyTree items, nested dictionaries of NumPy arrays (`serialization.py` says how a state
-maps to them), so that they open on any device and without this library. Shapes and dtypes are those of the state;
+`params` and `training` are Orbax PyTree items, nested dictionaries of NumPy arrays (see `serialization.py` for how a
+state maps to them), so that they open on any device and without this library. Shapes and dtypes are those of the state;
 nothing is cast. This is format version 1.
 
 A step folder appears by one rename when all its files are written; until then `.orbax-checkpoint-tmp` stands in its
-name, it is never read, and it is removed when the run goes on. Orbax mostly gives back a flipped byte as it is, so the
-checksums are compared whenever something is read; a checkpoint from before there were any opens unchecked. A damaged
-one, which a run went on without, is called `<step>.damaged`.
+name, it is never read, and it is removed when the run goes on. Orbax restores most flipped bytes without an error, so
+the checksums are compared whenever something is read; a checkpoint without checksums opens unchecked. A damaged one,
+which a run went on without, is called `<step>.damaged`.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Checkpoints:
     return read_variables(folder, variables), read_training(folder, training)
 
   def metadata(self, step: int) -> dict[str, Any]:
-    """What the run said of itself, see `read_metadata`."""
+    """The metadata of a step, see `read_metadata`."""
     return read_metadata(self.step_folder(step))
 
   def iterators(self, step: int) -> dict[str, Any]:
@@ -188,12 +188,12 @@ class Checkpoints:
     step = self._unfinished
     try:
       self._writer.check_for_errors()
-    except Exception as error:  # what failed is over; Orbax says so once, and `wait` has to hear it
+    except Exception as error:  # Orbax raises it once, and `wait` has to raise it
       self._failed = error
     return step is not None and self._failed is None and not (self.folder / str(step)).exists()
 
   def close(self) -> None:
-    """Waits, then lets go of the folder; the object cannot be used after."""
+    """Waits, then releases the folder; the object cannot be used after."""
     with self._open:
       self.wait()
 
@@ -255,12 +255,12 @@ def read_training(folder: Path, like: PyTree) -> PyTree:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-  """What the run said of itself, plain JSON values; an InputError if a newer nas3d_jax wrote it, or it is damaged."""
+  """The metadata of a step, plain JSON values; an InputError if a newer nas3d_jax wrote it, or it is damaged."""
   return integrity.metadata(_read, folder)
 
 
 def sound_steps(folder: Path, *, without: int | None = None) -> list[int]:
-  """The steps of a `checkpoints` folder, but one, of which everything can be read and is what was saved."""
+  """The steps of a `checkpoints` folder, except `without`, that can be read whole and are what was saved."""
   return integrity.sound_steps(_read, folder, without)
 
 
@@ -275,7 +275,7 @@ def _read_arrays(folder: Path, item: str, like: PyTree | None) -> PyTree:
 
 
 def _read(folder: Path, item: str) -> Any:
-  """One item of a step; what goes wrong in Orbax, TensorStore or JSON becomes one message."""
+  """One item of a step; an error of Orbax, TensorStore or JSON becomes one message."""
   if not (folder / item).is_dir():
     raise DamagedCheckpoint(f"no checkpoint in {folder}: it should hold params/ and metadata/, no {item}/")
   with quiet("orbax"):
@@ -288,7 +288,7 @@ def _read(folder: Path, item: str) -> Any:
       integrity.refuse_unreadable(folder, error)
       reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
     if item in ARRAYS:
-      settle()  # not within `except`, so that the exception, and all that hangs on it, is gone
+      settle()  # not within `except`, which would keep the exception and all that hangs on it
   raise integrity.unreadable(folder, item, reason)
 
 

@@ -1,10 +1,10 @@
-"""What is read of a checkpoint, and that it is what was saved.
+"""Reads a checkpoint and checks that it is what was saved.
 
 Checksums are SHA-256 over the content in memory, not over files: a checkpoint may be copied or rewritten, and what
 counts is what comes back.
 
-`read` stands for the function that gives an item of a step's folder as Orbax gives it back, and raises
-`DamagedCheckpoint` where it does not.
+`read` stands for the function that returns an item of a step's folder as Orbax restores it, and raises
+`DamagedCheckpoint` where Orbax does not.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def checked(read: Read, folder: Path, item: str) -> Any:
 
 
 def metadata(read: Read, folder: Path) -> dict[str, Any]:
-  """What the run said of itself.
+  """The metadata of a step, plain JSON values.
 
   Raises:
-    InputError: a newer nas3d_jax wrote it, or it is none of ours.
-    DamagedCheckpoint: as of `checked`.
+    InputError: a newer nas3d_jax wrote it, or another program.
+    DamagedCheckpoint: see `checked`.
   """
   found = read(folder, "metadata")
   version = found.get("format_version") if isinstance(found, dict) else None
@@ -64,10 +64,10 @@ def metadata(read: Read, folder: Path) -> dict[str, Any]:
 
 
 def metric(read: Read, folder: Path) -> float | None:
-  """The number by which the best checkpoint is told, None where a step has none.
+  """The metric of a step, of which the best checkpoint has the lowest; None where it has none.
 
   Raises:
-    DamagedCheckpoint: as of `checked`.
+    DamagedCheckpoint: see `checked`.
   """
   sums = _sums(read, folder)
   if not (folder / "metrics").is_dir() and (sums is None or "metrics" not in sums):
@@ -78,7 +78,7 @@ def metric(read: Read, folder: Path) -> float | None:
 
 
 def sound_steps(read: Read, folder: Path, without: int | None = None) -> list[int]:
-  """The steps of a `checkpoints` folder, but one, of which all can be read and is what was saved."""
+  """The steps of a `checkpoints` folder, except `without`, that can be read whole and are what was saved."""
   sound = []
   for step in step_folders.steps_in(folder):
     with contextlib.suppress(InputError):
@@ -94,10 +94,10 @@ def sound_steps(read: Read, folder: Path, without: int | None = None) -> list[in
 
 @contextlib.contextmanager
 def taking_apart(folder: Path, item: str) -> Iterator[None]:
-  """Where an item is not as it should be, which only one without checksums can be, it is damaged.
+  """Turns errors over the structure of an item, which only one without checksums can cause, into damage.
 
   Raises:
-    DamagedCheckpoint: it is.
+    DamagedCheckpoint: the item has not the structure that the code in the context expects.
   """
   try:
     yield
@@ -106,7 +106,7 @@ def taking_apart(folder: Path, item: str) -> Iterator[None]:
 
 
 def unreadable(folder: Path, item: str, reason: str) -> DamagedCheckpoint:
-  """What to raise where an item cannot be read."""
+  """The error for an item that cannot be read."""
   what = f"its {item} is damaged or incomplete ({reason})"
   return DamagedCheckpoint(f"checkpoint {folder} cannot be read, {what}; {REMEDY}")
 

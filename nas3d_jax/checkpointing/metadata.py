@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: everything but arrays that it takes to use the network."""
+"""The metadata of a checkpoint: everything but arrays that it takes to use the network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RunMetadata:
   Attributes:
     kind: "search" for a supernet, "train" for a network that is trained.
     architecture: "searched" for a supernet or a derived network, "unet3d" for the hand-designed 3D U-Net; a checkpoint
-      that does not say it is "searched".
+      without it is "searched".
     network: size, and variant where there is one; a `UNetConfig` where the architecture is "unet3d".
     genotype: of the derived network; None for the others.
     dropout_rate: channels dropped before the last convolution while training, from 0 to 1.
@@ -43,8 +43,8 @@ class RunMetadata:
     device: what it was trained on, `DeviceReport.to_dict()`.
     dataset: what it was trained on, under "fingerprint" `Dataset.fingerprint`; plain JSON values.
     progress: what else a run needs to go on, plain JSON values: a search's "counts".
-    geometry: orientation and voxel size of what it was trained on, to which cases are brought for it; None, and a
-      checkpoint that does not say it: cases are taken as they are.
+    geometry: orientation and voxel size of what it was trained on, to which cases are brought for it; None, or a
+      checkpoint without it: cases are taken as they are.
 
   Raises:
     InputError: a field is of another type, out of range, or at odds with another; begins with the field's name.

@@ -45,7 +45,7 @@ def phantom_case(
   """One made-up patient, skull-stripped, with a tumour of nested regions; now and then without ET.
 
   Args:
-    seed: whole numbers of at least 0 that settle everything.
+    seed: whole numbers of at least 0 that determine everything.
     shape: (D, H, W) in voxels, from right to left, front to back and bottom to top; 16 at least.
 
   Returns:

@@ -102,7 +102,7 @@ class Overlap:
 def score(
   prediction: ArrayLike, truth: ArrayLike, schema: Schema, spacing: Sequence[float], *, tolerance: float = TOLERANCE
 ) -> dict[str, dict[str, float]]:
-  """Scores the label volume of one case against the truth, as `CONVENTIONS` says.
+  """Scores the label volume of one case against the truth, by the rules of `CONVENTIONS`.
 
   Args:
     prediction: integer labels `[D, H, W]`.

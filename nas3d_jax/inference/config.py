@@ -1,4 +1,4 @@
-"""How networks are applied to whole cases, beyond what the paper does, and what a prediction is made with."""
+"""Configurations of inference: how a network is applied to whole cases, and what to predict with which networks."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class PredictConfig:
   cases are not read.
 
   Raises:
-    InputError: it is not settled which networks are meant, or a field is of another type or out of range.
+    InputError: the fields name no networks or too many, or a field is of another type or out of range.
   """
 
   workdir: str | Path | None = option("run directory whose trainings --fold names", None)

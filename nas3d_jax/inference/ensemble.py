@@ -125,7 +125,7 @@ def _check_alike(
 
 
 def _common_geometry(runs: Sequence[str | Path], said: Sequence[RunMetadata]) -> Geometry | None:
-  """The geometry of all; a checkpoint that does not say it has that of another from the same data set."""
+  """The geometry of all; a checkpoint without one has that of another from the same data set."""
   known = {one.dataset["fingerprint"]: one.geometry for one in said if one.geometry is not None}
   found = [one.geometry or known.get(one.dataset["fingerprint"]) for one in said]
   for run, geometry in zip(runs, found, strict=True):

@@ -1,6 +1,6 @@
 """The loop over cases: read, compute, write, each while the others go on; what is there is skipped.
 
-A case that cannot be read, predicted or written does not keep the others from it. At any time one case is computed, one
+A case that cannot be read, predicted or written does not stop the others. At any time one case is computed, one
 read and one written, so memory does not grow with their number.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, of_case
+from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, of_case, refuse
 from nas3d_jax.data.cases.find_and_read import RawCase, read_case
 from nas3d_jax.data.conform import Conformed, conform
 from nas3d_jax.errors import InputError
@@ -116,7 +116,7 @@ def predict_jobs(
       bars.finish()
   seconds = time.monotonic() - began
   summary = PredictSummary(folder.folder, tuple(writing.done), tuple(reused), tuple(writing.conformed), seconds)
-  _raise_faults([*faults, *writing.faults], summary)
+  refuse([*faults, *writing.faults], f"cannot be predicted; {summary}")
   return summary
 
 
@@ -252,11 +252,3 @@ def _read_ahead(pool: Executor, read: Callable, jobs: Sequence[Job]) -> Iterator
     case = upcoming.result()
     upcoming = pool.submit(read, following) if following is not None else None
     yield job, case
-
-
-def _raise_faults(faults: Sequence[Fault], summary: PredictSummary) -> None:
-  """Raises one InputError with all that is wrong, if anything is."""
-  if faults:
-    count = len({fault.case for fault in faults})
-    lines = "\n".join(f"  {fault}" for fault in sorted(faults, key=lambda fault: fault.case))
-    raise InputError(f"{count} of the cases cannot be predicted; {summary}:\n{lines}")

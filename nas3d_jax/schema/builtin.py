@@ -94,7 +94,7 @@ def modality_name(text: str) -> str:
 
 
 def region_name(text: str) -> str:
-  """The same of a region: "whole tumor" -> "WT"."""
+  """What the schemas call a region that others call otherwise: "whole tumor" -> "WT"; unknown names stay."""
   return _known(text, _REGIONS)
 
 

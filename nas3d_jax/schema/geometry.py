@@ -1,4 +1,4 @@
-"""Which way the axes of a volume run and how large its voxels are: what a data set has in common."""
+"""Geometry of a data set: orientation of the axes and size of the voxels."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Geometry:
 
   @classmethod
   def of(cls, affine: ArrayLike) -> Geometry:
-    """That of a volume, from its affine: 4x4, voxel indices to millimetres.
+    """The geometry of a volume, from its affine: 4x4, voxel indices to millimetres.
 
     Raises:
       InputError: the affine cannot be inverted.
@@ -72,7 +72,7 @@ class Geometry:
     return cls("".join(codes), tuple(voxel_sizes(affine).tolist()))
 
   def matches(self, other: Geometry) -> bool:
-    """Whether volumes of both need no change to be of the other, up to `TOLERANCE`."""
+    """Whether both are equal up to `TOLERANCE`, so that volumes of one need no change to be in the other."""
     return self.orientation == other.orientation and all(map(same_length, self.spacing, other.spacing))
 
   def turned(self, orientation: str) -> Geometry:
@@ -105,7 +105,7 @@ def most_common(found: Sequence[Geometry]) -> Geometry:
   """The geometry that most volumes have, of equals the one that comes first; lengths are rounded to 5 digits.
 
   Args:
-    found: that of each volume, at least one.
+    found: the geometry of each volume, at least one.
   """
   kinds: list[Geometry] = []
   counts: list[int] = []

@@ -87,7 +87,7 @@ def _case_files(folder: Path, schema: Schema, labels: bool) -> CaseFiles:
       faults.append(Fault(name, f"{kind} is there twice: {files}", "keep one of them"))
     elif not paths and kind == "segmentation" and others:
       reason = f"no segmentation {name}{suffixes[0]}.nii or .nii.gz, but {others} is there"
-      # The extension says whether a file is compressed: a new name must keep it.
+      # The extension shows whether a file is compressed: a new name must keep it.
       ending = ".nii.gz" if others.lower().endswith(".gz") else ".nii"
       remedy = f"rename it to {name}{suffixes[0]}{ending} if it is the segmentation, else move it"
       faults.append(Fault(name, reason, f"{remedy} out of the folder"))

@@ -25,7 +25,7 @@ _ENDINGS = (".nii.gz", ".nii")
 
 @dataclasses.dataclass(frozen=True)
 class DatasetJson:
-  """What one says, checked as far as it is the same for all data sets.
+  """The content of one, checked as far as it is the same for all data sets.
 
   Attributes:
     path: the file.
@@ -48,7 +48,7 @@ class DatasetJson:
     """Reads a dataset.json.
 
     Raises:
-      InputError: it cannot be read, or does not say what the channels are.
+      InputError: it cannot be read, or does not name the channels.
     """
     content = _read(path)
     nnunet = "channel_names" in content
@@ -104,7 +104,7 @@ class DatasetJson:
     """The schema that an nnU-Net data set has by its dataset.json.
 
     Known names of channels become those of the other schemas (`builtin.modality_name`), and, where regions are sets of
-    labels, those of regions likewise. Without such sets each label but background is a region of its own, under its own
+    labels, those of regions too. Without such sets each label but background is a region of its own, under its own
     name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which schema the cases of a folder follow: as given, or found out; and what of it a model takes."""
+"""Finds the schema that the cases of a folder follow, given or detected, and what of it a model takes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def find_schema(
   labels: bool | None = True,
   like: Schema | None = None,
 ) -> Schema:
-  """The schema that the cases of a folder follow. It is printed, in one line on stderr, with where it is from.
+  """Finds the schema that the cases of a folder follow, and prints it with its source, in one line on stderr.
 
-  It is found out from the names of the files, or from dataset.json where there is one, and from the labels: of the
-  schemas with these names the one that knows the labels of the most cases. Two that fit alike are a question for the
-  user; so BraTS 2024 is told from 2023 by a label 4, and without one by hand.
+  The names of the files decide, or dataset.json where there is one, and the labels: of the schemas with these names the
+  one that knows the labels of the most cases. Where two fit alike the user has to choose; so a label 4 distinguishes
+  BraTS 2024 from 2023, and without one the user does.
 
   Args:
     data_dir: the folder of the cases, see `find_cases`.
@@ -50,7 +50,7 @@ def find_schema(
 
   Raises:
     InputError: there is no such folder, name or file; or no schema fits, or several; or most cases have a label that
-      it does not know. A label that fewer have is a fault of theirs, which `read_case` tells.
+      it does not know. Where fewer have one, `read_case` raises it as a fault of the case.
   """
   root = Path(os.path.abspath(data_dir))
   if not root.is_dir():
@@ -111,7 +111,7 @@ def _given(root: Path, schema: str | Path | Schema) -> tuple[Schema, str]:
 
 
 def _found(root: Path, labels: bool | None, like: Schema | None) -> tuple[Schema, str]:
-  """The schema that file names, dataset.json and labels tell."""
+  """The schema by file names, dataset.json and labels, and why."""
   path = dataset_json(root)
   candidates = _by_json(path, like) if path is not None else _by_names(root, like)
   reason = f"found out from {path.name if path is not None else 'the file names'}"
@@ -167,7 +167,7 @@ def _by_names(root: Path, like: Schema | None) -> list[Schema]:
 
 
 def _no_case(root: Path, folders: Mapping[Path, set[str]], schemas: Sequence[Schema]) -> str:
-  """What is said where no file is called as these schemas say."""
+  """The message where no file has a name of these schemas."""
   seen = sorted(stem for found in folders.values() for stem in found)
   there = f"there are {', '.join(seen[:4])}" if seen else "there is no NIfTI file"
   expected = ", ".join(f"<case>{s.modalities[0].suffixes[0]} ({s.name})" for s in schemas)
@@ -195,7 +195,7 @@ def _truths(root: Path, candidates: Sequence[Schema]) -> dict[str, Path]:
 
 
 def _values(path: Path) -> frozenset[float]:
-  """The values in a segmentation; none where it cannot be read, which whoever reads the case says."""
+  """The values in a segmentation; none where it cannot be read, which reading the case will raise."""
   try:
     data = read_volume(path).data
   except VolumeError:
@@ -208,7 +208,7 @@ def _values(path: Path) -> frozenset[float]:
 
 
 def _strange(values: Mapping[str, frozenset[float]], candidates: Sequence[Schema]) -> str:
-  """What is said of labels that no schema with these file names knows."""
+  """The message on labels that no schema with these file names knows."""
   known = functools.reduce(set.union, (set(candidate.label_values) for candidate in candidates), set())
   cases = {case: sorted(found - known) for case, found in sorted(values.items()) if found - known}
   some = "; ".join(f"{case}: {', '.join(f'{v:g}' for v in found[:4])}" for case, found in list(cases.items())[:5])

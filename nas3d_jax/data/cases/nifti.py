@@ -1,4 +1,4 @@
-"""Reads one NIfTI volume, trusting nothing that its header says."""
+"""Reads one NIfTI volume and checks its header against its data."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def read_volume(path: str | Path, axes: Literal[3, 4] = 3) -> Volume:
       raise EOFError(f"at most {most} bytes where its header takes {size}")
     content = _read(stream, size - _HEADER_BYTES)
     surplus = 0
-    while piece := stream.read(_MOST_SURPLUS):  # only the end of a gzip stream tells whether it is sound
+    while piece := stream.read(_MOST_SURPLUS):  # only the end of a gzip stream has its checksum
       surplus += len(piece)
       if surplus > _MOST_SURPLUS:
         raise VolumeError(f"{path.name} holds far more than the {size} bytes that its header takes", _AGAIN)

@@ -65,7 +65,7 @@ def find_labels(root: Path, schema: Schema) -> dict[str, Path]:
 
 
 def _places(root: Path, schema: Schema) -> tuple[DatasetJson, Path, Path]:
-  """What dataset.json says, and the folders of images and labels."""
+  """The dataset.json, and the folders of images and labels."""
   path = dataset_json(root)
   if path is None:
     raise InputError(

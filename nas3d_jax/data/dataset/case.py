@@ -1,4 +1,4 @@
-"""What the manifest of a data set says of one case."""
+"""A case of a data set, as its manifest records it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from nas3d_jax.validation import is_number, is_whole
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """What the manifest says of one case, in the geometry of the data set, which its arrays were brought to.
+  """The record of one case, in the geometry of the data set, to which its arrays were brought.
 
   Lengths D, H, W are the axes in the order of that orientation; the files' own where they are in it.
 
   Attributes:
     name: name of the case, unique in the data set.
-    grade: "HGG" or "LGG" where the folders tell, else None.
+    grade: "HGG" or "LGG" by the folder's name, else None.
     fold: the fold that it belongs to, from 0; None without labels, or as long as none is given.
     shape: (D, H, W) of the whole volume, in voxels.
     cube: (start, stop) of the brain cube along D, H, W, in voxels of the whole volume.
@@ -31,7 +31,7 @@ class Case:
     affine: 4x4, voxel indices to millimetres.
     spacing: edge lengths of a voxel along D, H, W, in mm.
     checksums: SHA-256 of each input file, by file name.
-    arrays: SHA-256 of the files that were written, image.npy and labels.npy; None where that was not noted.
+    arrays: SHA-256 of the files that were written, image.npy and labels.npy; None in manifests without them.
   """
 
   name: str

@@ -1,4 +1,4 @@
-"""Reads every case of a folder and says what is wrong or strange, of each and between them.
+"""Reads every case of a folder and finds what is wrong or strange, in each and between them.
 
 It writes nothing, and goes through to the end whatever it meets. What is wrong ("error") keeps a case from being used;
 what is strange ("warning") may be right, and is for a person to judge.
@@ -57,7 +57,7 @@ class Inspection:
     data_dir: the folder.
     schema: what the cases were judged by.
     others: further schemas that they fit as well.
-    cases: what was found in each case whose files could be told, by name.
+    cases: what was found in each case whose files could be identified, by name.
     findings: all that is wrong or strange, those of the data set as a whole first, then by case.
   """
 
@@ -74,13 +74,13 @@ class Inspection:
 
   @property
   def names(self) -> tuple[str, ...]:
-    """All cases, with those whose files could not be told."""
+    """All cases, with those whose files could not be identified."""
     named = {finding.case for finding in self.findings if finding.case is not None}
     return tuple(sorted(named | {case.name for case in self.cases}))
 
   @functools.cached_property
   def summary(self) -> dict[str, Any]:
-    """The data set in numbers, plain JSON values; docs of the keys stand with `to_dict`."""
+    """The data set in numbers, plain JSON values; see `to_dict` for the keys."""
     errors = {finding.case for finding in self.findings if finding.severity == "error"}
     return {
       "cases": len(self.names),
