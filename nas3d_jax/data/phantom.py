@@ -16,7 +16,7 @@ import numpy as np
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import read_json, write_json
-from nas3d_jax.runtime.progress_bar import progress_bar
+from nas3d_jax.runtime.progress_bar import ProgressBar
 from nas3d_jax.schema.builtin import BRATS2019
 from nas3d_jax.validation import check_whole, is_whole
 
@@ -126,9 +126,8 @@ def write_phantoms(
   there = {path.name: path for path in out.glob("[HL]GG/Phantom_*")}
   if surplus := sorted(there.keys() - set(names)):
     raise InputError(f"out holds more than cases={cases} phantoms ({surplus[-1]}); give another")
-  with progress_bar(remaining=True) as bar:
-    work = bar.track(range(cases), description="phantom")
-    return [there.get(names[i]) or _write_case(out, names[i], (seed, i), shape) for i in work]
+  with ProgressBar("phantom", cases) as bar:
+    return [there.get(names[i]) or _write_case(out, names[i], (seed, i), shape) for i in bar.track(range(cases))]
 
 
 def _write_case(

@@ -19,6 +19,7 @@ from nas3d_jax.checkpointing.restore import restore
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference.config import PAPER, InferenceChoices
 from nas3d_jax.inference.volume import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
+from nas3d_jax.runtime.compiling import announced
 from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
@@ -102,7 +103,8 @@ def restore_ensemble(
       raise InputError(f"checkpoint {folder} is the same as {sources[fingerprint]}; give each once")
     sources[fingerprint] = str(folder)
     if kind not in steps:
-      steps[kind] = make_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
+      step = make_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
+      steps[kind] = announced("the network", step)
     members.append((steps[kind], replicas.replicate(variables)))
   size, geometry = patch_size or first.patch_size, _common_geometry(runs, said)
   return Ensemble(tuple(members), first.schema, size, sources, multiple, replicas.count, geometry)

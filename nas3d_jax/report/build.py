@@ -21,7 +21,7 @@ from nas3d_jax.report.context import Context
 from nas3d_jax.report.gallery import Gallery
 from nas3d_jax.report.page import Page
 from nas3d_jax.report.run_contents import Material
-from nas3d_jax.runtime.progress_bar import progress_bar
+from nas3d_jax.runtime.progress_bar import ProgressBar
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.validation import check_whole
 
@@ -94,15 +94,15 @@ def _write(
   material: Material, name: str, out: Path, seed: int, test_schema: Schema | None, overwrite: bool
 ) -> Path:
   page = Page(f"Report of {name}", _LEAD)
-  with progress_bar(remaining=True) as bar:
-    task = bar.add_task("report", total=None)
-    gallery = Gallery(out / FIGURES, overwrite=overwrite)
-    context = Context(material, page, gallery, out / TABLES, seed, lambda: bar.advance(task), test_schema)
-    bar.update(task, total=len(_SECTIONS) + case_sections.count(context))
+  gallery = Gallery(out / FIGURES, overwrite=overwrite)
+  bar = ProgressBar("report", len(_SECTIONS))
+  context = Context(material, page, gallery, out / TABLES, seed, bar.advance, test_schema)
+  bar.add(case_sections.count(context))
+  with bar:
     for section in _SECTIONS:
-      bar.update(task, description=f"report, {section.__name__}")
+      bar.describe(f"report, {section.__name__}")
       section(context)
-      bar.advance(task)
+      bar.advance()
   gallery.close()
   write_whole(out / PAGE, page.to_html())
   return out / PAGE

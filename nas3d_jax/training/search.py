@@ -16,6 +16,7 @@ from nas3d_jax.models.networks import Supernet, partition
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
 from nas3d_jax.models.search_space import hybrid_weights
+from nas3d_jax.runtime.compiling import announced
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import SearchConfig
@@ -118,9 +119,10 @@ class _Search:
     self._net = PackedNet(net, variables)
     optimizers = adam(config.hybrid_learning_rate), adam(config.kernel_learning_rate)
     self.train = replicas.replicate(SearchState.create(self._net.pack(variables), *optimizers, step_key))
-    self._step = make_search_step(self._net, *optimizers, replicas=replicas)
-    self._chunk = make_chunk(self._step, self._draw, _METRICS) if basis.place(self.hybrid, self.kernel) else None
-    self._validate = make_validation_step(self._net, replicas=replicas)
+    step, what = make_search_step(self._net, *optimizers, replicas=replicas), "the search step"
+    chunk = make_chunk(step, self._draw, _METRICS) if basis.place(self.hybrid, self.kernel) else None
+    self._step, self._chunk = announced(what, step), chunk and announced(what, chunk)
+    self._validate = announced("the validation step", make_validation_step(self._net, replicas=replicas))
     self.schedules = {
       "hybrid": Plateau(config.hybrid_learning_rate), "kernel": Plateau(config.kernel_learning_rate)
     }

@@ -19,6 +19,7 @@ from nas3d_jax.models.networks import DerivedNet
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
 from nas3d_jax.models.unet3d import UNet3D
+from nas3d_jax.runtime.compiling import announced
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import TrainConfig
@@ -108,9 +109,10 @@ class _Training:
     variables = basis.draw_variables(net, init_key) if start is None else start
     self._net = PackedNet(net, variables)
     self.train = replicas.replicate(TrainState.create(self._net.pack(variables), optimizer, step_key))
-    self._step = make_train_step(self._net, optimizer, replicas=replicas)
-    self._chunk = make_chunk(self._step, self._draw, ("loss", "finite")) if basis.place(self.training) else None
-    self._validate = make_validation_step(self._net, replicas=replicas)
+    step, what = make_train_step(self._net, optimizer, replicas=replicas), "the training step"
+    chunk = make_chunk(step, self._draw, ("loss", "finite")) if basis.place(self.training) else None
+    self._step, self._chunk = announced(what, step), chunk and announced(what, chunk)
+    self._validate = announced("the validation step", make_validation_step(self._net, replicas=replicas))
     self.schedule = Plateau(config.learning_rate)
     self.progress = Progress(("loss",), self.training, Skips(folder, config.skip_nonfinite))
 
