@@ -48,3 +48,8 @@ COSTS = "costs.json"
 EXPERIMENT = "experiment.json"
 REPORT = "report"
 PAGE = "index.html"
+
+RECORDS = tuple(
+  map(frozenset, ((MANIFEST, CONFIG), (IMAGE,), (CONFIG, CHECKPOINTS), (PREDICTIONS_JSON,), (SCORES_JSON,), (PAGE,)))
+)
+"""Names that together mark a folder as written by this library: it holds no cases."""
