@@ -35,7 +35,7 @@ from typing import Any, Literal
 import jax
 import orbax.checkpoint as ocp
 
-from nas3d_jax.checkpointing import integrity, step_folders
+from nas3d_jax.checkpointing import integrity, literal_paths, step_folders
 from nas3d_jax.checkpointing.integrity import ARRAYS, CHECKSUMS, FORMAT_VERSION, VALUES, array_sums, value_sum
 from nas3d_jax.checkpointing.quiet import quiet, settle
 from nas3d_jax.checkpointing.serialization import checked_json, decode_position, encode_position, from_plain, to_plain
@@ -68,12 +68,14 @@ class Checkpoints:
     if not create and not self.folder.is_dir():
       raise InputError(f"no checkpoints in {self.folder}: no such folder")
     self._open, self._writer = contextlib.ExitStack(), None
+    self._verified = False
     if create:
       self._open.enter_context(quiet("orbax"))
       with writing(self.folder):
         self.folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
           step_folders.clear_up(self.folder)
+        self._literal = self._open.enter_context(literal_paths.literal(self.folder))
         handlers = {item: ocp.PyTreeCheckpointHandler() for item in ARRAYS}
         handlers |= {item: _json(item) for item in (*VALUES, CHECKSUMS)}
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
@@ -131,7 +133,7 @@ class Checkpoints:
     if step == last:
       self.steps.renew(step)
     with writing(self.folder):
-      self._writer.save(self.folder / str(step), args=ocp.args.Composite(**items))
+      self._writer.save(self._literal / str(step), args=ocp.args.Composite(**items))
     self.steps.metrics[step], self._unfinished = metric, step
 
   def latest_step(self) -> int | None:
@@ -179,9 +181,21 @@ class Checkpoints:
       self._unfinished = self._failed = None
       settle()
       raise
-    self._unfinished = None
+    step, self._unfinished = self._unfinished, None
     self.steps.settle()
+    if not self._verified:
+      self._verify(step)
     self.steps.remove_superseded()
+
+  def _verify(self, step: int) -> None:
+    """Reads the first checkpoint of a run back, before the run relies on the next ones."""
+    try:
+      integrity.check_whole(_read, self.folder / str(step))
+    except DamagedCheckpoint as error:
+      raise InputError(
+        f"what was written to {self.folder} does not come back as it was ({error}); put the run directory elsewhere"
+      ) from error
+    self._verified = True
 
   def is_writing(self) -> bool:
     """Whether a checkpoint is not on disk yet; may be asked in any thread."""
@@ -281,9 +295,13 @@ def _read(folder: Path, item: str) -> Any:
   with quiet("orbax"):
     try:
       if item not in ARRAYS:
-        return _json(item).restore(folder / item)
-      with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(folder.absolute() / item)
+        with literal_paths.literal(folder.absolute()) as found:
+          return _json(item).restore(found / item)
+      with (
+        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+        literal_paths.merged(folder.absolute() / item) as merged,
+      ):
+        return checkpointer.restore(merged)
     except Exception as error:
       integrity.refuse_unreadable(folder, error)
       reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

@@ -83,13 +83,21 @@ def sound_steps(read: Read, folder: Path, without: int | None = None) -> list[in
   for step in step_folders.steps_in(folder):
     with contextlib.suppress(InputError):
       if step != without:
-        path = folder / str(step)
-        metadata(read, path)
-        metric(read, path)
-        for item in ("input", *ARRAYS):
-          checked(read, path, item)
+        check_whole(read, folder / str(step))
         sound.append(step)
   return sound
+
+
+def check_whole(read: Read, folder: Path) -> None:
+  """Reads everything of a step.
+
+  Raises:
+    InputError: something cannot be read, or is not what was saved.
+  """
+  metadata(read, folder)
+  metric(read, folder)
+  for item in ("input", *ARRAYS):
+    checked(read, folder, item)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from rich.console import Console
 from nas3d_jax.data.cases.case_files import CaseError, Fault, refuse
 from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.data.cases.find_and_read import geometry_faults, label_faults
-from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_volume
+from nas3d_jax.data.cases.nifti import Volume, VolumeError, exact, read_labels
 from nas3d_jax.data.cases.segmentations import find_segmentations, nifti_files
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation import metrics
@@ -151,7 +151,7 @@ def _score_pair(
   found: list[tuple[str, str]] = []
   for what, path in pair.files.items():
     try:
-      volumes[what] = read_volume(path)
+      volumes[what] = read_labels(path)
     except VolumeError as error:
       found.append((f"{what} {error.reason}", error.remedy))
     else:
@@ -179,7 +179,7 @@ def _reuse(out: Path, pairs: Sequence[_Pair], schema: Schema, tolerance: float, 
   if scores.schema != schema:
     raise InputError(f"{out / SCORES_JSON} is of another schema ({scores.schema.name!r}); {remedy}")
   if scores.tolerance != tolerance:
-    raise InputError(f"{out / SCORES_JSON} has tolerance={scores.tolerance:g}, got {tolerance:g}; {remedy}")
+    raise InputError(f"{out / SCORES_JSON} has tolerance={exact(scores.tolerance)}, got {exact(tolerance)}; {remedy}")
   if changed:
     raise InputError(f"{out / SCORES_JSON} is of other files of {', '.join(changed)}; {remedy}")
   if not (out / SCORES_CSV).exists():

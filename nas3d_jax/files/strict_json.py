@@ -31,7 +31,8 @@ def parse_json(content: bytes | str) -> Any:
       the reason; the caller adds the place and the remedy.
   """
   try:
-    text = content.decode("utf-8") if isinstance(content, bytes) else content
+    # Editors on Windows put a byte order mark in front.
+    text = content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff")
     value = json.loads(text, object_pairs_hook=_object)
   except InputError:
     raise

@@ -30,7 +30,7 @@ class DatasetJson:
   Attributes:
     path: the file.
     layout: "nnunet" where it has channel_names, else "decathlon".
-    channels: names of the channels, in the files' order.
+    channels: names of the channels, in the files' order; of those that are called alike, the second gets _1, and so on.
     ending: of the files, ".nii.gz" or ".nii".
     labels: its labels, unchecked.
     region_order: its regions_class_order, unchecked; None without.
@@ -66,7 +66,7 @@ class DatasetJson:
     labels = content.get("labels")
     if not isinstance(labels, Mapping):
       raise InputError(f"{path} must have labels, an object, got {labels!r:.200}")
-    channels = tuple(names[number] for number in order)
+    channels = _distinct([names[number] for number in order])
     layout = "nnunet" if nnunet else "decathlon"
     return cls(path, layout, channels, ending, labels, content.get("regions_class_order"))
 
@@ -142,6 +142,15 @@ class DatasetJson:
       )
     except InputError as error:
       raise InputError(f"{self.path} makes no schema: {error}") from error
+
+
+def _distinct(names: list[str]) -> tuple[str, ...]:
+  """CT, CT, T1 -> CT, CT_1, T1; what the dataset.json of an ensemble of reconstructions may hold."""
+  found: list[str] = []
+  for place, name in enumerate(names):
+    count = names[:place].count(name)
+    found.append(f"{name}_{count}" if count else name)
+  return tuple(found)
 
 
 def _read(path: Path) -> dict[str, Any]:

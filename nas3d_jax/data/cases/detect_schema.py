@@ -13,11 +13,11 @@ from rich.console import Console
 
 from nas3d_jax.data.cases.case_folders import case_folders, stems
 from nas3d_jax.data.cases.dataset_json import DatasetJson
-from nas3d_jax.data.cases.nifti import VolumeError, read_volume
+from nas3d_jax.data.cases.nifti import VolumeError, exact, read_labels
 from nas3d_jax.data.cases.shared_folders import dataset_json, find_labels
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.parallel import each
-from nas3d_jax.schema.builtin import DECATHLON, SCHEMAS
+from nas3d_jax.schema.builtin import DECATHLON, SCHEMAS, challenge, of_challenge
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.schema.yaml_file import ENDINGS, read_schema
 
@@ -36,7 +36,8 @@ def find_schema(
 
   The names of the files decide, or dataset.json where there is one, and the labels: of the schemas with these names the
   one that knows the labels of the most cases. Where two fit alike the user has to choose; so a label 4 distinguishes
-  BraTS 2024 from 2023, and without one the user does.
+  BraTS 2024 from 2023, and without one the user does. Paediatric cases (BraTS-PED-) have labels of their own since
+  2024; where the cases name no challenge, the user decides what a label 4 is.
 
   Args:
     data_dir: the folder of the cases, see `find_cases`.
@@ -132,7 +133,7 @@ def _found(root: Path, labels: bool | None, like: Schema | None) -> tuple[Schema
       f"the files in {str(root)!r} are called as those of {names}, and {told}; give --schema="
       f"{' or --schema='.join(candidate.name for candidate in fits)}"
     )
-  return fits[0], f"{reason} and labels {', '.join(f'{v:g}' for v in sorted(seen))}" if seen else reason
+  return fits[0], f"{reason} and labels {', '.join(map(exact, sorted(seen)))}" if seen else reason
 
 
 def _by_json(path: Path, like: Schema | None) -> list[Schema]:
@@ -180,6 +181,8 @@ def _no_case(root: Path, folders: Mapping[Path, set[str]], schemas: Sequence[Sch
 
 def _fits(schema: Schema, case: str, found: set[str], how: Callable[[Iterable[bool]], bool]) -> bool:
   """Whether a case has a file of all, or any, of its modalities; for any, a segmentation will do as well."""
+  if not of_challenge(schema, challenge(case)):
+    return False
   there = [any(case + suffix in found for suffix in modality.suffixes) for modality in schema.modalities]
   return how(there) or (how is any and any(case + suffix in found for suffix in schema.segmentation))
 
@@ -197,7 +200,7 @@ def _truths(root: Path, candidates: Sequence[Schema]) -> dict[str, Path]:
 def _values(path: Path) -> frozenset[float]:
   """The values in a segmentation; none where it cannot be read, which reading the case will raise."""
   try:
-    data = read_volume(path).data
+    data = read_labels(path).data
   except VolumeError:
     return frozenset()
   with np.errstate(invalid="ignore"):
@@ -211,7 +214,7 @@ def _strange(values: Mapping[str, frozenset[float]], candidates: Sequence[Schema
   """The message on labels that no schema with these file names knows."""
   known = functools.reduce(set.union, (set(candidate.label_values) for candidate in candidates), set())
   cases = {case: sorted(found - known) for case, found in sorted(values.items()) if found - known}
-  some = "; ".join(f"{case}: {', '.join(f'{v:g}' for v in found[:4])}" for case, found in list(cases.items())[:5])
+  some = "; ".join(f"{case}: {', '.join(map(exact, found[:4]))}" for case, found in list(cases.items())[:5])
   more = f"; and {len(cases) - 5} more" if len(cases) > 5 else ""
   names = " or ".join(candidate.name for candidate in candidates)
   wrong = f"{len(cases)} of {len(values)} cases have others ({some}{more})"

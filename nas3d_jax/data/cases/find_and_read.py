@@ -15,7 +15,7 @@ import numpy as np
 
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
 from nas3d_jax.data.cases.case_folders import find_in_folders
-from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_volume
+from nas3d_jax.data.cases.nifti import Volume, VolumeError, exact, read_labels, read_volume
 from nas3d_jax.data.cases.shared_folders import find_in_layout
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema.builtin import BRATS2019
@@ -96,7 +96,7 @@ def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:
   for kind, (key, path) in zip(kinds, files.named.items(), strict=False):
     whole = files.channels is not None and path != files.segmentation
     try:
-      volume = read_volume(path, 4 if whole else 3)
+      volume = read_labels(path) if path == files.segmentation else read_volume(path, 4 if whole else 3)
       volumes |= _split(volume, files, schema) if whole else {kind: volume}
       checksums[key] = volume.checksum
     except VolumeError as error:
@@ -174,7 +174,7 @@ def label_faults(name: str, data: np.ndarray, schema: Schema, remedy: str) -> li
   unknown = data[~np.isin(data, known)]
   if not unknown.size:
     return []
-  values = ", ".join(f"{v:g}" for v in np.unique(unknown)[:8].tolist())
+  values = ", ".join(map(exact, np.unique(unknown)[:8].tolist()))
   reason = (
     f"{name} has {unknown.size} voxels with values ({values}) that are no labels of schema {schema.name!r} "
     f"({', '.join(map(str, known))})"

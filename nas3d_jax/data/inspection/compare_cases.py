@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
+from nas3d_jax.data.cases.nifti import exact
 from nas3d_jax.data.inspection.examine_case import Examination, Finding, lengths, millimetres, voxels
 from nas3d_jax.schema.schema import Schema
 
@@ -35,7 +36,7 @@ def label_findings(case: Examination, schema: Schema) -> Iterator[Finding]:
     return
   strange = {value: count for value, count in case.labels.items() if value not in schema.label_values}
   if strange:
-    some = ", ".join(f"{value:g}" for value in list(strange)[:5]) + (", ..." if len(strange) > 5 else "")
+    some = ", ".join(map(exact, list(strange)[:5])) + (", ..." if len(strange) > 5 else "")
     known = ", ".join(map(str, schema.label_values))
     number = voxels(sum(strange.values()))
     reason = f"{number} with labels ({some}) that schema {schema.name} does not have ({known})"

@@ -13,7 +13,7 @@ import numpy as np
 from nas3d_jax.data.brain import box_of
 from nas3d_jax.data.cases.case_files import CaseFiles
 from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
-from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_volume
+from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_labels, read_volume
 from nas3d_jax.schema.schema import Schema
 
 Severity = Literal["error", "warning"]
@@ -116,7 +116,8 @@ class _Reading:
   def _file(self, key: str, path: Path) -> None:
     """Reads a file, and releases it."""
     try:
-      volume = read_volume(path, 4 if self._holds_all(path) else 3)
+      labels = path == self.files.segmentation
+      volume = read_labels(path) if labels else read_volume(path, 4 if self._holds_all(path) else 3)
     except VolumeError as error:
       self._add("error", "unreadable", error.reason, error.remedy)
       self.whole = False
@@ -126,6 +127,8 @@ class _Reading:
       self.whole = False
       return
     self.checksums[key] = volume.checksum
+    for note in volume.notes:
+      self._add("warning", "put_right", note, "nothing needs to be done")
     self._scale(path, volume)
     for kind, data in self._volumes(path, volume):
       self._volume(kind, data, volume)

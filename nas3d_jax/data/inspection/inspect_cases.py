@@ -16,10 +16,11 @@ from typing import Any
 
 from nas3d_jax.data.cases.detect_schema import find_schema, say_schema
 from nas3d_jax.data.cases.find_and_read import find_cases
+from nas3d_jax.data.cases.nifti import exact
 from nas3d_jax.data.inspection.compare_cases import compare, label_findings
 from nas3d_jax.data.inspection.examine_case import Examination, Finding, examine, lengths, millimetres
 from nas3d_jax.runtime.parallel import each
-from nas3d_jax.schema.builtin import SCHEMAS
+from nas3d_jax.schema.builtin import SCHEMAS, challenge, of_challenge
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.validation import check_whole
 
@@ -35,6 +36,7 @@ KINDS: Mapping[str, str] = {
   "outside_box": "error: labelled voxels outside the box of the voxels that are not 0 in all modalities",
   "unlabelled": "warning: no segmentation, where most cases have one",
   "outside_brain": "warning: labelled voxels within that box where all modalities are 0",
+  "put_right": "warning: something that reading put right, such as labels rounded by scale factors",
   "scale": "warning: scale factors other than 1 and 0 in a header",
   "shape": "warning: another shape than most cases",
   "spacing": "warning: another voxel size than most cases",
@@ -128,7 +130,7 @@ class Inspection:
           "orientation": case.orientation,
           "checksums": dict(case.checksums),
           "intensities": {name: dataclasses.asdict(values) for name, values in case.intensities.items()},
-          "labels": None if case.labels is None else {f"{v:g}": count for v, count in case.labels.items()},
+          "labels": None if case.labels is None else {exact(v): count for v, count in case.labels.items()},
         }
         for case in self.cases
       },
@@ -158,7 +160,11 @@ def inspect_cases(
   alike = [first]
   if schema is None:
     files_of = first.layout, first.modalities
-    alike += [s for s in SCHEMAS.values() if s != first and (s.layout, s.modalities) == files_of]
+    challenges = {challenge(case.name) for case in files}
+    alike += [
+      s for s in SCHEMAS.values()
+      if s != first and (s.layout, s.modalities) == files_of and any(of_challenge(s, c) for c in challenges)
+    ]
   chosen, others = _choose(alike, cases)
   if chosen != first:
     say_schema(chosen, f"found out from the labels, of {data_dir}")
