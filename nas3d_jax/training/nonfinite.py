@@ -78,7 +78,7 @@ class Skips:
     )
 
   def _write(self, step: int, batch: Mapping[str, np.ndarray], metrics: Mapping[str, float]) -> str:
-    """Writes the batch; says where it is, or why it is not: what ended the run must be told in any case."""
+    """Writes the batch; returns where it is, or why it is not, for the message that ends the run in any case."""
     path = self.folder / NONFINITE / f"step_{step}.npz"
     if jax.process_index() == 0:
       values: dict[str, Any] = {**batch, **{name: np.float32(value) for name, value in metrics.items()}}

@@ -254,7 +254,7 @@ class Session(abc.ABC, Generic[State, Items]):
       stop: what may ask it to save and stop.
 
     Raises:
-      InputError: as of `Run.resume`.
+      InputError: `Run.resume` finds no checkpoint that can be read, or one of another form.
     """
     self.run, self._stop = run, stop
     last = run.resume(variables=self.net.unpack(self.state.variables), training=self.checkpoint_items())

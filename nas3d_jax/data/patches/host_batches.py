@@ -176,7 +176,7 @@ def patch_order(patches: int, *, seed: int = 0) -> Sequence[int]:
 
   Args:
     patches: their number.
-    seed: as of the stream.
+    seed: that of the stream.
 
   Returns:
     A sequence without end; item i is the place of the i-th patch in the list.
