@@ -56,7 +56,7 @@ def work(number: int, count: int, port: int, *, patch: int) -> None:
   from nas3d_jax.runtime import devices
   from nas3d_jax.runtime.data_parallel import Replicas
   from nas3d_jax.training.optimizers import adam
-  from nas3d_jax.training.session import key_of
+  from nas3d_jax.training.setup import key_of
   from nas3d_jax.training.steps import SearchState, make_search_step
 
   devices.keep_freed_memory()

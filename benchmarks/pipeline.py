@@ -33,7 +33,7 @@ from nas3d_jax.models.networks import DerivedNet, variable_shapes
 from nas3d_jax.models.precision import computing
 from nas3d_jax.runtime import devices
 from nas3d_jax.schema.builtin import BRATS2019
-from nas3d_jax.training.session import key_of
+from nas3d_jax.training.setup import key_of
 
 
 def timed(function: Callable, *arguments: Any, **options: Any) -> tuple[float, Any]:
@@ -50,7 +50,7 @@ def steps_with_input(job: str, parts: list[PatchStream], patch: int, steps: int)
   for number in range(steps + 1):
     start = time.perf_counter()
     batches = jax.block_until_ready([
-      part.draw(jax.random.fold_in(key_of(2), number) if part is parts[-1] else None) for part in parts
+      part.host.next_batch(jax.random.fold_in(key_of(2), number) if part is parts[-1] else None) for part in parts
     ])
     drawn = time.perf_counter()
     state, losses = function(state, *batches)
@@ -105,7 +105,7 @@ def main() -> None:
       parts = [PatchStream(dataset, dataset.fold_cases(fold), seed=fold, **sizes) for fold in folds]
       record[job] = steps_with_input(job, parts, patch, given.steps)
       for part in parts:
-        part.close()
+        part.host.close()
     record["predict"] = predict_all(Path(given.data_dir), Path(folder) / "predictions", given.patch)
     seconds, _ = timed(evaluate, Path(folder) / "predictions", given.data_dir, Path(folder) / "scores")
     record["evaluate_s_a_case"] = seconds / len(dataset.cases)

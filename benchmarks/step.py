@@ -29,7 +29,7 @@ from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
 from nas3d_jax.runtime import devices
 from nas3d_jax.training.optimizers import adam
-from nas3d_jax.training.session import key_of
+from nas3d_jax.training.setup import key_of
 from nas3d_jax.training.steps import SearchState, TrainState, make_search_step, make_train_step
 
 JOBS = ("search", "train", "infer")

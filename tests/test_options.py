@@ -16,7 +16,7 @@ from nas3d_jax.inference.config import InferenceChoices, PredictConfig
 from nas3d_jax.models.config import Variant
 from nas3d_jax.options import Option, check_options, from_options, option, options_of, part
 from nas3d_jax.training.config import SearchConfig, TrainConfig
-from nas3d_jax.training.session import Basis
+from nas3d_jax.training.setup import RunSetup
 
 SIZES = dict(patch_size=8, nodes=1, depth=2)
 
@@ -113,7 +113,7 @@ def dataset(tmp_path_factory):
 
 def test_a_new_option_is_stored_and_compared(dataset):
   def begin(make, name="search", **changes):
-    with Basis.of(make(dataset, **SIZES, **changes)).open_run(dataset / name):
+    with RunSetup.of(make(dataset, **SIZES, **changes)).open_run(dataset / name):
       return json.loads((dataset / name / "config.json").read_text())["settings"]
 
   # The run is older than the option: it goes on with the default alone, from then on by name.

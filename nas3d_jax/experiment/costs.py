@@ -21,7 +21,7 @@ from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.runtime import devices
 from nas3d_jax.runtime.compiling import compiling
 from nas3d_jax.training.optimizers import adam
-from nas3d_jax.training.session import key_of
+from nas3d_jax.training.setup import key_of
 from nas3d_jax.training.steps import TrainState, make_train_step
 
 _STEPS, _SECONDS = 20, 60.0

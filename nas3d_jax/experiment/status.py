@@ -28,7 +28,7 @@ from nas3d_jax.inference.config import InferenceChoices
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.training.config import RunConfig, SearchConfig, TrainConfig
 from nas3d_jax.training.genotype_counts import rows_of
-from nas3d_jax.training.session import plain_settings
+from nas3d_jax.training.setup import plain_settings
 from nas3d_jax.validation import is_number
 
 Status = Literal["done", "begun", "to do", "changed"]

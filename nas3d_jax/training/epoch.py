@@ -1,4 +1,4 @@
-"""What search and training share: one epoch of steps, with its mean losses, progress and checkpoints in between.
+"""One epoch of steps, with its mean losses, progress and checkpoints in between; search and training share it.
 
 Of several processes that share a run, the first alone shows progress.
 """
@@ -10,18 +10,18 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from nas3d_jax.data.patches.patch_stream import PatchStream, Weighted
+from nas3d_jax.data.patches.host_source import Weighted
+from nas3d_jax.data.patches.patch_order import PatchOrder
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.distributed import first_says, is_silent
 from nas3d_jax.runtime.progress_bar import ProgressBar
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.nonfinite import Skips
-from nas3d_jax.training.run_directory import Run
 
 # Steps after which several processes agree on whether it is time for a checkpoint, because their clocks differ.
 _AGREE = 8
@@ -30,6 +30,14 @@ _AGREE = 8
 _LAG = 8
 
 Taken = tuple[int, Mapping[str, jax.Array]]
+
+
+class SavedSums(NamedTuple):
+  """What a checkpoint holds of `EpochSums` among its arrays; `skipped` is not one of them."""
+
+  losses: dict[str, float]
+  seconds: float
+  steps: int
 
 
 @dataclasses.dataclass
@@ -68,9 +76,9 @@ class EpochSums:
     count = self.steps - self.skipped
     return {name: total / count for name, total in self.losses.items()} if count else {}
 
-  def saved(self) -> dict[str, Any]:
-    """What a checkpoint holds of it among its arrays; `skipped` is not one of them."""
-    return {"losses": self.losses, "steps": self.steps, "seconds": self.seconds}
+  def saved(self) -> SavedSums:
+    """What a checkpoint holds of it among its arrays."""
+    return SavedSums(self.losses, self.seconds, self.steps)
 
   def speed(self, patches: int) -> dict[str, float]:
     """Seconds and patches a second, as they are recorded; `patches` is their number in a step."""
@@ -96,7 +104,7 @@ def run_epoch(
     what: shown beside the progress bar.
     steps: of the whole epoch.
     sums: of the steps done; updated in place.
-    advance: takes steps, as many as it is told at most and one at least; returns their number, and of each metric a
+    advance: takes steps, as many as its argument at most and one at least; returns their number, and of each metric a
       scalar or an array that begins with these steps' values; it may still be in the making. Metrics are the losses of
       `sums`, and others whose names end in "finite", which say whether an update was done.
     save: writes a checkpoint.
@@ -187,7 +195,7 @@ def _add(sums: EpochSums, metrics: Mapping[str, float], skip: Callable[[], None]
   sums.steps += 1
 
 
-class Progress:
+class EpochProgress:
   """Epochs, steps and patches of a run.
 
   Attributes:
@@ -196,9 +204,9 @@ class Progress:
     skips: of the steps that were left out.
   """
 
-  def __init__(self, losses: Sequence[str], part: PatchStream, skips: Skips):
-    """Args: names of the losses; the part whose patches make an epoch; the count of steps left out."""
-    self._losses, self._part, self.skips = tuple(losses), part, skips
+  def __init__(self, losses: Sequence[str], order: PatchOrder, skips: Skips):
+    """Args: names of the losses; the order whose patches make an epoch; the count of steps left out."""
+    self._losses, self._order, self.skips = tuple(losses), order, skips
     self.epoch = 0
     self._begin()
 
@@ -211,57 +219,22 @@ class Progress:
   def steps(self) -> int:
     """Steps of the epoch under way; one that was begun on another number of devices takes no patch twice."""
     # Not below those done: on more devices, the last of them may have taken patches of the next pass already.
-    return max(self.sums.steps, -(-(self._part.patches - self._beyond) // self._part.size))
-
-  @property
-  def patches(self) -> int:
-    """Patches of a step: as many of each part as of this one, and each part has a loss of its own."""
-    return len(self._losses) * self._part.size
+    return max(self.sums.steps, -(-(len(self._order.refs) - self._beyond) // self._order.size))
 
   def finish_epoch(self) -> None:
     """Begins the next epoch."""
     self.epoch += 1
     self._begin()
 
-  def saved(self) -> dict[str, Any]:
-    """What the item `training` of a checkpoint holds of it."""
-    return {"epoch": self.epoch, "sums": self.sums.saved()}
-
-  def told(self) -> dict[str, Any]:
-    """What its item `metadata` holds of it, plain JSON values."""
-    patches = self._beyond + self.sums.steps * self._part.size
+  def metadata(self) -> dict[str, Any]:
+    """What the item `metadata` of a checkpoint holds of it, plain JSON values; its arrays hold `epoch` and `sums`."""
+    patches = self._beyond + self.sums.steps * self._order.size
     return {"skipped": self.skips.count, "epoch_skipped": self.sums.skipped, "epoch_patches": patches}
 
-  def restore(self, saved: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-    """Sets it to what a checkpoint holds; one from before steps could be left out tells nothing."""
-    self.epoch = saved["epoch"]
-    self.sums = EpochSums(**saved["sums"], skipped=told.get("epoch_skipped", 0))
-    self.skips.count = told.get("skipped", 0)
-    done = self.sums.steps * self._part.size
-    self._beyond = told.get("epoch_patches", done) - done
-
-
-def take_steps(state: Any, config: Any, run: Run, stop: Stop) -> tuple[str, Callable[..., None]]:
-  """Takes the steps of an epoch that are left.
-
-  Args:
-    state: of a search or a training, with `progress`, `advance`, `skip` and `save(run, best_metric)`.
-    config: of it, with `epochs` and `checkpoint_minutes`.
-    run: its directory.
-    stop: what may ask it to stop.
-
-  Returns:
-    The epoch in words, and `save(best_metric=None)`, after which nothing is held against a stop.
-
-  Raises:
-    Stopped: a stop was asked for.
-  """
-
-  def save(best_metric: float | None = None) -> None:
-    state.save(run, best_metric)
-    stop.release(run.checkpoints.is_writing)
-
-  progress, what = state.progress, f"epoch {state.progress.epoch + 1}/{config.epochs}"
-  kwargs = dict(patches=progress.patches, save_minutes=config.checkpoint_minutes, skip=state.skip, stop=stop)
-  run_epoch(what, progress.steps, progress.sums, state.advance, save, **kwargs)
-  return what, save
+  def restore(self, epoch: int, sums: SavedSums, metadata: Mapping[str, Any]) -> None:
+    """Sets it to what a checkpoint holds; the metadata of one from before steps could be left out is empty."""
+    self.epoch = epoch
+    self.sums = EpochSums(**sums._asdict(), skipped=metadata.get("epoch_skipped", 0))
+    self.skips.count = metadata.get("skipped", 0)
+    done = self.sums.steps * self._order.size
+    self._beyond = metadata.get("epoch_patches", done) - done

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nas3d_jax.data.patches.patch_stream import PatchStream
+from nas3d_jax.data.patches.host_source import HostSource
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import whole
 from nas3d_jax.files.run_layout import NONFINITE
@@ -22,11 +22,11 @@ class Source(NamedTuple):
   """Where the batches of an update come from.
 
   Attributes:
-    part: the part of the data set.
+    patches: what they are read from.
     key: random key of its augmentation in that step, None without.
   """
 
-  part: PatchStream
+  patches: HostSource
   key: jax.Array | None
 
 
@@ -55,31 +55,30 @@ class Skips:
       step: its number in the run, from 1.
       epoch: its epoch, from 1.
       ago: batches that were taken since.
-      metrics: of the step; the update `name` has `<name>_loss` and `<name>_finite`, the update "" has neither prefix.
-      sources: of each update, in their order.
+      metrics: of the step; of each update `<prefix>loss` and `<prefix>finite`.
+      sources: of each update by this prefix, in their order.
 
     Raises:
       InputError: there were more than are tolerated; names the step, the update, the case and the patch.
     """
-    named = {f"{name}_" if name else "": source for name, source in sources.items()}
     # The first one: what comes after it in the step may only be its consequence.
-    prefix, source = next(item for item in named.items() if not metrics[f"{item[0]}finite"])
+    prefix, source = next(item for item in sources.items() if not metrics[f"{item[0]}finite"])
     loss = metrics[f"{prefix}loss"]
     what = f"the gradient of {prefix}loss ({loss:g}) is not finite"
     what = what if math.isfinite(loss) else f"{prefix}loss is {loss}"
-    said = f"step {step} (epoch {epoch}): {what}, on {source.part.describe(ago)}"
+    said = f"step {step} (epoch {epoch}): {what}, on {source.patches.describe(ago)}"
     self.count += 1
     if self.count <= self.tolerated:
       say(f"{said}; left out, {self.count} of {self.tolerated} tolerated")
       return
-    written = self._write(step, source.part.read(ago, source.key), metrics)
+    written = self._write(step, source.patches.read(ago, source.key), metrics)
     raise InputError(
       f"{said}. The last checkpoint is as it was, the batch {written}. Look at that case; if it is sound, start "
       f"anew with a lower learning rate and --overwrite, or go on with --skip_nonfinite={self.count} or more"
     )
 
   def _write(self, step: int, batch: Mapping[str, np.ndarray], metrics: Mapping[str, float]) -> str:
-    """Writes the batch; says where it is, or why it is not: what ended the run must be told in any case."""
+    """Writes the batch; returns where it is, or why it is not, for the message that ends the run in any case."""
     path = self.folder / NONFINITE / f"step_{step}.npz"
     if jax.process_index() == 0:
       values: dict[str, Any] = {**batch, **{name: np.float32(value) for name, value in metrics.items()}}

@@ -28,11 +28,11 @@ class LastCheckpoint(NamedTuple):
     variables: what `net.apply` takes.
     training: what else the next step depends on.
     positions: of the input iterators, by name.
-    metadata: what the run said of itself.
+    metadata: what else is known of the run, plain JSON values.
   """
 
   variables: Any
-  training: dict[str, Any]
+  training: Any
   positions: dict[str, Any]
   metadata: dict[str, Any]
 
@@ -132,14 +132,14 @@ class Run:
       with writing(self.folder):
         write_whole(self.folder / name, text)
 
-  def resume(self, *, variables: Any, training: Mapping[str, Any]) -> LastCheckpoint | None:
+  def resume(self, *, variables: Any, training: Any) -> LastCheckpoint | None:
     """Reads the last checkpoint, and drops the records of epochs that were not over when it was saved.
 
     Where it is damaged, the one before serves, with a warning; the damaged one is set aside, as `<step>.damaged`.
 
     Args:
       variables: a tree of the form of those saved.
-      training: likewise; its "epoch" is the number of epochs that are over.
+      training: the same of what else was saved; its field `epoch` is the number of epochs that are over.
 
     Returns:
       What was saved, None where there is no checkpoint yet.
@@ -182,11 +182,11 @@ class Run:
       if self._primary:
         say(f"warning: {error}. It is called {name} now; going on from step {step}")
     steps.remove_superseded()
-    self._keep_records(found.training["epoch"])
+    self._keep_records(found.training.epoch)
     return found
 
   def _read(
-    self, step: int, variables: Any, training: Mapping[str, Any]
+    self, step: int, variables: Any, training: Any
   ) -> tuple[LastCheckpoint, None] | tuple[None, DamagedCheckpoint]:
     try:
       # First the metadata: it says whether the rest is of a version that we know.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import optax
 
 from nas3d_jax.files.run_layout import GENOTYPE, SEARCH
 from nas3d_jax.models.genotype import Genotype
@@ -16,27 +16,14 @@ from nas3d_jax.models.networks import Supernet, partition
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
 from nas3d_jax.models.search_space import hybrid_weights
-from nas3d_jax.runtime.compiling import announced
-from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import SearchConfig
-from nas3d_jax.training.epoch import Progress, mean_loss, take_steps
+from nas3d_jax.training.epoch import SavedSums
 from nas3d_jax.training.genotype_counts import GenotypeCounts, describe, rows_of
-from nas3d_jax.training.nonfinite import Skips, Source
-from nas3d_jax.training.optimizers import Plateau, adam, with_moments, with_rate
-from nas3d_jax.training.run_directory import Run
-from nas3d_jax.training.session import Basis, key_of
-from nas3d_jax.training.steps import (
-  PARTITIONS,
-  SearchState,
-  make_chunk,
-  make_search_step,
-  make_validation_step,
-  steps_per_call,
-)
-
-_LOSSES = tuple(f"{name}_loss" for name in PARTITIONS)
-_METRICS = (*_LOSSES, *(f"{name}_finite" for name in PARTITIONS))
+from nas3d_jax.training.optimizers import Plateau, adam, with_rate
+from nas3d_jax.training.session import Feed, Session
+from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
+from nas3d_jax.training.steps import SearchState, make_search_step
 
 
 def search(config: SearchConfig, stop: Stop | None = None) -> Genotype:
@@ -54,171 +41,144 @@ def search(config: SearchConfig, stop: Stop | None = None) -> Genotype:
       there, or a loss that is not finite.
     Stopped: it was asked to stop, and has saved.
   """
-  basis = Basis.of(config)
-  folder = Path(config.workdir) / SEARCH
+  setup, folder = RunSetup.of(config), Path(config.workdir) / SEARCH
   with (
     computing(config.precision),
-    contextlib.closing(_Search(basis, folder)) as state,
-    basis.open_run(folder) as run,
+    contextlib.closing(SearchSession(setup, folder)) as session,
+    setup.open_run(folder) as run,
   ):
-    state.resume(run)
-    genotype = _search(config, state, run, stop or Stop())
+    session.resume(run, stop or Stop())
+    genotype = _search(session, config)
     run.write(GENOTYPE, genotype.to_json())
   return genotype
 
 
-def _search(config: SearchConfig, state: _Search, run: Run, stop: Stop) -> Genotype:
-  """Table 2: until a genotype was counted N_C times, or N_E epochs are over: then the most common, latest of equals."""
-  while state.progress.epoch < config.epochs:
-    genotype, count = state.begin_epoch()
+def _search(session: SearchSession, config: SearchConfig) -> Genotype:
+  """Table 2, from its first epoch or from where the session stands."""
+  # N_E epochs at most.
+  while session.progress.epoch < config.epochs:
+    # Lines 8 and 9: the genotype that the hybrid parameters hold now is read and counted. N_C times end the search.
+    genotype, count = session.count_genotype()
     if count >= config.min_count:
       return genotype
-    _search_epoch(config, state, run, stop)
-  return state.counts.most_common()
+    # A pass over the patches of the kernel part, each with the next one of the hybrid part. Of a step, the hybrid
+    # parameters are updated first, then the kernel parameters: `make_search_step`.
+    losses = session.take_steps()
+    validation_loss = session.validate(session.hybrid)
+    # Learning rates follow these losses (section 3.4); a record and a checkpoint are written.
+    session.finish(losses, validation_loss)
+  # Line 10: none was counted N_C times, so it is the most common one, of equals the latest.
+  return session.counts.most_common()
 
 
-def _search_epoch(config: SearchConfig, state: _Search, run: Run, stop: Stop) -> None:
-  progress = state.progress
-  what, save = take_steps(state, config, run, stop)
-  losses = progress.sums.means()
-  batches = stop.between(state.hybrid.once(), save)
-  validation = mean_loss(f"{what} validation", batches, state.hybrid.steps, state.validation_loss)
-  record = {
-    "epoch": progress.epoch + 1,
-    "step": int(state.train.step),
-    **losses,
-    "validation_loss": validation,
-    "hybrid_learning_rate": state.schedules["hybrid"].rate,
-    "kernel_learning_rate": state.schedules["kernel"].rate,
-    **state.opening,
-    "skipped": progress.sums.skipped,
-    **progress.sums.speed(state.hybrid.size + state.kernel.size),
-  }
-  state.finish_epoch(losses["hybrid_loss"], validation)
-  run.record(record)
-  save(best_metric=validation)
-  say(
-    f"{what}: hybrid loss {losses['hybrid_loss']:.4f}, kernel loss {losses['kernel_loss']:.4f}, validation loss "
-    f"{validation:.4f}; genotype counted {record['count']} of {config.min_count}; "
-    f"{record['patches_per_second']:.2f} patches/s"
-  )
-  stop.check(save)
+class Schedules(NamedTuple):
+  """Learning rates of the two partitions."""
+
+  hybrid: Plateau
+  kernel: Plateau
 
 
-class _Search:
-  """The state of a search between two steps, and what one step needs."""
+class SearchItems(NamedTuple):
+  """The item `training` of a checkpoint of a search, see `CheckpointItems`."""
 
-  def __init__(self, basis: Basis, folder: Path):
-    self._basis = basis
-    config, dataset, replicas = basis.config, basis.dataset, basis.replicas
-    self.hybrid = basis.part("hybrid", dataset.fold_cases(config.fold), seed=2 * config.seed)
-    self.kernel = basis.part("kernel", dataset.other_cases(config.fold), seed=2 * config.seed + 1)
-    net = Supernet(basis.network, config.dropout, dtype=activation_dtype(config.precision))
-    init_key, step_key, self._augment_key = jax.random.split(key_of(config.seed), 3)
-    variables = basis.draw_variables(net, init_key)
-    self._net = PackedNet(net, variables)
+  epoch: int
+  hybrid_optimizer: optax.OptState
+  kernel_optimizer: optax.OptState
+  key: jax.Array
+  schedules: Schedules
+  step: jax.Array
+  sums: SavedSums
+
+
+class SearchSession(Session[SearchState, SearchItems]):
+  """A session of two updates a step, which counts genotypes.
+
+  Attributes:
+    hybrid: the patches of the hybrid part, which also validate.
+    schedules: of the learning rates.
+    counts: how often each genotype was read.
+  """
+
+  def __init__(self, setup: RunSetup, folder: Path):
+    """Begins a search; `folder` is its run directory, which need not be there yet."""
+    config, dataset = setup.config, setup.dataset
+    self.hybrid = setup.stream("hybrid", dataset.fold_cases(config.fold), seed=2 * config.seed)
+    kernel = setup.stream("kernel", dataset.other_cases(config.fold), seed=2 * config.seed + 1)
+    net = Supernet(setup.network, config.dropout, dtype=activation_dtype(config.precision))
+    keys = RunKeys.of(config.seed)
+    variables = initial_variables(net, keys.init)
+    packed = PackedNet(net, variables)
     optimizers = adam(config.hybrid_learning_rate), adam(config.kernel_learning_rate)
-    self.train = replicas.replicate(SearchState.create(self._net.pack(variables), *optimizers, step_key))
-    step, what = make_search_step(self._net, *optimizers, replicas=replicas), "the search step"
-    chunk = make_chunk(step, self._draw, _METRICS) if basis.place(self.hybrid, self.kernel) else None
-    self._step, self._chunk = announced(what, step), chunk and announced(what, chunk)
-    self._validate = announced("the validation step", make_validation_step(self._net, replicas=replicas))
-    self.schedules = {
-      "hybrid": Plateau(config.hybrid_learning_rate), "kernel": Plateau(config.kernel_learning_rate)
-    }
-    self.progress = Progress(_LOSSES, self.kernel, Skips(folder, config.skip_nonfinite))
+    super().__init__(
+      setup,
+      folder,
+      kind="search",
+      genotype=None,
+      feeds=(
+        Feed("hybrid", "hybrid_", self.hybrid, augment=False), Feed("kernel", "kernel_", kernel, augment=config.augment)
+      ),
+      net=packed,
+      state=SearchState.create(packed.pack(variables), *optimizers, keys.step),
+      step=make_search_step(packed, *optimizers, replicas=setup.replicas),
+      augment_key=keys.augment,
+    )
+    self.schedules = Schedules(Plateau(config.hybrid_learning_rate), Plateau(config.kernel_learning_rate))
     self.counts = GenotypeCounts()
     # What is recorded of the genotype when an epoch begins; None between two epochs.
-    self.opening: dict[str, Any] | None = None
+    self._genotype_record: dict[str, Any] | None = None
 
-  def close(self) -> None:
-    self.hybrid.close()
-    self.kernel.close()
-
-  def begin_epoch(self) -> tuple[Genotype, int]:
-    """Reads and counts the genotype (Table 2, lines 8 and 9), once an epoch however often it is begun."""
-    if self.opening is None:
-      genotype = Genotype.from_hybrid(self.train.hybrid, self._basis.network)
+  def count_genotype(self) -> tuple[Genotype, int]:
+    """Reads and counts the genotype, once an epoch however often it goes on; returns it with its count."""
+    if self._genotype_record is None:
+      genotype = Genotype.from_hybrid(self.state.hybrid, self.setup.network)
       self.counts.add(genotype)
-      weights = hybrid_weights(self.train.hybrid, self._basis.network)
-      self.opening = {"genotype": rows_of(genotype), "count": self.counts[genotype], **describe(weights)}
-    return Genotype(**self.opening["genotype"]), self.opening["count"]
+      weights = hybrid_weights(self.state.hybrid, self.setup.network)
+      self._genotype_record = {"genotype": rows_of(genotype), "count": self.counts[genotype], **describe(weights)}
+    return Genotype(**self._genotype_record["genotype"]), self._genotype_record["count"]
 
-  def advance(self, most: int) -> tuple[int, dict[str, jax.Array]]:
-    """Steps, one or as many as a call makes: the next hybrid patch as it is, the next kernel patch augmented."""
-    if self._chunk is None:
-      batches = self.hybrid.draw(), self.kernel.draw(self._key(self.train.step))
-      self.train, losses = self._step(self.train, *batches)
-      return 1, losses
-    limit = steps_per_call()
-    count = min(most, limit)
-    order = [part.take(count, limit) for part in (self.hybrid, self.kernel)]
-    self.train, losses = self._chunk(self.train, (self.hybrid.data, self.kernel.data), order, count)
-    return count, losses
+  def finish(self, losses: Mapping[str, float], validation_loss: float) -> None:
+    """Ends an epoch: the hybrid rate follows the hybrid loss, the kernel rate the validation loss."""
+    record = self.record(
+      **losses,
+      validation_loss=validation_loss,
+      hybrid_learning_rate=self.schedules.hybrid.rate,
+      kernel_learning_rate=self.schedules.kernel.rate,
+      **self._genotype_record,
+    )
+    self._genotype_record = None
+    hybrid, kernel = self.schedules.hybrid.after(losses["hybrid_loss"]), self.schedules.kernel.after(validation_loss)
+    self.schedules = Schedules(hybrid, kernel)
+    self.state = self.state.replace(
+      hybrid_optimizer=with_rate(self.state.hybrid_optimizer, hybrid.rate),
+      kernel_optimizer=with_rate(self.state.kernel_optimizer, kernel.rate),
+    )
+    summary = (
+      f"hybrid loss {losses['hybrid_loss']:.4f}, kernel loss {losses['kernel_loss']:.4f}, validation loss "
+      f"{validation_loss:.4f}; genotype counted {record['count']} of {self.setup.config.min_count}"
+    )
+    self.finish_epoch(record, summary, best_metric=validation_loss)
 
-  def _key(self, step: jax.Array) -> jax.Array | None:
-    return jax.random.fold_in(self._augment_key, step) if self._basis.config.augment else None
-
-  def _draw(self, data: Any, order: Any, step: jax.Array) -> tuple[Any, Any]:
-    hybrid = self.hybrid.prepare(data[0], order[0])
-    return hybrid, self.kernel.prepare(data[1], order[1], self._key(step))
-
-  def skip(self, ago: int, metrics: Mapping[str, float]) -> None:
-    """Counts a step that was left out, `ago` steps before the last."""
-    step = int(self.train.step) - ago
-    sources = Source(self.hybrid, None), Source(self.kernel, self._key(step - 1))
-    named = dict(zip(PARTITIONS, sources, strict=True))
-    self.progress.skips.add(step=step, epoch=self.progress.epoch + 1, ago=ago, metrics=metrics, sources=named)
-
-  def validation_loss(self, batch: tuple[jax.Array, jax.Array], weight: jax.Array) -> jax.Array:
-    return self._validate(self.train.variables, batch, weight)
-
-  def finish_epoch(self, hybrid_loss: float, validation_loss: float) -> None:
-    """Schedules: the hybrid rate follows the hybrid loss, the kernel rate the validation loss."""
-    self.progress.finish_epoch()
-    self.opening = None
-    hybrid, kernel = self.schedules["hybrid"].after(hybrid_loss), self.schedules["kernel"].after(validation_loss)
-    self.schedules = {"hybrid": hybrid, "kernel": kernel}
-    self.train = self.train.replace(
-      hybrid_optimizer=with_rate(self.train.hybrid_optimizer, hybrid.rate),
-      kernel_optimizer=with_rate(self.train.kernel_optimizer, kernel.rate),
+  def checkpoint_items(self) -> SearchItems:
+    """The item `training` of a checkpoint of now."""
+    state = self.state
+    return SearchItems(
+      epoch=self.progress.epoch,
+      hybrid_optimizer=state.hybrid_optimizer,
+      kernel_optimizer=self.in_tree_order(state.kernel_optimizer),
+      key=state.key,
+      schedules=self.schedules,
+      step=state.step,
+      sums=self.progress.sums.saved(),
     )
 
-  def _training(self) -> dict[str, Any]:
-    """What a checkpoint holds beside the variables, as arrays and numbers."""
-    state = {name: getattr(self.train, name) for name in ("hybrid_optimizer", "key", "step")}
-    # A checkpoint does not know of the packing.
-    moments = with_moments(self.train.kernel_optimizer, self._net.packing.in_tree_order)
-    state["kernel_optimizer"] = moments
-    return {**state, "schedules": self.schedules, **self.progress.saved()}
+  def progress_metadata(self) -> dict[str, Any]:
+    """Counts and the genotype of the epoch under way, beside the progress of every session."""
+    return {"counts": self.counts.to_list(), "opening": self._genotype_record, **super().progress_metadata()}
 
-  def save(self, run: Run, best_metric: float | None = None) -> None:
-    """Writes a checkpoint, in the background."""
-    step = int(self.train.step)
-    told = {"counts": self.counts.to_list(), "opening": self.opening, **self.progress.told()}
-    run.checkpoints.save(
-      step,
-      variables=self._net.unpack(self.train.variables),
-      training=self._training(),
-      metadata=self._basis.metadata(
-        kind="search", genotype=None, epoch=self.progress.epoch, step=step, progress=told
-      ),
-      iterators={"hybrid": self.hybrid.position, "kernel": self.kernel.position},
-      best_metric=best_metric,
-    )
-
-  def resume(self, run: Run) -> None:
-    """Goes on from the last checkpoint, if there is one."""
-    last = run.resume(variables=self._net.unpack(self.train.variables), training=self._training())
-    if last is None:
-      return
-    training, told = dict(last.training), last.metadata["progress"]
-    self.schedules = training.pop("schedules")
-    self.progress.restore({name: training.pop(name) for name in ("epoch", "sums")}, told)
-    moments = with_moments(training["kernel_optimizer"], self._net.packing.in_own_order)
-    training["kernel_optimizer"] = jax.tree.map(jnp.asarray, moments)
-    hybrid, kernel = partition(self._net.pack(last.variables))
-    self.train = self._basis.replicas.replicate(SearchState(hybrid=hybrid, kernel=kernel, **training))
-    self.counts, self.opening = GenotypeCounts.from_list(told["counts"]), told["opening"]
-    self.hybrid.go_to(last.positions["hybrid"])
-    self.kernel.go_to(last.positions["kernel"])
+  def restore(self, variables: dict[str, Any], items: SearchItems, progress: Mapping[str, Any]) -> None:
+    """Sets state, schedules and counts to those of a checkpoint."""
+    hybrid, kernel = partition(variables)
+    optimizers = items.hybrid_optimizer, self.in_packed_order(items.kernel_optimizer)
+    self.state = SearchState(hybrid, kernel, *optimizers, items.key, items.step)
+    self.schedules = items.schedules
+    self.counts, self._genotype_record = GenotypeCounts.from_list(progress["counts"]), progress["opening"]

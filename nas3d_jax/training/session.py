@@ -1,142 +1,275 @@
-"""What a search and a training stand on alike: data set, network, device and settings."""
+"""A run between two steps: what a search and a training have in common.
+
+To follow a step: `search.py` or `train.py` (the loop), `Session.advance` (its patches), `steps.py` (the updates).
+"""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
+import jax.numpy as jnp
+import optax
 
-from nas3d_jax.checkpointing.metadata import RunMetadata
-from nas3d_jax.data.dataset.case import Case
-from nas3d_jax.data.dataset.dataset import Dataset
-from nas3d_jax.data.dataset.reference import open_dataset
+from nas3d_jax.checkpointing.metadata import Kind
 from nas3d_jax.data.patches.patch_stream import PatchStream
-from nas3d_jax.data.patches.placement import place
-from nas3d_jax.errors import InputError
-from nas3d_jax.models.config import NetworkConfig, UNetConfig
-from nas3d_jax.models.initialization import initial_values
-from nas3d_jax.models.networks import DerivedNet, Supernet, variable_shapes
-from nas3d_jax.runtime import devices
-from nas3d_jax.runtime.data_parallel import Replicas
-from nas3d_jax.runtime.distributed import first_says
-from nas3d_jax.schema.schema import Schema
+from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.packing import PackedNet
+from nas3d_jax.runtime.compiling import announced
+from nas3d_jax.runtime.distributed import say
+from nas3d_jax.runtime.stopping import Stop
+from nas3d_jax.training.epoch import EpochProgress, SavedSums, Taken, mean_loss, run_epoch
+from nas3d_jax.training.nonfinite import Skips, Source
+from nas3d_jax.training.optimizers import with_moments
 from nas3d_jax.training.run_directory import Run
+from nas3d_jax.training.setup import RunSetup
+from nas3d_jax.training.steps import Batch, SearchState, TrainState, make_chunk, make_validation_step, steps_per_call
 
 
 @dataclasses.dataclass(frozen=True)
-class Basis:
-  """What a run is made from.
+class Feed:
+  """The patches of one update of a step.
 
   Attributes:
-    config: a `SearchConfig` or a `TrainConfig`.
-    dataset: of its work directory, see `open_dataset`.
-    network: size, and variant where there is one, with the channels of the data set.
-    device: where it computes.
-    replicas: the devices that share a batch.
+    name: under which a checkpoint holds their position.
+    prefix: of the update's metrics, `<prefix>loss` and `<prefix>finite`.
+    stream: the patches.
+    augment: whether they are augmented.
   """
 
-  config: Any
-  dataset: Dataset
-  network: NetworkConfig | UNetConfig
-  device: devices.DeviceReport
-  replicas: Replicas
+  name: str
+  prefix: str
+  stream: PatchStream
+  augment: bool
 
-  @classmethod
-  def of(cls, config: Any) -> Basis:
-    """Opens the data set and chooses the device.
 
-    Raises:
-      InputError: there is no data set or no device, or the patch size does not fit the network.
-    """
-    dataset = open_dataset(config.workdir)
-    network = network_config(config, dataset.schema)
-    network.check_patch_size(config.patch_size)
-    return cls(config, dataset, network, devices.select(), Replicas.of(config.devices))
+class CheckpointItems(Protocol):
+  """The item `training` of a checkpoint: what the next step depends on beside the variables.
 
-  def part(self, name: str, cases: Sequence[Case], *, seed: int) -> PatchStream:
-    """The patches of some cases; `name` stands in the message where there are none."""
-    config = self.config
-    if not cases:
-      raise InputError(
-        f"fold {config.fold} leaves no case for the {name} part; preprocess cases with labels, in at least 2 folds"
-      )
-    sizes = dict(patch_size=config.patch_size, batch_size=config.batch_size)
-    return PatchStream(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, replicas=self.replicas, **sizes)
+  A named tuple, whose field names are those of the format; optimiser states have their moments in the order of the
+  network's tree, because a checkpoint does not know of the packing.
 
-  def place(self, *parts: PatchStream) -> bool:
-    """Copies the parts to the device, where `data_placement` says so; whether they are there.
+  Attributes:
+    epoch: epochs that are over.
+    sums: of the epoch under way.
+  """
 
-    Raises:
-      InputError: they do not fit.
-    """
-    placement, device = self.config.data_placement, self.device
-    if self.replicas.processes > 1:
-      if placement == "device":
-        raise InputError(f"data_placement=device is for one process, got it with {self.replicas.processes}; use host")
-      placement = "host"
-    return place(parts, placement, device.memory, accelerated=device.platform != "cpu")
+  epoch: int
+  sums: SavedSums
 
-  def draw_variables(self, net: Supernet | DerivedNet, key: jax.Array) -> dict[str, Any]:
-    """The network's variables before the first step, on the host; the values of its `init`."""
-    return {"params": initial_values(key, variable_shapes(net)["params"], host=True)}
 
-  def open_run(self, folder: Path, **settings: Any) -> Run:
-    """Opens the run directory.
+State = TypeVar("State", SearchState, TrainState)
+Items = TypeVar("Items", bound=CheckpointItems)
+
+
+class Session(abc.ABC, Generic[State, Items]):
+  """The state of a run, the steps that change it, and its checkpoints.
+
+  A subclass adds schedules and whatever else its checkpoints hold: it defines `checkpoint_items` and `restore`.
+
+  Attributes:
+    setup: data set, network, devices and settings.
+    feeds: the patches of each update of a step; one pass over those of the last makes an epoch.
+    net: the network, its parameters packed.
+    state: parameters, optimiser states, key and step, whole on each device.
+    progress: epochs, steps and patches.
+    run: the run directory, from `resume` on.
+  """
+
+  def __init__(
+    self,
+    setup: RunSetup,
+    folder: Path,
+    *,
+    kind: Kind,
+    genotype: Genotype | None,
+    feeds: Sequence[Feed],
+    net: PackedNet,
+    state: State,
+    step: Callable[..., tuple[State, dict[str, jax.Array]]],
+    augment_key: jax.Array,
+  ):
+    """Copies the cases to the device where `data_placement` asks for it.
 
     Args:
-      folder: the directory.
-      **settings: plain JSON values to stand beside, or instead of, the fields of the configuration.
+      setup: data set, network, devices and settings.
+      folder: the run directory, which need not be there yet.
+      kind: of the run, for the metadata of checkpoints.
+      genotype: of a derived network, for the same; None for others.
+      feeds: the patches of each update of a step, in their order.
+      net: the network, its parameters packed.
+      state: before the first step.
+      step: (state, a batch of each feed) -> (state, metrics); one of `steps.py`.
+      augment_key: from which the key of each augmented batch follows.
 
     Raises:
-      InputError: as `Run` does.
+      InputError: the cases do not fit the device.
     """
-    return Run(
-      folder,
-      {**plain_settings(self.config), **settings, "dataset": self.dataset.fingerprint},
-      device=self.device.to_dict(),
-      overwrite=self.config.overwrite,
-      changeable=self.config.changeable,
-      defaults=self.config.defaults,
-      primary=self.replicas.process == 0,
-      agree=first_says,
+    self.setup, self.feeds, self.net, self.state = setup, tuple(feeds), net, setup.replicas.replicate(state)
+    self._kind, self._genotype, self._augment_key = kind, genotype, augment_key
+    losses = [f"{feed.prefix}loss" for feed in self.feeds]
+    metrics = (*losses, *(f"{feed.prefix}finite" for feed in self.feeds))
+    on_device = setup.place([feed.stream for feed in self.feeds])
+    what = {"search": "the search step", "train": "the training step"}[kind]
+    self._step = announced(what, step)
+    self._chunk = announced(what, make_chunk(step, self._cut_batches, metrics)) if on_device else None
+    self._validation_step = announced("the validation step", make_validation_step(net, replicas=setup.replicas))
+    self.progress = EpochProgress(losses, self.feeds[-1].stream.order, Skips(folder, setup.config.skip_nonfinite))
+
+  def close(self) -> None:
+    """Stops reading ahead."""
+    for feed in self.feeds:
+      feed.stream.host.close()
+
+  # Steps.
+
+  @property
+  def title(self) -> str:
+    """The epoch under way, in words."""
+    return f"epoch {self.progress.epoch + 1}/{self.setup.config.epochs}"
+
+  @property
+  def _patches(self) -> int:
+    """Patches of a step."""
+    return sum(feed.stream.order.size for feed in self.feeds)
+
+  def take_steps(self) -> dict[str, float]:
+    """Takes the steps that are left of the epoch; returns the mean of each loss over the epoch.
+
+    Raises:
+      InputError: more steps were not finite than are tolerated.
+      Stopped: a stop was asked for, and all is saved.
+    """
+    minutes, sums = self.setup.config.checkpoint_minutes, self.progress.sums
+    run_epoch(
+      self.title, self.progress.steps, sums, self.advance, self.save,
+      patches=self._patches, save_minutes=minutes, skip=self.skip, stop=self._stop,
     )
+    return sums.means()
 
-  def metadata(self, **fields: Any) -> dict[str, Any]:
-    """What a checkpoint says of itself; `fields` are those of `RunMetadata` that are not known here."""
-    return RunMetadata(
-      architecture=self.network.architecture,
-      network=self.network,
-      dropout_rate=self.config.dropout,
-      schema=self.dataset.schema,
-      patch_size=self.config.patch_size,
-      versions=self.device.versions,
-      device=self.device.to_dict(),
-      dataset={"fingerprint": self.dataset.fingerprint},
-      geometry=self.dataset.geometry,
-      **fields,
-    ).to_dict()
+  def advance(self, most: int) -> Taken:
+    """Takes one step, or, of cases on the device, as many as one program takes, `most` at most; each on new patches."""
+    if self._chunk is None:
+      batches = [feed.stream.host.next_batch(self._key(feed, self.state.step)) for feed in self.feeds]
+      self.state, metrics = self._step(self.state, *batches)
+      return 1, metrics
+    limit = steps_per_call()
+    count = min(most, limit)
+    places = [feed.stream.order.take(count, limit) for feed in self.feeds]
+    data = [feed.stream.device.data for feed in self.feeds]
+    self.state, metrics = self._chunk(self.state, data, places, count)
+    return count, metrics
 
+  def _cut_batches(self, data: Sequence[Any], places: Sequence[jax.Array], step: jax.Array) -> list[Batch]:
+    """The batches of a step, inside the program of a chunk."""
+    return [
+      feed.stream.device.batch(own, at, self._key(feed, step))
+      for feed, own, at in zip(self.feeds, data, places, strict=True)
+    ]
 
-def plain_settings(config: Any) -> dict[str, Any]:
-  """The fields of a `SearchConfig` or a `TrainConfig` as plain JSON values, as a run's `config.json` holds them."""
-  fields = dataclasses.asdict(config).items()
-  return {name: str(value) if isinstance(value, Path) else value for name, value in fields}
+  def _key(self, feed: Feed, step: jax.Array | int) -> jax.Array | None:
+    return jax.random.fold_in(self._augment_key, step) if feed.augment else None
 
+  def skip(self, ago: int, metrics: Mapping[str, float]) -> None:
+    """Counts a step that was left out, `ago` steps before the last; raises where that is one too many."""
+    step = int(self.state.step) - ago
+    sources = {feed.prefix: Source(feed.stream.host, self._key(feed, step - 1)) for feed in self.feeds}
+    self.progress.skips.add(step=step, epoch=self.progress.epoch + 1, ago=ago, metrics=metrics, sources=sources)
 
-def network_config(config: Any, schema: Schema) -> NetworkConfig | UNetConfig:
-  """The network that a `SearchConfig` or a `TrainConfig` asks for, for the channels of a data set."""
-  channels = dict(in_channels=len(schema.modalities), out_channels=len(schema.regions))
-  if getattr(config, "network", NetworkConfig.architecture) == UNetConfig.architecture:
-    return UNetConfig(filters=config.filters, levels=config.levels, **channels)
-  return NetworkConfig(**{name: getattr(config, name) for name in ("kernels", "nodes", "depth", "variant")}, **channels)
+  def validate(self, stream: PatchStream) -> float:
+    """Mean loss over one pass of these patches, with dropout and augmentation off.
 
+    Raises:
+      InputError: a loss is not finite.
+      Stopped: a stop was asked for, and all is saved.
+    """
+    batches = self._stop.between(stream.host.one_pass(), self.save)
+    return mean_loss(f"{self.title} validation", batches, stream.order.steps, self._validation_loss)
 
-def key_of(seed: int) -> jax.Array:
-  """The typed random key of a seed.
+  def _validation_loss(self, batch: Batch, weight: jax.Array) -> jax.Array:
+    return self._validation_step(self.state.variables, batch, weight)
 
-  Threefry whatever JAX's default is, so that a run depends on its seed alone.
-  """
-  return jax.random.key(seed, impl="threefry2x32")
+  # The end of an epoch, and checkpoints.
+
+  def record(self, **fields: Any) -> dict[str, Any]:
+    """The record of the epoch under way, plain JSON values, with these fields of its own."""
+    sums, epoch, step = self.progress.sums, self.progress.epoch + 1, int(self.state.step)
+    return {"epoch": epoch, "step": step, **fields, "skipped": sums.skipped, **sums.speed(self._patches)}
+
+  def finish_epoch(self, record: Mapping[str, Any], summary: str, *, best_metric: float) -> None:
+    """Writes the record and a checkpoint, and begins the next epoch.
+
+    Args:
+      record: of the epoch, from `record`.
+      summary: of it, for people.
+      best_metric: the checkpoint with the lowest is the best.
+
+    Raises:
+      Stopped: a stop was asked for, and all is saved.
+    """
+    title = self.title
+    self.progress.finish_epoch()
+    self.run.record(record)
+    self.save(best_metric)
+    say(f"{title}: {summary}; {record['patches_per_second']:.2f} patches/s")
+    self._stop.check(self.save)
+
+  @abc.abstractmethod
+  def checkpoint_items(self) -> Items:
+    """The item `training` of a checkpoint of now."""
+
+  @abc.abstractmethod
+  def restore(self, variables: dict[str, Any], items: Items, progress: Mapping[str, Any]) -> None:
+    """Sets state and schedules to those of a checkpoint: packed variables, its items, `progress` of its metadata."""
+
+  def progress_metadata(self) -> dict[str, Any]:
+    """`progress` of the metadata of a checkpoint, plain JSON values."""
+    return self.progress.metadata()
+
+  def in_tree_order(self, optimizer: optax.OptState) -> optax.OptState:
+    """An optimiser state as a checkpoint holds it."""
+    return with_moments(optimizer, self.net.packing.in_tree_order)
+
+  def in_packed_order(self, optimizer: optax.OptState) -> optax.OptState:
+    """The inverse of `in_tree_order`."""
+    return jax.tree.map(jnp.asarray, with_moments(optimizer, self.net.packing.in_own_order))
+
+  def save(self, best_metric: float | None = None) -> None:
+    """Writes a checkpoint in the background, after which nothing is held against a stop."""
+    step, epoch = int(self.state.step), self.progress.epoch
+    self.run.checkpoints.save(
+      step,
+      variables=self.net.unpack(self.state.variables),
+      training=self.checkpoint_items(),
+      metadata=self.setup.metadata(
+        kind=self._kind, genotype=self._genotype, epoch=epoch, step=step, progress=self.progress_metadata()
+      ),
+      iterators={feed.name: feed.stream.order.position for feed in self.feeds},
+      best_metric=best_metric,
+    )
+    self._stop.release(self.run.checkpoints.is_writing)
+
+  def resume(self, run: Run, stop: Stop) -> None:
+    """Goes on from the last checkpoint, if there is one.
+
+    Args:
+      run: the open run directory, to which the session writes from here on.
+      stop: what may ask it to save and stop.
+
+    Raises:
+      InputError: `Run.resume` finds no checkpoint that can be read, or one of another form.
+    """
+    self.run, self._stop = run, stop
+    last = run.resume(variables=self.net.unpack(self.state.variables), training=self.checkpoint_items())
+    if last is None:
+      return
+    progress = last.metadata["progress"]
+    self.progress.restore(last.training.epoch, last.training.sums, progress)
+    self.restore(self.net.pack(last.variables), last.training, progress)
+    self.state = self.setup.replicas.replicate(self.state)
+    for feed in self.feeds:
+      feed.stream.order.go_to(last.positions[feed.name])

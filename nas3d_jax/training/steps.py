@@ -169,16 +169,16 @@ def make_search_step(
 def make_train_step(
   net: Net, optimizer: optax.GradientTransformation, *, loss: Loss = dice_loss, replicas: Replicas = ONE_DEVICE
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """A step of section 3.5 on one batch; an update that is not finite is left out, as of `make_search_step`.
+  """A step of section 3.5 on one batch; an update that is not finite is left out, see `make_search_step`.
 
   Args:
     net: a `DerivedNet`, the `PackedNet` of one, or anything whose `apply` takes `train`.
     optimizer: of all its parameters.
     loss: (probabilities, target) -> scalar.
-    replicas: devices that share a batch, as of `make_search_step`.
+    replicas: devices that share a batch, see `make_search_step`.
 
   Returns:
-    A jitted function (state, batch) -> (state, {"loss", "finite"}); batch and donation as of `make_search_step`.
+    A jitted function (state, batch) -> (state, {"loss", "finite"}); batch and donation as in `make_search_step`.
   """
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

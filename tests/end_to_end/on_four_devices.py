@@ -148,17 +148,17 @@ def make_part(dataset, replicas, **changes):
 
 def test_four_devices_take_the_patches_of_one_in_the_same_order(four, phantom_dataset):
   one, many = make_part(phantom_dataset, Replicas(), batch_size=4), make_part(phantom_dataset, four)
-  assert (one.size, one.steps) == (many.size, many.steps)
+  assert (one.order.size, one.order.steps) == (many.order.size, many.order.steps)
   for _ in range(3):
-    for got, expected in zip(many.draw(), one.draw(), strict=True):
+    for got, expected in zip(many.host.next_batch(), one.host.next_batch(), strict=True):
       assert [shard.data.shape[0] for shard in got.addressable_shards] == [1] * 4
       np.testing.assert_allclose(got, expected, rtol=1e-6)
-  assert one.position == many.position
-  assert one.describe(0) == many.describe(0)
+  assert one.order.position == many.order.position
+  assert one.host.describe(0) == many.host.describe(0)
   key = jax.random.key(1)
-  again = many.draw(key)
+  again = many.host.next_batch(key)
   for name, array in zip(("image", "target"), again, strict=True):
-    np.testing.assert_allclose(many.read(0, key)[name], array, rtol=1e-6)
+    np.testing.assert_allclose(many.host.read(0, key)[name], array, rtol=1e-6)
 
 
 def test_a_pass_of_four_devices_counts_each_patch_once(four, phantom_dataset):
@@ -168,8 +168,9 @@ def test_a_pass_of_four_devices_counts_each_patch_once(four, phantom_dataset):
   for replicas in (Replicas(), four, Replicas.of(3)):
     part, step = make_part(phantom_dataset, replicas), make_validation_step(net, replicas=replicas)
     own = replicas.replicate(variables)
-    losses.append(mean_loss("pass", part.once(), part.steps, lambda *of, own=own, step=step: step(own, *of)))
-    assert sum(item.count for item in part.once()) == part.patches
+    batches, steps = part.host.one_pass(), part.order.steps
+    losses.append(mean_loss("pass", batches, steps, lambda *of, own=own, step=step: step(own, *of)))
+    assert sum(item.count for item in part.host.one_pass()) == len(part.order.refs)
   np.testing.assert_allclose(losses, losses[0], rtol=1e-6)
 
 

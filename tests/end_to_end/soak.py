@@ -30,6 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 
 import nas3d_jax.training.search
+import nas3d_jax.training.session
 import nas3d_jax.training.train
 from nas3d_jax.data.dataset.preprocess import preprocess
 from nas3d_jax.data.phantom import write_phantoms
@@ -59,11 +60,11 @@ def toy_search(workdir, stop, **changes):
   search(SearchConfig(workdir, **{**TOY, **rates, **changes}), stop)
 
 
-def chunked(toy, module):
+def chunked(toy):
   """With several steps a call, as on an accelerator."""
 
   def work(workdir, stop):
-    module.steps_per_call = lambda: 3
+    nas3d_jax.training.session.steps_per_call = lambda: 3
     toy(workdir, stop, data_placement="device", checkpoint_minutes=0.001)
 
   return work
@@ -92,8 +93,8 @@ def store(workdir, _, **changes):
 RUNS = {
   "search": (functools.partial(toy_search, data_placement="host"), "search"),
   "search-device": (functools.partial(toy_search, data_placement="device"), "search"),
-  "search-chunks": (chunked(toy_search, nas3d_jax.training.search), "search"),
-  "train-chunks": (chunked(toy_train, nas3d_jax.training.train), "train/0"),
+  "search-chunks": (chunked(toy_search), "search"),
+  "train-chunks": (chunked(toy_train), "train/0"),
   "train": (functools.partial(toy_train, data_placement="host"), "train/0"),
   "train-device": (functools.partial(toy_train, data_placement="device"), "train/0"),
   "train-all": (functools.partial(toy_train, data_placement="host", fold="all"), "train/all"),

@@ -6,7 +6,7 @@ import pytest
 
 from nas3d_jax.experiment.status import training_status
 from nas3d_jax.training.config import TrainConfig
-from nas3d_jax.training.session import plain_settings
+from nas3d_jax.training.setup import plain_settings
 
 
 @pytest.mark.parametrize(

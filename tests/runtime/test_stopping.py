@@ -232,8 +232,8 @@ TOY = """
 from tests.support.toy import ToySupernet
 search = importlib.import_module("nas3d_jax.training.search")
 search.Supernet = ToySupernet
-progress = importlib.import_module("nas3d_jax.training.epoch")
-progress.run_epoch = lambda *a, run=progress.run_epoch, **k: (print("ready", flush=True), run(*a, **k))
+session = importlib.import_module("nas3d_jax.training.session")
+session.run_epoch = lambda *a, run=session.run_epoch, **k: (print("ready", flush=True), run(*a, **k))
 """
 
 

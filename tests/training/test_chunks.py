@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-import nas3d_jax.training.search
-import nas3d_jax.training.steps
-import nas3d_jax.training.train
+import nas3d_jax.training.session
 from tests.support.runs import assert_same_end, assert_same_state, history, interrupt
 from tests.support.toy_runs import run_search, run_train, use_toys
 
@@ -21,8 +19,7 @@ def test_data_on_the_device_and_three_steps_a_call_change_nothing(monkeypatch, c
   expected = history(run(copies("host"), data_placement="host"))
   ends = []
   for name, steps in (("single", 1), ("three", 3)):
-    for module in (nas3d_jax.training.search, nas3d_jax.training.train):
-      monkeypatch.setattr(module, "steps_per_call", lambda steps=steps: steps)
+    monkeypatch.setattr(nas3d_jax.training.session, "steps_per_call", lambda steps=steps: steps)
     ends.append(run(copies(name), data_placement="device"))
   assert_same_state(*ends)
   for got, other, wanted in zip(history(ends[0]), history(ends[1]), expected, strict=True):
@@ -35,12 +32,11 @@ def test_data_on_the_device_and_three_steps_a_call_change_nothing(monkeypatch, c
 
 @pytest.mark.usefixtures("toy")
 def test_a_search_on_the_device_that_was_stopped_ends_in_the_same_bits(monkeypatch, copies):
-  for module in (nas3d_jax.training.search, nas3d_jax.training.train):
-    monkeypatch.setattr(module, "steps_per_call", lambda: 2)
+  monkeypatch.setattr(nas3d_jax.training.session, "steps_per_call", lambda: 2)
   whole = run_search(copies("whole"), data_placement="device")
   stopped = copies("stopped")
   with monkeypatch.context() as patch:
-    interrupt(patch, nas3d_jax.training.search, "make_chunk", after=3)
+    interrupt(patch, nas3d_jax.training.session, "make_chunk", after=3)
     with pytest.raises(KeyboardInterrupt):
       run_search(stopped, data_placement="device", checkpoint_minutes=1e-9)
   assert_same_end(run_search(stopped, data_placement="device"), whole)

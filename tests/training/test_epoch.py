@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nas3d_jax.data.patches.patch_stream import Weighted
+from nas3d_jax.data.patches.host_source import Weighted
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.stopping import Stopped
 from nas3d_jax.training import epoch
-from nas3d_jax.training.epoch import EpochSums, Progress, mean_loss, run_epoch
+from nas3d_jax.training.epoch import EpochProgress, EpochSums, SavedSums, mean_loss, run_epoch
 from nas3d_jax.training.nonfinite import Skips
 from tests.support.runs import StopAt
 
@@ -139,7 +139,13 @@ def test_speed():
 
 
 def make_progress(devices, patches=10):
-  return Progress(("loss",), SimpleNamespace(patches=patches, size=devices), Skips(folder=None, tolerated=0))
+  order = SimpleNamespace(refs=range(patches), size=devices)
+  return EpochProgress(("loss",), order, Skips(folder=None, tolerated=0))
+
+
+def go_on(progress, other):
+  """Restores what a checkpoint holds of the other."""
+  progress.restore(other.epoch, other.sums.saved(), other.metadata())
 
 
 @pytest.mark.parametrize(
@@ -160,23 +166,23 @@ def make_progress(devices, patches=10):
 def test_steps_that_are_left_of_an_epoch(before, done, after, left):
   one, other = make_progress(before), make_progress(after)
   one.sums.steps = done
-  other.restore(one.saved(), one.told())
+  go_on(other, one)
   assert other.steps - other.sums.steps == left
   # Going on a second time changes nothing.
   third = make_progress(after)
-  third.restore(other.saved(), other.told())
+  go_on(third, other)
   assert third.steps - third.sums.steps == left
 
 
 def test_the_next_epoch_has_all_its_steps():
   one, other = make_progress(4), make_progress(1)
   one.sums.steps = 3
-  other.restore(one.saved(), one.told())
+  go_on(other, one)
   other.finish_epoch()
   assert (other.epoch, other.steps, other.sums.steps) == (1, 10, 0)
 
 
 def test_a_checkpoint_from_before_steps_could_be_left_out():
   progress = make_progress(2)
-  progress.restore({"epoch": 4, "sums": {"losses": {"loss": 1.5}, "steps": 3, "seconds": 2.0}}, {})
+  progress.restore(4, SavedSums(losses={"loss": 1.5}, seconds=2.0, steps=3), {})
   assert (progress.epoch, progress.steps, progress.sums.skipped, progress.skips.count) == (4, 5, 0, 0)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import nas3d_jax.training.search
+import nas3d_jax.training.session
 import nas3d_jax.training.train
-from nas3d_jax.data.patches import host_batches, patch_stream
+from nas3d_jax.data.patches import host_batches, host_source
 from nas3d_jax.errors import InputError
 from nas3d_jax.training.nonfinite import Skips, Source
 from tests.support.runs import assert_same_end, history, interrupt, said, steps_kept
@@ -29,7 +30,7 @@ def bad(monkeypatch, phantom_dataset):
     return jnp.where(hit[:, None, None, None, None], jnp.nan, image), target
 
   monkeypatch.setattr(host_batches, "prepare_batch", prepare)
-  monkeypatch.setattr(patch_stream, "_prepare", jax.jit(prepare, static_argnames="schema"))
+  monkeypatch.setattr(host_source, "_prepare", jax.jit(prepare, static_argnames="schema"))
   return case
 
 
@@ -39,8 +40,7 @@ RUNS = pytest.mark.parametrize("run", [run_search, run_train])
 @RUNS
 @pytest.mark.parametrize("placement", ["host", "device"])
 def test_it_is_named_and_its_batch_is_saved(monkeypatch, copies, bad, run, placement):
-  for module in (nas3d_jax.training.search, nas3d_jax.training.train):
-    monkeypatch.setattr(module, "steps_per_call", lambda: 3)
+  monkeypatch.setattr(nas3d_jax.training.session, "steps_per_call", lambda: 3)
   folder = copies("run")
   kind = "kernel_loss" if run is run_search else "loss"
   with pytest.raises(InputError) as error:
@@ -86,7 +86,7 @@ def test_the_count_outlives_an_interruption(monkeypatch, copies, bad, run):
 
 
 class Named:
-  """A part, as far as it is asked."""
+  """A source of patches, as far as it is asked."""
 
   def describe(self, ago):
     return f"patch {ago} ago"
@@ -96,7 +96,7 @@ class Named:
 
 
 def test_a_gradient_alone_and_the_first_of_two(tmp_path):
-  sources = {"hybrid": Source(Named(), None), "kernel": Source(Named(), None)}
+  sources = {"hybrid_": Source(Named(), None), "kernel_": Source(Named(), None)}
   metrics = {"hybrid_loss": 0.5, "hybrid_finite": False, "kernel_loss": np.nan, "kernel_finite": False}
   skips = Skips(tmp_path, tolerated=1)
   skips.add(step=7, epoch=2, ago=3, metrics=metrics, sources=sources)

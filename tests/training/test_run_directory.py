@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -22,16 +23,22 @@ def open_run(folder, *, overwrite=False, device=DEVICE, **settings):
   return Run(folder, SETTINGS | settings, device=device, overwrite=overwrite, changeable=("epochs",))
 
 
+class Training(NamedTuple):
+  """The item of that name."""
+
+  epoch: int
+
+
 def save(run, step, epoch, *, size=1, metric=None):
   w = np.float32([step]) if size == 1 else np.random.default_rng(step).normal(size=size).astype(np.float32)
   run.checkpoints.save(
-    step, variables={"params": {"w": w}}, training={"epoch": epoch}, metadata={"kind": "toy"},
+    step, variables={"params": {"w": w}}, training=Training(epoch), metadata={"kind": "toy"},
     iterators={"train": {"next_index": step}}, best_metric=metric,
   )
 
 
 def resume(run, size=1):
-  return run.resume(variables={"params": {"w": np.zeros(size, np.float32)}}, training={"epoch": 0})
+  return run.resume(variables={"params": {"w": np.zeros(size, np.float32)}}, training=Training(0))
 
 
 def epochs(folder):
@@ -67,7 +74,7 @@ def test_resuming_gives_the_last_checkpoint_and_drops_later_records(begun):
   with open_run(begun) as run:
     last = resume(run)
   assert last.variables["params"]["w"].tolist() == [5]
-  assert (last.training, last.positions) == ({"epoch": 1}, {"train": {"next_index": 5}})
+  assert (last.training, last.positions) == (Training(1), {"train": {"next_index": 5}})
   assert last.metadata == {"format_version": 1, "kind": "toy"}
   assert epochs(begun) == [1]
 
@@ -178,7 +185,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(long, capsys, kind, ba
   with open_run(long) as run:
     last = resume(run)
     assert last.variables["params"]["w"].tolist() == [good]
-    assert (last.training, last.positions) == ({"epoch": good}, {"train": {"next_index": good}})
+    assert (last.training, last.positions) == (Training(good), {"train": {"next_index": good}})
     assert epochs(long) == list(range(1, good + 1))
     warned = capsys.readouterr().err.splitlines()
     assert len(warned) == len(bad)
@@ -191,7 +198,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(long, capsys, kind, ba
       run.record({"epoch": epoch})
       save(run, epoch, epoch, metric=float(epoch))
   with open_run(long) as run:
-    assert resume(run).training == {"epoch": 4}
+    assert resume(run).training == Training(4)
   assert capsys.readouterr().err == ""
   assert epochs(long) == [1, 2, 3, 4]
   assert steps_of(long) == sorted(["1", "3", "4", *(f"{step}.damaged" for step in bad)])
@@ -211,7 +218,7 @@ def test_where_none_is_good_nothing_is_changed(long):
 def test_a_damaged_best_stays_where_it_is(long, capsys):
   damage(long / "checkpoints" / "1")
   with open_run(long) as run:
-    assert resume(run).training == {"epoch": 4}
+    assert resume(run).training == Training(4)
   assert capsys.readouterr().err == ""
   assert steps_of(long) == ["1", "3", "4"]
 
@@ -219,7 +226,7 @@ def test_a_damaged_best_stays_where_it_is(long, capsys):
 def test_one_whose_metric_cannot_be_read_is_set_aside(long, capsys):
   (long / "checkpoints" / "1" / "metrics" / "metrics").write_text("")
   with open_run(long) as run:
-    assert resume(run).training == {"epoch": 4}
+    assert resume(run).training == Training(4)
   assert "its metrics is damaged" in capsys.readouterr().err
   assert steps_of(long) == ["1.damaged", "3", "4"]
 
@@ -277,11 +284,11 @@ def test_a_process_that_is_not_the_first_writes_no_file_and_needs_no_lock(begun)
   with open_run(begun) as first:
     before = contents(begun)
     with Run(begun, SETTINGS, device=DEVICE, overwrite=False, primary=False) as run:
-      assert resume(run).training == {"epoch": 1}
+      assert resume(run).training == Training(1)
       run.record({"epoch": 2})
       run.write("genotype.json", "other")
     assert contents(begun) == before
-    assert resume(first).training == {"epoch": 1}
+    assert resume(first).training == Training(1)
 
 
 def test_what_a_killed_beginning_leaves_is_begun_anew(tmp_path):
@@ -307,7 +314,7 @@ def test_a_full_disk_costs_the_checkpoint_at_hand_alone(small_disk, capfd):
   assert len(steps) >= 2
   with open_run(folder) as run:
     last = resume(run, size=10_000)
-    assert last.training == {"epoch": steps[-1]}
+    assert last.training == Training(steps[-1])
     assert epochs(folder) == list(range(1, steps[-1] + 1))
     assert not [name for name in steps_of(folder) if "tmp" in name]
     save(run, steps[-1] + 1, steps[-1] + 1, size=10)
@@ -317,6 +324,7 @@ LIMITED = """
 import resource, sys
 import numpy as np
 from pathlib import Path
+from typing import NamedTuple
 from tests.training.test_run_directory import open_run, save
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 with open_run(Path(sys.argv[1])) as run:
@@ -334,7 +342,7 @@ def test_a_limit_of_the_file_size_is_one_message(begun):
   expected = f"nas3d_jax.errors.InputError: {begun / 'checkpoints'} cannot be written to (File too large); make room"
   assert done.stderr.splitlines()[-1].startswith(expected)
   with open_run(begun) as run:
-    assert resume(run).training == {"epoch": 2}
+    assert resume(run).training == Training(2)
   assert steps_of(begun) == ["5", "6"]
 
 
@@ -361,6 +369,7 @@ def test_a_process_that_sees_other_checkpoints_than_the_first_does_not_go_on(beg
 FAILED = """
 import resource, sys, time
 from pathlib import Path
+from typing import NamedTuple
 from tests.training.test_run_directory import open_run, save
 from nas3d_jax.errors import InputError
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))

@@ -18,6 +18,7 @@ import pytest
 
 import nas3d_jax.training.epoch
 import nas3d_jax.training.search
+import nas3d_jax.training.session
 from nas3d_jax.data.patches.host_batches import patch_index
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.config import NetworkConfig
@@ -140,7 +141,7 @@ def test_when_it_ends_and_with_what(workdir, scripted, *, genotypes, min_count, 
 def test_rates_follow_the_losses(workdir, monkeypatch):
   # The validation loss stands still: epoch 1 is good, the 11th bad one is epoch 12. The hybrid loss falls all the time.
   losses = iter(np.linspace(0.9, 0.3, 13))
-  monkeypatch.setattr(nas3d_jax.training.search, "mean_loss", lambda *_: 0.5)
+  monkeypatch.setattr(nas3d_jax.training.session, "mean_loss", lambda *_: 0.5)
   monkeypatch.setattr(
     nas3d_jax.training.epoch.EpochSums, "means", lambda _: {"hybrid_loss": float(next(losses)), "kernel_loss": 0.5}
   )
@@ -234,7 +235,7 @@ def genotype_now(step_folder):
   ("changes", "message"),
   [
     (dict(seed=1), "seed was 0, is 1"),
-    (dict(fold=1, kernels=2), "fold was 0, is 1; kernels was 1, is 2"),
+    (dict(fold=1, kernels=2), "kernels was 1, is 2; fold was 0, is 1"),
     (dict(fold=2), "^fold must be from 0 to 1, got 2$"),
     (dict(patch_size=12), "^patch_size must be a multiple of 8"),
     (dict(kernel_learning_rate=1e38, overwrite=True), "_loss is nan, on Phantom_.*, patch at .*lower .* --overwrite"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import nas3d_jax.checkpointing.restore
+import nas3d_jax.training.session
 import nas3d_jax.training.train
 from nas3d_jax.checkpointing.checkpoints import open_run
 from nas3d_jax.checkpointing.restore import restore
@@ -106,7 +107,7 @@ def test_what_is_recorded(workdir, phantom_dataset, fold):
 def test_best_and_last_are_kept_and_the_rate_follows_the_validation(workdir, phantom_dataset, monkeypatch):
   # Good, good, then bad from epoch 3 on: the 11th is epoch 13, so that epoch 14 has half the rate.
   losses = iter([0.5, 0.4, 0.45, 0.4] + [0.41] * 10)
-  monkeypatch.setattr(nas3d_jax.training.train, "mean_loss", lambda *_: next(losses))
+  monkeypatch.setattr(nas3d_jax.training.session, "mean_loss", lambda *_: next(losses))
   folder = train(make_config(workdir, epochs=14))
   steps = steps_of(phantom_dataset, phantom_dataset.fold_cases(1))
   # Of the equal losses of epoch 2 and 4 the later is the best.
@@ -177,7 +178,7 @@ def test_a_training_starts_from_the_best_of_another(workdir, phantom_dataset, mo
   steps = steps_of(phantom_dataset, phantom_dataset.fold_cases(1))
   losses = iter([0.4, 0.5])
   with monkeypatch.context() as patch:
-    patch.setattr(nas3d_jax.training.train, "mean_loss", lambda *_: next(losses))
+    patch.setattr(nas3d_jax.training.session, "mean_loss", lambda *_: next(losses))
     first = train(make_config(workdir))
   best = params(first, steps)
   # So low a rate that nothing moves.

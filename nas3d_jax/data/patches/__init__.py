@@ -1,5 +1,6 @@
 """Patches: where they lie, and how they become the batches of a step.
 
-Rooms: `grid` (auto-fitted patches, section 2.3), `normalize` (eq. 2), `augment`; `host_batches` (read ahead from disk)
-and `device_cases` (cut on the device), `placement` (which of the two), `patch_stream` (patches as a run takes them).
+Rooms: `grid` (auto-fitted patches, section 2.3), `normalize` (eq. 2), `augment`; `patch_order` (which patches a run
+takes, and how many it took); `host_source` (batches read ahead from disk, by `host_batches`) and `device_source` (cut
+on the device, by `device_cases`), `placement` (which of the two), `patch_stream` (an order with its sources).
 """

@@ -11,11 +11,11 @@ Placement = Literal["auto", "device", "host"]
 PLACEMENTS: tuple[Placement, ...] = ("auto", "device", "host")
 
 
-def place(parts: Sequence[Any], placement: Placement, memory: int | None, *, accelerated: bool) -> bool:
-  """Copies parts to the device where that is asked for, or pays.
+def place(streams: Sequence[Any], placement: Placement, memory: int | None, *, accelerated: bool) -> bool:
+  """Copies cases to the device where that is asked for, or pays.
 
   Args:
-    parts: streams of patches, whose cases lie on the device, or all on the host.
+    streams: `PatchStream`s, whose cases lie all on the device or all on the host.
     placement: "device", "host", or "auto": on an accelerator, where they take half of its memory at most.
     memory: bytes of the device, None if unknown.
     accelerated: whether the device is an accelerator.
@@ -30,13 +30,13 @@ def place(parts: Sequence[Any], placement: Placement, memory: int | None, *, acc
     raise InputError(f"data_placement must be one of {', '.join(PLACEMENTS)}, got {placement!r}")
   if placement == "host" or (placement == "auto" and not (accelerated and memory)):
     return False
-  size = sum(part.bytes for part in parts)
+  size = sum(stream.bytes for stream in streams)
   if placement == "device" and memory is not None and size > memory:
     raise InputError(
       f"data_placement=device needs {size / 2**30:.1f} GiB on the device, which has {memory / 2**30:.1f}; use host"
     )
   if placement == "auto" and size > memory / 2:
     return False
-  for part in parts:
-    part.to_device()
+  for stream in streams:
+    stream.to_device()
   return True

@@ -48,24 +48,24 @@ def make_part(phantom_dataset):
 
   yield make
   for part in parts:
-    part.close()
+    part.host.close()
 
 
 def test_both_placements_take_the_same_patches_and_share_positions(make_part):
-  host, device = make_part(), make_part()
-  device.to_device()
-  prepare = jax.jit(device.prepare)
+  one, other = make_part(), make_part()
+  other.to_device()
+  prepare = jax.jit(other.device.batch)
   key = jax.random.key(5)
   for _ in range(3):
-    order = device.take(2, 4)
+    order = other.order.take(2, 4)
     assert order.shape == (4, 2)
     for row in order[:2]:
-      for got, expected in zip(prepare(device.data, row, key), host.draw(key), strict=True):
+      for got, expected in zip(prepare(other.device.data, row, key), one.host.next_batch(key), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-6)
-    assert device.position == host.position
-  device.go_to({"next_index": 1})
-  host.go_to({"next_index": 1})
-  for got, expected in zip(prepare(device.data, device.take(1, 1)[0]), host.draw(), strict=True):
+    assert other.order.position == one.order.position
+  other.order.go_to({"next_index": 1})
+  one.order.go_to({"next_index": 1})
+  for got, expected in zip(prepare(other.device.data, other.order.take(1, 1)[0]), one.host.next_batch(), strict=True):
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 

@@ -23,7 +23,7 @@ def make_part(phantom_dataset):
 
   yield make
   for part in parts:
-    part.close()
+    part.host.close()
 
 
 @pytest.fixture
@@ -43,26 +43,26 @@ def assert_equal(got, expected):
 
 def test_one_pass_takes_every_patch_in_order_and_leaves_the_stream_alone(make_part, expected):
   part = make_part(batch_size=2)
-  before = part.position
-  batches = list(part.once())
-  assert len(batches) == part.steps == -(-len(expected) // 2)
+  before = part.order.position
+  batches = list(part.host.one_pass())
+  assert len(batches) == part.order.steps == -(-len(expected) // 2)
   for index, (image, target) in enumerate(expected):
     got = [array[index % 2 :][:1] for array in batches[index // 2].batch]
     assert_equal(got, (image, target))
   weights = np.concatenate([batch.weight for batch in batches]).tolist()
   assert weights == [1.0] * len(expected) + [0.0] * (len(weights) - len(expected))
   assert sum(batch.count for batch in batches) == len(expected)
-  assert part.position == before
+  assert part.order.position == before
 
 
 def test_an_endless_stream_takes_every_patch_each_pass_in_an_order_of_its_seed(make_part, expected):
   orders = []
   for seed in (0, 0, 1):
     part, order = make_part(seed=seed), []
-    for _ in range(2 * part.steps):
-      image = np.asarray(part.draw()[0])
+    for _ in range(2 * part.order.steps):
+      image = np.asarray(part.host.next_batch()[0])
       order.append(next(i for i, patch in enumerate(expected) if np.allclose(patch[0], image)))
-    passes = order[: part.steps], order[part.steps :]
+    passes = order[: part.order.steps], order[part.order.steps :]
     assert sorted(passes[0]) == sorted(passes[1]) == list(range(len(expected)))
     assert passes[0] != passes[1]
     orders.append(order)
@@ -71,37 +71,37 @@ def test_an_endless_stream_takes_every_patch_each_pass_in_an_order_of_its_seed(m
 
 def test_a_stream_goes_on_from_its_position(make_part):
   part = make_part()
-  part.draw()
-  position = part.position
-  following = [part.draw() for _ in range(3)]
+  part.host.next_batch()
+  position = part.order.position
+  following = [part.host.next_batch() for _ in range(3)]
   again = make_part()
-  again.go_to(position)
+  again.order.go_to(position)
   for batch in following:
-    assert_equal(again.draw(), batch)
+    assert_equal(again.host.next_batch(), batch)
 
 
 def test_a_position_that_counts_batches_is_understood(make_part):
   part, again = make_part(batch_size=2), make_part(batch_size=2)
-  part.draw()
-  again.go_to({"next_index": 1})
-  assert again.position == part.position == {"next_patch": 2}
-  assert_equal(again.draw(), part.draw())
+  part.host.next_batch()
+  again.order.go_to({"next_index": 1})
+  assert again.order.position == part.order.position == {"next_patch": 2}
+  assert_equal(again.host.next_batch(), part.host.next_batch())
 
 
 def test_an_earlier_batch_can_be_read_again_and_named(make_part, phantom_dataset):
   part, key = make_part(batch_size=2), jax.random.key(3)
-  batches = [part.draw(key) for _ in range(3)]
+  batches = [part.host.next_batch(key) for _ in range(3)]
   for ago, (image, target) in enumerate(reversed(batches)):
-    again = part.read(ago, key)
+    again = part.host.read(ago, key)
     assert_equal((again["image"], again["target"]), (image, target))
     case, start = again["case"][1], tuple(again["start"][1].tolist())
-    assert part.describe(ago).endswith(f"{case}, patch at {start}")
+    assert part.host.describe(ago).endswith(f"{case}, patch at {start}")
     assert case in [case.name for case in phantom_dataset.fold_cases(0)]
 
 
 def test_a_key_augments(make_part, expected):
   key = jax.random.key(3)
-  (plain, *_), (one, *_), (same, *_) = (make_part().draw(k) for k in (None, key, key))
+  (plain, *_), (one, *_), (same, *_) = (make_part().host.next_batch(k) for k in (None, key, key))
   np.testing.assert_array_equal(one, same)
   assert one.shape == plain.shape
   assert not np.array_equal(one, plain)

@@ -1,4 +1,4 @@
-"""What a search and a training stand on."""
+"""What a search or a training is made from."""
 
 import dataclasses
 import json
@@ -11,16 +11,16 @@ from nas3d_jax.checkpointing.metadata import RunMetadata
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.training.config import SearchConfig, TrainConfig
-from nas3d_jax.training.session import Basis, key_of
+from nas3d_jax.training.setup import RunSetup, key_of
 
 SIZES = dict(patch_size=8, nodes=1, depth=2)
 
 
 @pytest.mark.parametrize("make", [SearchConfig, TrainConfig])
 def test_the_network_has_the_channels_of_the_data(workdir, make):
-  basis = Basis.of(make(workdir, kernels=2, variant="released", **SIZES))
-  assert basis.network == NetworkConfig(in_channels=4, out_channels=3, kernels=2, nodes=1, depth=2, variant="released")
-  assert basis.device.platform == jax.default_backend()
+  setup = RunSetup.of(make(workdir, kernels=2, variant="released", **SIZES))
+  assert setup.network == NetworkConfig(in_channels=4, out_channels=3, kernels=2, nodes=1, depth=2, variant="released")
+  assert setup.device.platform == jax.default_backend()
 
 
 @pytest.mark.parametrize(
@@ -33,30 +33,30 @@ def test_the_network_has_the_channels_of_the_data(workdir, make):
 )
 def test_a_network_that_cannot_be(workdir, changes, message):
   with pytest.raises(InputError, match=message):
-    Basis.of(SearchConfig(workdir, **SIZES | changes))
+    RunSetup.of(SearchConfig(workdir, **SIZES | changes))
 
 
 def test_no_data_set(workdir):
   shutil.rmtree(workdir / "dataset")
   with pytest.raises(InputError, match=r"manifest\.json is missing; run preprocess"):
-    Basis.of(SearchConfig(workdir, **SIZES))
+    RunSetup.of(SearchConfig(workdir, **SIZES))
 
 
 def test_a_part_without_cases(workdir):
-  basis = Basis.of(SearchConfig(workdir, fold=1, **SIZES))
+  setup = RunSetup.of(SearchConfig(workdir, fold=1, **SIZES))
   with pytest.raises(InputError, match="fold 1 leaves no case for the kernel part; preprocess"):
-    basis.part("kernel", (), seed=0)
+    setup.stream("kernel", (), seed=0)
 
 
 def test_settings_are_json_and_name_the_data(workdir):
   config = SearchConfig(workdir, **SIZES)
-  basis = Basis.of(config)
-  with basis.open_run(workdir / "search", extra=[["conv", 0]], seed=3):
+  setup = RunSetup.of(config)
+  with setup.open_run(workdir / "search", extra=[["conv", 0]], seed=3):
     pass
   stored = json.loads((workdir / "search" / "config.json").read_text())
   expected = dataclasses.asdict(config) | {"workdir": str(workdir), "extra": [["conv", 0]], "seed": 3}
-  assert stored["settings"] == expected | {"dataset": basis.dataset.fingerprint}
-  assert stored["sessions"] == [basis.device.to_dict()]
+  assert stored["settings"] == expected | {"dataset": setup.dataset.fingerprint}
+  assert stored["sessions"] == [setup.device.to_dict()]
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,9 @@ def test_settings_are_json_and_name_the_data(workdir):
   [(dict(epochs=3, checkpoint_minutes=1.0), None), (dict(dropout=0.2), r"dropout was 0\.1, is 0\.2")],
 )
 def test_a_run_may_be_made_longer(workdir, changes, refused):
-  with Basis.of(SearchConfig(workdir, **SIZES)).open_run(workdir / "search"):
+  with RunSetup.of(SearchConfig(workdir, **SIZES)).open_run(workdir / "search"):
     pass
-  longer = Basis.of(SearchConfig(workdir, **SIZES, **changes))
+  longer = RunSetup.of(SearchConfig(workdir, **SIZES, **changes))
   if refused:
     with pytest.raises(InputError, match=refused):
       longer.open_run(workdir / "search")
@@ -75,12 +75,12 @@ def test_a_run_may_be_made_longer(workdir, changes, refused):
 
 
 def test_metadata_reads_back(workdir):
-  basis = Basis.of(SearchConfig(workdir, dropout=0.25, **SIZES))
-  metadata = basis.metadata(kind="search", genotype=None, epoch=2, step=7)
+  setup = RunSetup.of(SearchConfig(workdir, dropout=0.25, **SIZES))
+  metadata = setup.metadata(kind="search", genotype=None, epoch=2, step=7)
   got = RunMetadata.from_dict(json.loads(json.dumps(metadata)))
   assert (got.kind, got.epoch, got.step, got.patch_size, got.dropout_rate) == ("search", 2, 7, 8, 0.25)
-  assert (got.network, got.schema) == (basis.network, basis.dataset.schema)
-  assert got.dataset == {"fingerprint": basis.dataset.fingerprint}
+  assert (got.network, got.schema) == (setup.network, setup.dataset.schema)
+  assert got.dataset == {"fingerprint": setup.dataset.fingerprint}
 
 
 def test_keys_do_not_depend_on_the_default():

@@ -1,0 +1,48 @@
+"""Batches whose cases lie on the device: cut out and prepared inside the program that takes the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+
+from nas3d_jax.data.dataset.dataset import Dataset
+from nas3d_jax.data.patches import device_cases, host_batches
+from nas3d_jax.data.patches.host_batches import PatchRef
+from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
+
+
+class DeviceSource:
+  """Cases on the device, and batches of them.
+
+  Attributes:
+    data: the cases, whole on each device; a program takes them as an argument, lest they become constants of it.
+  """
+
+  def __init__(
+    self, dataset: Dataset, refs: Sequence[PatchRef], *, patch_size: int, replicas: Replicas = ONE_DEVICE
+  ):
+    """Copies the cases of these patches; p in voxels; the devices that share a batch."""
+    self._schema, self._patch_size, self._replicas = dataset.schema, patch_size, replicas
+    self.data = replicas.replicate(device_cases.reside(dataset, refs))
+
+  def batch(
+    self, data: device_cases.Resident, places: jax.Array, key: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """The batch of the patches at some places, inside a computation.
+
+    Args:
+      data: `data`, as the program got it.
+      places: int32 [N], places in the list of patches.
+      key: of the augmentation, None without.
+
+    Returns:
+      Image [N, p, p, p, M] and target [N, p, p, p, R], float32, each device its rows.
+    """
+
+    def prepare(data, places, *key):
+      batch = device_cases.cut(data, places, self._patch_size)
+      return host_batches.prepare_batch(batch, self._schema, *map(self._replicas.own_key, key))
+
+    keys = () if key is None else (key,)
+    return self._replicas.jit(prepare, (WHOLE, SPLIT, *[WHOLE] * len(keys)), SPLIT)(data, places, *keys)

@@ -1,0 +1,163 @@
+"""What a search or a training is made from: data set, network, devices and settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from nas3d_jax.checkpointing.metadata import RunMetadata
+from nas3d_jax.data.dataset.case import Case
+from nas3d_jax.data.dataset.dataset import Dataset
+from nas3d_jax.data.dataset.reference import open_dataset
+from nas3d_jax.data.patches.patch_stream import PatchStream
+from nas3d_jax.data.patches.placement import place
+from nas3d_jax.errors import InputError
+from nas3d_jax.models.config import NetworkConfig, UNetConfig
+from nas3d_jax.models.initialization import initial_values
+from nas3d_jax.models.networks import DerivedNet, Supernet, variable_shapes
+from nas3d_jax.models.unet3d import UNet3D
+from nas3d_jax.runtime import devices
+from nas3d_jax.runtime.data_parallel import Replicas
+from nas3d_jax.runtime.distributed import first_says
+from nas3d_jax.schema.schema import Schema
+from nas3d_jax.training.run_directory import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSetup:
+  """What a run is made from.
+
+  Attributes:
+    config: a `SearchConfig` or a `TrainConfig`.
+    dataset: of its work directory, see `open_dataset`.
+    network: size, and variant where there is one, with the channels of the data set.
+    device: where it computes.
+    replicas: the devices that share a batch.
+  """
+
+  config: Any
+  dataset: Dataset
+  network: NetworkConfig | UNetConfig
+  device: devices.DeviceReport
+  replicas: Replicas
+
+  @classmethod
+  def of(cls, config: Any) -> RunSetup:
+    """Opens the data set and chooses the device.
+
+    Raises:
+      InputError: there is no data set or no device, or the patch size does not fit the network.
+    """
+    dataset = open_dataset(config.workdir)
+    network = network_config(config, dataset.schema)
+    network.check_patch_size(config.patch_size)
+    return cls(config, dataset, network, devices.select(), Replicas.of(config.devices))
+
+  def stream(self, name: str, cases: Sequence[Case], *, seed: int) -> PatchStream:
+    """The patches of some cases; `name` stands in the message where there are none."""
+    config = self.config
+    if not cases:
+      raise InputError(
+        f"fold {config.fold} leaves no case for the {name} part; preprocess cases with labels, in at least 2 folds"
+      )
+    sizes = dict(patch_size=config.patch_size, batch_size=config.batch_size)
+    return PatchStream(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, replicas=self.replicas, **sizes)
+
+  def place(self, streams: Sequence[PatchStream]) -> bool:
+    """Copies the cases to the device, where `data_placement` asks for it; whether they are there now.
+
+    Raises:
+      InputError: they do not fit.
+    """
+    placement, device = self.config.data_placement, self.device
+    if self.replicas.processes > 1:
+      if placement == "device":
+        raise InputError(f"data_placement=device is for one process, got it with {self.replicas.processes}; use host")
+      placement = "host"
+    return place(streams, placement, device.memory, accelerated=device.platform != "cpu")
+
+  def open_run(self, folder: Path, **settings: Any) -> Run:
+    """Opens the run directory.
+
+    Args:
+      folder: the directory.
+      **settings: plain JSON values to stand beside, or instead of, the fields of the configuration.
+
+    Raises:
+      InputError: as `Run` does.
+    """
+    return Run(
+      folder,
+      {**plain_settings(self.config), **settings, "dataset": self.dataset.fingerprint},
+      device=self.device.to_dict(),
+      overwrite=self.config.overwrite,
+      changeable=self.config.changeable,
+      defaults=self.config.defaults,
+      primary=self.replicas.process == 0,
+      agree=first_says,
+    )
+
+  def metadata(self, **fields: Any) -> dict[str, Any]:
+    """The item `metadata` of a checkpoint; `fields` are those of `RunMetadata` that are not known here."""
+    return RunMetadata(
+      architecture=self.network.architecture,
+      network=self.network,
+      dropout_rate=self.config.dropout,
+      schema=self.dataset.schema,
+      patch_size=self.config.patch_size,
+      versions=self.device.versions,
+      device=self.device.to_dict(),
+      dataset={"fingerprint": self.dataset.fingerprint},
+      geometry=self.dataset.geometry,
+      **fields,
+    ).to_dict()
+
+
+def plain_settings(config: Any) -> dict[str, Any]:
+  """The fields of a `SearchConfig` or a `TrainConfig` as plain JSON values, as a run's `config.json` holds them."""
+  fields = dataclasses.asdict(config).items()
+  return {name: str(value) if isinstance(value, Path) else value for name, value in fields}
+
+
+def network_config(config: Any, schema: Schema) -> NetworkConfig | UNetConfig:
+  """The network that a `SearchConfig` or a `TrainConfig` asks for, for the channels of a data set."""
+  channels = dict(in_channels=len(schema.modalities), out_channels=len(schema.regions))
+  if getattr(config, "network", NetworkConfig.architecture) == UNetConfig.architecture:
+    return UNetConfig(filters=config.filters, levels=config.levels, **channels)
+  return NetworkConfig(**{name: getattr(config, name) for name in ("kernels", "nodes", "depth", "variant")}, **channels)
+
+
+class RunKeys(NamedTuple):
+  """The typed random keys of a run.
+
+  Attributes:
+    init: of the first parameters.
+    step: of dropout; the key of a step follows from it.
+    augment: of augmentation; so does that of its patches.
+  """
+
+  init: jax.Array
+  step: jax.Array
+  augment: jax.Array
+
+  @classmethod
+  def of(cls, seed: int) -> RunKeys:
+    """The keys of a seed."""
+    return cls(*jax.random.split(key_of(seed), 3))
+
+
+def initial_variables(net: Supernet | DerivedNet | UNet3D, key: jax.Array) -> dict[str, Any]:
+  """The network's variables before the first step, on the host; the values of its `init`."""
+  return {"params": initial_values(key, variable_shapes(net)["params"], host=True)}
+
+
+def key_of(seed: int) -> jax.Array:
+  """The typed random key of a seed.
+
+  Threefry whatever JAX's default is, so that a run depends on its seed alone.
+  """
+  return jax.random.key(seed, impl="threefry2x32")
