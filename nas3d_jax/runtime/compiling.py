@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import numpy as np
 from jax import monitoring
 
 from nas3d_jax.runtime.distributed import is_silent
@@ -57,7 +59,7 @@ def announced(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
   seen = set()
 
   def call(*arguments: Any) -> Any:
-    shapes = tuple(getattr(argument, "shape", None) for argument in arguments)
+    shapes = tuple(argument.shape for argument in arguments if isinstance(argument, jax.Array | np.ndarray))
     if shapes in seen:
       return function(*arguments)
     with compiling(what):

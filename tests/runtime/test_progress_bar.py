@@ -2,6 +2,7 @@
 
 import io
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -177,6 +178,13 @@ def test_a_program_says_once_a_shape_that_it_is_compiled(doubled, capsys):
     assert doubled(np.ones(length), 2).tolist() == [5] * length
   begun = "compiling the toy step ... (takes a minute or more the first time)"
   assert capsys.readouterr().err.splitlines() == [begun, "compiled in 0 s"] * 2
+
+
+def test_a_tree_with_a_field_of_that_name_has_no_shape(capsys):
+  tree = SimpleNamespace(shape=np.ones(3))
+  step = announced("the toy step", lambda tree, number: tree.shape * number)
+  assert [step(tree, 2).tolist() for _ in range(2)] == [[2, 2, 2]] * 2
+  assert capsys.readouterr().err.count("compiling") == 1
 
 
 def test_one_from_the_cache_does_not_say_that_it_was_compiled(doubled, capsys, monkeypatch):
