@@ -25,6 +25,7 @@ class RunConfig:
   """
 
   workdir: str | Path = option("run directory with dataset/", kw_only=False, changeable=True)
+  fold: int | Literal["all"] = option("a fold of the data set", 0)
   batch_size: int = option("patches a step, on each device", 1, least=1)
   kernels: int | None = option("kernels a node; not given: the modalities", None, least=1, network="searched")
   nodes: int = option("nodes of a cell", 3, least=1, network="searched")
