@@ -1,8 +1,9 @@
-"""The flags that several stages share, and the line on the device at the start of a run."""
+"""Flags of the options of a configuration, those that several stages share, and the line on the device at the start."""
 
 from __future__ import annotations
 
-from typing import Literal
+import dataclasses
+from typing import Any, Literal, TypeVar
 
 from absl import flags
 
@@ -11,67 +12,59 @@ from nas3d_jax.runtime.stopping import Stop
 # They count as flags of the stage that has them defined, whose help then lists them.
 flags.disclaim_key_flags()
 
+Config = TypeVar("Config")
 PLATFORM_HELP = "cpu, gpu or another of JAX's platforms; not given: an accelerator if there is one"
 _HOSTS = ("coordinator", "processes", "process")
 
 
-def define_common(values: flags.FlagValues) -> None:
-  """Defines the flags of the searched network, its input and its steps on `values`, for the module that calls."""
-  own = dict(flag_values=values)
-  count = dict(lower_bound=1, **own)
-  flags.DEFINE_integer("batch_size", 1, "patches a step, on each device", **count)
-  flags.DEFINE_integer("kernels", None, "kernels a node; not given: the modalities", **count)
-  flags.DEFINE_integer("nodes", 3, "nodes of a cell", **count)
-  flags.DEFINE_integer("depth", 4, "downward cells", **count)
-  flags.DEFINE_enum(
-    "variant", "paper", ["paper", "released"], "squeeze-and-excitation convolution as in the paper "
-    "or as in its released program", **own,
-  )
-  flags.DEFINE_bool("skip_empty", True, "leave out patches without tumour", **own)
-  flags.DEFINE_bool("augment", True, "scale, flip and rotate patches", **own)
-  flags.DEFINE_enum(
-    "data_placement", "auto", ["auto", "device", "host"], "where the data lies; auto: on an accelerator where it fits",
-    **own,
-  )
-  flags.DEFINE_enum(
-    "precision", "float32", ["float32", "tf32", "bfloat16"], "of convolutions; all else is float32", **own
-  )
-  flags.DEFINE_integer(
-    "skip_nonfinite", 0, "steps that may be left out because a loss or gradient was not finite", lower_bound=0, **own
-  )
-  flags.DEFINE_float("checkpoint_minutes", 10.0, "minutes between checkpoints", lower_bound=0.0, **own)
+def define_options(values: flags.FlagValues, config: type) -> None:
+  """Defines the flags of a configuration's options, see `nas3d_jax.options`, on `values`, for the module that calls."""
+  from nas3d_jax.options import options_of
+
+  for name, option in options_of(config).items():
+    default, own = None if option.default is dataclasses.MISSING else option.default, dict(flag_values=values)
+    if option.choices:
+      flags.DEFINE_enum(name, default, option.choices, option.help, **own)
+    elif option.kind is bool:
+      flags.DEFINE_bool(name, default, option.help, **own)
+    elif option.kind is int:
+      flags.DEFINE_integer(name, default, option.help, lower_bound=option.least, **own)
+    elif option.kind is float:
+      low, high = option.least if option.above is None else option.above, option.below
+      low, high = (bound if bound is None else float(bound) for bound in (low, high))
+      # A flag cannot leave out its bounds; the check of the configuration does.
+      flags.DEFINE_float(name, default, option.help, lower_bound=low, upper_bound=high, **own)
+    elif option.commas:
+      flags.DEFINE_list(name, default, option.help, **own)
+    elif option.kind is tuple:
+      flags.DEFINE_multi_string(name, list(default), option.help, **own)
+    else:
+      flags.DEFINE_string(name, default if default is None else str(default), option.help, **own)
 
 
-def define_choices(values: flags.FlagValues) -> None:
-  """Defines the flags on `values`, for the module that calls."""
-  flags.DEFINE_bool("tta", False, "average over the 8 mirrored inputs", flag_values=values)
-  flags.DEFINE_float(
-    "overlap", 0.0, "least part of a patch that neighbours share; 0: auto-fitted patches",
-    lower_bound=0.0, upper_bound=1.0, flag_values=values,
-  )
-  flags.DEFINE_bool(
-    "gaussian", False, "weigh overlapping patches about their centres", flag_values=values
-  )
-  flags.DEFINE_bool(
-    "whole_volume", False, "the whole brain in one pass, no patches", flag_values=values
-  )
-  flags.DEFINE_integer(
-    "patch_batch", 1, "patches in one pass", lower_bound=1, flag_values=values
-  )
-  flags.DEFINE_float(
-    "min_component_ml", 0.0, "take smaller components out of the innermost region, in ml",
-    lower_bound=0.0, flag_values=values,
-  )
+def define_schema(values: flags.FlagValues, of: str = "", otherwise: str = "found out") -> None:
+  """Defines the flag on `values`, for the module that calls; see `schema_help`."""
+  from nas3d_jax.inference.config import schema_help
+
+  flags.DEFINE_string("schema", None, schema_help(of, otherwise), flag_values=values)
 
 
-def define_schema(
-  values: flags.FlagValues, name: str = "schema", of: str = "", *, otherwise: str = "found out"
-) -> None:
-  """Defines the flag on `values`, for the module that calls."""
-  flags.DEFINE_string(
-    name, None, f"what files, labels and regions{of} are called: brats2019 (2017 to 2021), brats2023, brats2024, "
-    f"decathlon, nnunet or a YAML file; not given: {otherwise}", flag_values=values,
-  )
+def build(config: type[Config], values: flags.FlagValues, **changes: Any) -> Config:
+  """A configuration of the flags that `define_options` defined.
+
+  Args:
+    config: its class.
+    values: the flags.
+    **changes: options whose flags have to be read first.
+
+  Raises:
+    InputError: a value is wrong, or two of them do not go together.
+  """
+  from nas3d_jax.options import from_options, options_of
+
+  given = {name: values[name].value for name in options_of(config)}
+  given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+  return from_options(config, given | changes)
 
 
 def parse_fold(text: str) -> int | Literal["all"]:
@@ -89,8 +82,8 @@ def parse_fold(text: str) -> int | Literal["all"]:
   return int(text)
 
 
-def define_devices(values: flags.FlagValues, *, hosts: bool = False) -> None:
-  """Defines the flags of the devices on `values`, for the module that calls.
+def define_platform(values: flags.FlagValues, *, hosts: bool = False) -> None:
+  """Defines the flags of the platform and of the processes on `values`, for the module that calls.
 
   Args:
     values: where.
@@ -98,7 +91,6 @@ def define_devices(values: flags.FlagValues, *, hosts: bool = False) -> None:
   """
   own = dict(flag_values=values)
   flags.DEFINE_string("platform", None, PLATFORM_HELP, **own)
-  flags.DEFINE_integer("devices", None, "devices that share the work; not given: all there are", lower_bound=1, **own)
   if hosts:
     flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process; not given: found out", **own)
     flags.DEFINE_integer("processes", None, "processes of the run; 1: this one alone", lower_bound=1, **own)
@@ -138,8 +130,3 @@ def start(values: flags.FlagValues, stop: Stop | None = None) -> Stop:
   if jax.process_index() == 0:
     print(report, *[f"({processes} processes)"] * (processes > 1), flush=True)
   return stop
-
-
-def settings(values: flags.FlagValues) -> dict:
-  """The flags of a stage by name, as its configuration takes them; platform and processes are none of it."""
-  return {name: value for name, value in values.flag_values_dict().items() if name not in ("platform", *_HOSTS)}

@@ -9,55 +9,26 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import define_choices, define_devices, define_schema, parse_fold, settings, start
+from launch.flags import build, define_options, define_platform, parse_fold, start
 
 REQUIRED = ("data_dir", "out")
 
 
 def define(values: flags.FlagValues) -> None:
   """Defines the flags of this stage on `values`."""
-  flags.DEFINE_string(
-    "workdir", None, "run directory whose trainings --fold names", flag_values=values
-  )
-  flags.DEFINE_multi_string(
-    "fold", [], "trained fold, a number or all; may be given again", flag_values=values
-  )
-  flags.DEFINE_bool(
-    "cross_validation", False, "all folds instead, each for its own cases", flag_values=values
-  )
-  flags.DEFINE_enum(
-    "network", "searched", ["searched", "unet3d"], "whose folds", flag_values=values
-  )
-  flags.DEFINE_multi_string(
-    "checkpoint", [], "run or checkpoint instead; may be given again", flag_values=values
-  )
-  flags.DEFINE_string("data_dir", None, "folder of the cases", flag_values=values)
-  define_schema(values)
-  flags.DEFINE_list(
-    "cases", None, "names of the cases, with commas; not given: all", flag_values=values
-  )
-  flags.DEFINE_string("out", None, "folder to write <case>.nii.gz to", flag_values=values)
-  flags.DEFINE_integer(
-    "patch_size",
-    None,
-    "edge of a patch, in voxels; not given: that of the training",
-    lower_bound=1,
-    flag_values=values,
-  )
-  define_choices(values)
-  flags.DEFINE_bool("probabilities", False, "write the probabilities as well", flag_values=values)
-  flags.DEFINE_bool("overwrite", False, "predict again what is there", flag_values=values)
-  define_devices(values)
+  from nas3d_jax.inference.config import PredictConfig
+
+  define_options(values, PredictConfig)
+  define_platform(values)
 
 
 def main(values: flags.FlagValues) -> int:
   """Runs the stage; returns the exit code."""
-  folds = tuple(parse_fold(fold) for fold in values["fold"].value)
-  start(values)
   from nas3d_jax.inference.config import PredictConfig
+
+  config = build(PredictConfig, values, fold=tuple(map(parse_fold, values["fold"].value)))
+  start(values)
   from nas3d_jax.inference.predict import predict_cases
 
-  cases = values["cases"].value
-  lists = {"fold": folds, "checkpoint": tuple(values["checkpoint"].value), "cases": cases and tuple(cases)}
-  print(predict_cases(PredictConfig(**{**settings(values), **lists})))
+  print(predict_cases(config))
   return 0

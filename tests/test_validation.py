@@ -1,11 +1,14 @@
 """Numbers of the configurations: what is refused, by name and value."""
 
 import math
+import numbers
 
+import numpy as np
 import pytest
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.training.config import SearchConfig, TrainConfig
+from nas3d_jax.validation import check_whole, is_number, is_whole
 
 
 @pytest.mark.parametrize("make", [SearchConfig, TrainConfig])
@@ -56,3 +59,32 @@ def test_defaults_are_the_papers():
   assert (train.patch_size, train.epochs, train.batch_size) == (128, 200, 1)
   assert (search.hybrid_learning_rate, search.kernel_learning_rate, train.learning_rate) == (1e-3, 1e-3, 1e-3)
   assert TrainConfig("run", fold="all").fold == "all"
+
+
+@pytest.mark.parametrize(
+  ("value", "whole", "number"),
+  [
+    (0, True, True),
+    (-3, True, True),
+    (10**400, True, False),
+    (1.0, False, True),
+    (math.inf, False, False),
+    (math.nan, False, False),
+    (True, False, False),
+    ("1", False, False),
+    (None, False, False),
+    (np.int64(1), False, False),
+  ],
+)
+def test_whole_numbers_and_numbers(value, whole, number):
+  assert is_whole(value) is whole
+  assert is_number(value) is number
+
+
+def test_a_whole_number_below_the_least():
+  check_whole("folds", 2, 2)
+  check_whole("patch", np.int64(2), 1, numbers.Integral)
+  with pytest.raises(InputError, match=r"^folds must be a whole number of at least 2, got 1$"):
+    check_whole("folds", 1, 2)
+  with pytest.raises(InputError, match=r"^patch must be a whole number of at least 1, got True$"):
+    check_whole("patch", True, 1, numbers.Integral)

@@ -6,21 +6,21 @@ A run keeps its last two checkpoints and the best, each a folder named after its
       params/      the variable tree exactly as `net.apply` takes it, {"params": {...}}
       training/    everything else that the next step depends on: optimiser states, schedules, counts, best loss, random
                    key, epoch, step
-      metadata/    JSON: "format_version" and what the run says of itself (kind of network, configuration, genotype,
+      metadata/    JSON: "format_version" and what describes the run (kind of network, configuration, genotype,
                    schema, package versions, metrics)
       input/       JSON: where each input iterator stands, {name: {"encoding": "json" | "base64", "state": ...}}
       metrics/     JSON: {"best_metric": float}, the lowest is the best; absent without one
       checksums/   JSON: SHA-256 of what the others hold, as `integrity.py` takes it: {"params": {path: sum},
                    "training": {path: sum}, "metadata": sum, "input": sum, "metrics": sum}
 
-`params` and `training` are Orbax PyTree items, nested dictionaries of NumPy arrays (`serialization.py` says how a state
-maps to them), so that they open on any device and without this library. Shapes and dtypes are those of the state;
+`params` and `training` are Orbax PyTree items, nested dictionaries of NumPy arrays (see `serialization.py` for how a
+state maps to them), so that they open on any device and without this library. Shapes and dtypes are those of the state;
 nothing is cast. This is format version 1.
 
 A step folder appears by one rename when all its files are written; until then `.orbax-checkpoint-tmp` stands in its
-name, it is never read, and it is removed when the run goes on. Orbax mostly gives back a flipped byte as it is, so the
-checksums are compared whenever something is read; a checkpoint from before there were any opens unchecked. A damaged
-one, which a run went on without, is called `<step>.damaged`.
+name, it is never read, and it is removed when the run goes on. Orbax restores most flipped bytes without an error, so
+the checksums are compared whenever something is read; a checkpoint without checksums opens unchecked. A damaged one,
+which a run went on without, is called `<step>.damaged`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any, Literal
 import jax
 import orbax.checkpoint as ocp
 
-from nas3d_jax.checkpointing import integrity, step_folders
+from nas3d_jax.checkpointing import integrity, literal_paths, step_folders
 from nas3d_jax.checkpointing.integrity import ARRAYS, CHECKSUMS, FORMAT_VERSION, VALUES, array_sums, value_sum
 from nas3d_jax.checkpointing.quiet import quiet, settle
 from nas3d_jax.checkpointing.serialization import checked_json, decode_position, encode_position, from_plain, to_plain
@@ -43,6 +43,7 @@ from nas3d_jax.checkpointing.step_folders import StepFolders
 from nas3d_jax.errors import DamagedCheckpoint, InputError
 from nas3d_jax.files.atomic import writing
 from nas3d_jax.files.run_layout import CHECKPOINTS
+from nas3d_jax.validation import is_whole
 
 PyTree = Any
 Which = Literal["best", "last"] | int
@@ -67,12 +68,14 @@ class Checkpoints:
     if not create and not self.folder.is_dir():
       raise InputError(f"no checkpoints in {self.folder}: no such folder")
     self._open, self._writer = contextlib.ExitStack(), None
+    self._verified = False
     if create:
       self._open.enter_context(quiet("orbax"))
       with writing(self.folder):
         self.folder.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0:
           step_folders.clear_up(self.folder)
+        self._literal = self._open.enter_context(literal_paths.literal(self.folder))
         handlers = {item: ocp.PyTreeCheckpointHandler() for item in ARRAYS}
         handlers |= {item: _json(item) for item in (*VALUES, CHECKSUMS)}
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
@@ -130,7 +133,7 @@ class Checkpoints:
     if step == last:
       self.steps.renew(step)
     with writing(self.folder):
-      self._writer.save(self.folder / str(step), args=ocp.args.Composite(**items))
+      self._writer.save(self._literal / str(step), args=ocp.args.Composite(**items))
     self.steps.metrics[step], self._unfinished = metric, step
 
   def latest_step(self) -> int | None:
@@ -147,7 +150,7 @@ class Checkpoints:
     return read_variables(folder, variables), read_training(folder, training)
 
   def metadata(self, step: int) -> dict[str, Any]:
-    """What the run said of itself, see `read_metadata`."""
+    """The metadata of a step, see `read_metadata`."""
     return read_metadata(self.step_folder(step))
 
   def iterators(self, step: int) -> dict[str, Any]:
@@ -178,21 +181,33 @@ class Checkpoints:
       self._unfinished = self._failed = None
       settle()
       raise
-    self._unfinished = None
+    step, self._unfinished = self._unfinished, None
     self.steps.settle()
+    if not self._verified:
+      self._verify(step)
     self.steps.remove_superseded()
+
+  def _verify(self, step: int) -> None:
+    """Reads the first checkpoint of a run back, before the run relies on the next ones."""
+    try:
+      integrity.check_whole(_read, self.folder / str(step))
+    except DamagedCheckpoint as error:
+      raise InputError(
+        f"what was written to {self.folder} does not come back as it was ({error}); put the run directory elsewhere"
+      ) from error
+    self._verified = True
 
   def is_writing(self) -> bool:
     """Whether a checkpoint is not on disk yet; may be asked in any thread."""
     step = self._unfinished
     try:
       self._writer.check_for_errors()
-    except Exception as error:  # what failed is over; Orbax says so once, and `wait` has to hear it
+    except Exception as error:  # Orbax raises it once, and `wait` has to raise it
       self._failed = error
     return step is not None and self._failed is None and not (self.folder / str(step)).exists()
 
   def close(self) -> None:
-    """Waits, then lets go of the folder; the object cannot be used after."""
+    """Waits, then releases the folder; the object cannot be used after."""
     with self._open:
       self.wait()
 
@@ -215,7 +230,7 @@ def open_run(run_or_checkpoint: str | Path, which: Which = "best") -> Path:
     InputError: there is no such checkpoint; names the folder and what it should hold.
   """
   path = Path(run_or_checkpoint).absolute()
-  if which not in ("best", "last") and (isinstance(which, bool) or not isinstance(which, int)):
+  if which not in ("best", "last") and not is_whole(which):
     raise InputError(f'which must be "best", "last" or the number of a step, got {which!r}')
   if step_folders.is_step(path):
     return path
@@ -254,12 +269,12 @@ def read_training(folder: Path, like: PyTree) -> PyTree:
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-  """What the run said of itself, plain JSON values; an InputError if a newer nas3d_jax wrote it, or it is damaged."""
+  """The metadata of a step, plain JSON values; an InputError if a newer nas3d_jax wrote it, or it is damaged."""
   return integrity.metadata(_read, folder)
 
 
 def sound_steps(folder: Path, *, without: int | None = None) -> list[int]:
-  """The steps of a `checkpoints` folder, but one, of which everything can be read and is what was saved."""
+  """The steps of a `checkpoints` folder, except `without`, that can be read whole and are what was saved."""
   return integrity.sound_steps(_read, folder, without)
 
 
@@ -274,20 +289,24 @@ def _read_arrays(folder: Path, item: str, like: PyTree | None) -> PyTree:
 
 
 def _read(folder: Path, item: str) -> Any:
-  """One item of a step; what goes wrong in Orbax, TensorStore or JSON becomes one message."""
+  """One item of a step; an error of Orbax, TensorStore or JSON becomes one message."""
   if not (folder / item).is_dir():
     raise DamagedCheckpoint(f"no checkpoint in {folder}: it should hold params/ and metadata/, no {item}/")
   with quiet("orbax"):
     try:
       if item not in ARRAYS:
-        return _json(item).restore(folder / item)
-      with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(folder.absolute() / item)
+        with literal_paths.literal(folder.absolute()) as found:
+          return _json(item).restore(found / item)
+      with (
+        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
+        literal_paths.merged(folder.absolute() / item) as merged,
+      ):
+        return checkpointer.restore(merged)
     except Exception as error:
       integrity.refuse_unreadable(folder, error)
       reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
     if item in ARRAYS:
-      settle()  # not within `except`, so that the exception, and all that hangs on it, is gone
+      settle()  # not within `except`, which would keep the exception and all that hangs on it
   raise integrity.unreadable(folder, item, reason)
 
 

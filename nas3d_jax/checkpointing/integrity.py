@@ -1,10 +1,10 @@
-"""What is read of a checkpoint, and that it is what was saved.
+"""Reads a checkpoint and checks that it is what was saved.
 
 Checksums are SHA-256 over the content in memory, not over files: a checkpoint may be copied or rewritten, and what
 counts is what comes back.
 
-`read` stands for the function that gives an item of a step's folder as Orbax gives it back, and raises
-`DamagedCheckpoint` where it does not.
+`read` stands for the function that returns an item of a step's folder as Orbax restores it, and raises
+`DamagedCheckpoint` where Orbax does not.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from nas3d_jax.checkpointing import step_folders
 from nas3d_jax.errors import DamagedCheckpoint, InputError
+from nas3d_jax.validation import is_whole
 
 FORMAT_VERSION = 1
 ARRAYS, VALUES, CHECKSUMS = ("params", "training"), ("metadata", "input", "metrics"), "checksums"
@@ -41,15 +42,15 @@ def checked(read: Read, folder: Path, item: str) -> Any:
 
 
 def metadata(read: Read, folder: Path) -> dict[str, Any]:
-  """What the run said of itself.
+  """The metadata of a step, plain JSON values.
 
   Raises:
-    InputError: a newer nas3d_jax wrote it, or it is none of ours.
-    DamagedCheckpoint: as of `checked`.
+    InputError: a newer nas3d_jax wrote it, or another program.
+    DamagedCheckpoint: see `checked`.
   """
   found = read(folder, "metadata")
   version = found.get("format_version") if isinstance(found, dict) else None
-  whole = isinstance(version, int) and not isinstance(version, bool)
+  whole = is_whole(version)
   # Before the checksum, because what a newer version wrote must not be taken for damaged.
   if whole and version > FORMAT_VERSION:
     raise InputError(
@@ -63,10 +64,10 @@ def metadata(read: Read, folder: Path) -> dict[str, Any]:
 
 
 def metric(read: Read, folder: Path) -> float | None:
-  """The number by which the best checkpoint is told, None where a step has none.
+  """The metric of a step, of which the best checkpoint has the lowest; None where it has none.
 
   Raises:
-    DamagedCheckpoint: as of `checked`.
+    DamagedCheckpoint: see `checked`.
   """
   sums = _sums(read, folder)
   if not (folder / "metrics").is_dir() and (sums is None or "metrics" not in sums):
@@ -77,26 +78,34 @@ def metric(read: Read, folder: Path) -> float | None:
 
 
 def sound_steps(read: Read, folder: Path, without: int | None = None) -> list[int]:
-  """The steps of a `checkpoints` folder, but one, of which all can be read and is what was saved."""
+  """The steps of a `checkpoints` folder, except `without`, that can be read whole and are what was saved."""
   sound = []
   for step in step_folders.steps_in(folder):
     with contextlib.suppress(InputError):
       if step != without:
-        path = folder / str(step)
-        metadata(read, path)
-        metric(read, path)
-        for item in ("input", *ARRAYS):
-          checked(read, path, item)
+        check_whole(read, folder / str(step))
         sound.append(step)
   return sound
 
 
-@contextlib.contextmanager
-def taking_apart(folder: Path, item: str) -> Iterator[None]:
-  """Where an item is not as it should be, which only one without checksums can be, it is damaged.
+def check_whole(read: Read, folder: Path) -> None:
+  """Reads everything of a step.
 
   Raises:
-    DamagedCheckpoint: it is.
+    InputError: something cannot be read, or is not what was saved.
+  """
+  metadata(read, folder)
+  metric(read, folder)
+  for item in ("input", *ARRAYS):
+    checked(read, folder, item)
+
+
+@contextlib.contextmanager
+def taking_apart(folder: Path, item: str) -> Iterator[None]:
+  """Turns errors over the structure of an item, which only one without checksums can cause, into damage.
+
+  Raises:
+    DamagedCheckpoint: the item has not the structure that the code in the context expects.
   """
   try:
     yield
@@ -105,7 +114,7 @@ def taking_apart(folder: Path, item: str) -> Iterator[None]:
 
 
 def unreadable(folder: Path, item: str, reason: str) -> DamagedCheckpoint:
-  """What to raise where an item cannot be read."""
+  """The error for an item that cannot be read."""
   what = f"its {item} is damaged or incomplete ({reason})"
   return DamagedCheckpoint(f"checkpoint {folder} cannot be read, {what}; {REMEDY}")
 

@@ -1,9 +1,8 @@
-"""What a checkpoint says of itself: everything but arrays that it takes to use the network."""
+"""The metadata of a checkpoint: everything but arrays that it takes to use the network."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.search_space import CELLS
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import is_number, is_whole
 
 Kind = Literal["search", "train"]
 _CONFIGS: Mapping[str, type[NetworkConfig] | type[UNetConfig]] = types.MappingProxyType(
@@ -29,7 +29,7 @@ class RunMetadata:
   Attributes:
     kind: "search" for a supernet, "train" for a network that is trained.
     architecture: "searched" for a supernet or a derived network, "unet3d" for the hand-designed 3D U-Net; a checkpoint
-      that does not say it is "searched".
+      without it is "searched".
     network: size, and variant where there is one; a `UNetConfig` where the architecture is "unet3d".
     genotype: of the derived network; None for the others.
     dropout_rate: channels dropped before the last convolution while training, from 0 to 1.
@@ -43,8 +43,8 @@ class RunMetadata:
     device: what it was trained on, `DeviceReport.to_dict()`.
     dataset: what it was trained on, under "fingerprint" `Dataset.fingerprint`; plain JSON values.
     progress: what else a run needs to go on, plain JSON values: a search's "counts".
-    geometry: orientation and voxel size of what it was trained on, to which cases are brought for it; None, and a
-      checkpoint that does not say it: cases are taken as they are.
+    geometry: orientation and voxel size of what it was trained on, to which cases are brought for it; None, or a
+      checkpoint without it: cases are taken as they are.
 
   Raises:
     InputError: a field is of another type, out of range, or at odds with another; begins with the field's name.
@@ -81,12 +81,12 @@ class RunMetadata:
     ):
       self._require(name, isinstance(getattr(self, name), kind), wanted)
     self._require("kind", self.kind in ("search", "train"), '"search" or "train"')
-    self._require("dropout_rate", _is_number(self.dropout_rate) and self.dropout_rate <= 1, "a number from 0 to 1")
-    self._require("xi", _is_number(self.xi) and self.xi > 0, "a number above 0")
-    self._require("lam", _is_number(self.lam), "a number of at least 0")
+    self._require("dropout_rate", is_number(self.dropout_rate) and 0 <= self.dropout_rate <= 1, "a number from 0 to 1")
+    self._require("xi", is_number(self.xi) and self.xi > 0, "a number above 0")
+    self._require("lam", is_number(self.lam) and self.lam >= 0, "a number of at least 0")
     for name in ("epoch", "step"):
       value = getattr(self, name)
-      self._require(name, _is_number(value) and isinstance(value, int), "a whole number of at least 0")
+      self._require(name, is_whole(value, 0) and is_number(value), "a whole number of at least 0")
     texts = all(isinstance(text, str) for entry in self.versions.items() for text in entry)
     self._require("versions", texts, "a mapping of packages to versions, both texts")
     fingerprint = self.dataset.get("fingerprint")
@@ -174,8 +174,3 @@ def _read(name: str, reader: Callable[[Any], Any], value: Any) -> Any:
     return reader(value)
   except InputError as error:
     raise InputError(f"{name} is wrong: {error}") from None
-
-
-def _is_number(value: Any) -> bool:
-  """Whether a value is a finite number of at least 0, and not a bool."""
-  return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max

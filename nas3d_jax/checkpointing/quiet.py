@@ -1,4 +1,10 @@
-"""Keeps from the terminal what a library says beside the exceptions that it raises."""
+"""Keeps from the terminal what a library prints beside the exceptions that it raises.
+
+Orbax restores a checkpoint in an event loop of its own and closes it as soon as one array fails. TensorStore's threads
+still call that loop for the other arrays: each prints a traceback through `sys.unraisablehook`, and asyncio logs one a
+task, so that the one message on a damaged checkpoint would drown in hundreds of lines. Orbax makes the loop and closes
+it, which nothing outside can delay; so hook and loggers are filtered while Orbax works.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +22,7 @@ _GRACE = 0.1
 
 @contextlib.contextmanager
 def quiet(library: str) -> Iterator[None]:
-  """Drops what a library says through absl's logger, and what its threads say when one failure fails many of them.
-
-  Those that come late find their event loop closed, which Python calls unraisable, and asyncio logs each exception that
-  no one has waited for.
+  """Drops a library's messages to absl's logger, and those of threads and tasks that outlive its event loop.
 
   Args:
     library: name of its folder.
@@ -43,7 +46,7 @@ def quiet(library: str) -> Iterator[None]:
 
 
 def settle() -> None:
-  """Waits, while it is still quiet, for the threads of what has failed; best when its exception is dropped already."""
+  """Waits, inside `quiet`, for the threads of a failed read; call it after the exception is dropped."""
   time.sleep(_GRACE)
   gc.collect()
 

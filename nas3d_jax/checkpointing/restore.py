@@ -27,7 +27,7 @@ def restore(
 
   Returns:
     The network: a supernet where the run was a search, a derived network or a `UNet3D` where it was a training; its
-    variables, float32 `jax.Array`, bit for bit as they were saved; and what the run said of itself.
+    variables, float32 `jax.Array`, bit for bit as they were saved; and the metadata of the run.
 
   Raises:
     InputError: there is no such checkpoint, it is damaged (then others of the run are named that are not), its metadata

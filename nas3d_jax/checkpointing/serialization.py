@@ -1,4 +1,4 @@
-"""A state as plain data, arrays in dictionaries and JSON values, to be read without its classes.
+"""Turns a state into plain data, arrays in dictionaries and JSON values, which open without its classes.
 
 The path of an array is the path of its leaf: field names of named tuples and dataclasses, keys of
 dictionaries, indices of sequences as decimal text; empty nodes leave no trace. A typed random key
@@ -91,7 +91,7 @@ def decode_position(entry: Mapping[str, Any]) -> Any:
   """The inverse of `encode_position`.
 
   Raises:
-    InputError: it is none of its results.
+    InputError: the entry is no result of `encode_position`.
   """
   known = isinstance(entry, Mapping) and set(entry) == {"encoding", "state"}
   if not known or entry["encoding"] not in ("json", "base64"):

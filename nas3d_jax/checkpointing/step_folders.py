@@ -1,4 +1,4 @@
-"""The folders of a run's checkpoints: which there are, which are kept, removed and set aside."""
+"""The folders of a run's checkpoints: lists, keeps, removes and sets them aside."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ class StepFolders:
     return self.best
 
   def remove_superseded(self) -> None:
-    """Removes the steps that are neither the last two nor the best; one that is half removed is none any more.
+    """Removes the steps that are neither the last two nor the best; one half removed does not count as a step.
 
     Raises:
-      InputError: the system does not let it.
+      InputError: the disk is full, or the permissions do not suffice.
     """
     kept = {*sorted(self.metrics)[-_LAST:], self.best, *self.unrated}
     for step in sorted(set(self.metrics) - kept):
@@ -80,14 +80,14 @@ class StepFolders:
     """Lets the last step be saved again: the former one stands aside until the new one is whole.
 
     Raises:
-      InputError: the system does not let it.
+      InputError: the disk is full, or the permissions do not suffice.
     """
     if self._first:
       with writing(self._folder):
         set_aside(self._folder, step)
 
   def settle(self) -> None:
-    """Removes what stood aside, or puts it back where no new one came of it."""
+    """Removes what stood aside, or puts it back where no new one took its place."""
     if self._first:
       settle(self._folder)
 
@@ -95,7 +95,7 @@ class StepFolders:
     """Takes out a damaged step; returns its folder's new name, `<step>.damaged`, or `<step>.damaged.2` and so on.
 
     Raises:
-      InputError: the system does not let it.
+      InputError: the disk is full, or the permissions do not suffice.
     """
     del self.metrics[step]
     self.unrated.pop(step, None)
@@ -121,7 +121,7 @@ def is_step(path: Path) -> bool:
 
 
 def clear_up(folder: Path) -> None:
-  """Removes what a write or a removal left that was cut short, and settles a step that was saved again."""
+  """Removes what an interrupted write or removal left, and settles a step that was saved again."""
   for path in folder.glob(f"*{UNFINISHED}*"):
     shutil.rmtree(path, ignore_errors=True)
   settle(folder)
@@ -137,7 +137,7 @@ def set_aside(folder: Path, step: int) -> None:
 
 
 def settle(folder: Path) -> None:
-  """Removes what was set aside, or puts it back where no new one came of it; not while one is being written."""
+  """Removes what was set aside, or puts it back where no new one took its place; not while one is being written."""
   for former in folder.glob(".*.former"):
     step = folder / former.name.split(".")[1]
     if step.exists():

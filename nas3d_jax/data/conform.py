@@ -1,8 +1,8 @@
-"""A case in the orientation and voxel size of a data set, and the way back.
+"""Brings a case to the orientation and voxel size of a data set, and back.
 
-A volume is turned first: its axes are permuted and mirrored, which loses nothing and is all that an oblique one gets,
-too: nothing is rotated. Then each axis whose voxels are longer or shorter than they should be is resampled, about the
-centre of the volume:
+A volume is turned first: its axes are permuted and mirrored, which loses nothing. Not even an oblique volume is
+rotated. Then each axis whose voxels are longer or shorter than they should be is resampled, about the centre of the
+volume:
 
 - intensities along straight lines between the voxels, averaged where voxels grow (`blend`). Voxels outside the
   brain take no part in it, so the brain keeps its intensities up to its border, and outside it all is zero;
@@ -40,7 +40,8 @@ class Regrid:
     geometry: where to.
 
   Raises:
-    InputError: the affine cannot be inverted, or voxels are so unlike those of the geometry that no head is meant.
+    InputError: the affine cannot be inverted, or the voxels differ so much from those of the geometry that the volume
+      cannot be a head.
   """
 
   shape: tuple[int, int, int]
@@ -187,7 +188,7 @@ class Conformed:
   """A case in a geometry, and the way back.
 
   Attributes:
-    image: [D', H', W', M] intensities as of `Regrid.image`.
+    image: [D', H', W', M] intensities, see `Regrid.image`.
     regrid: the way; None where nothing was to be changed.
     brain: [D, H, W], where the brain of the original is; None where nothing was resampled.
   """
@@ -210,7 +211,7 @@ def conform(image: NDArray, affine: ArrayLike, geometry: Geometry | None) -> Con
     geometry: where to; None means that it stays as it is.
 
   Raises:
-    InputError: the image is of another shape, or as `Regrid` does.
+    InputError: the image is of another shape, or `Regrid` raises it.
   """
   if image.ndim != 4:
     raise InputError(f"image must be [D, H, W, M], got shape {image.shape}")

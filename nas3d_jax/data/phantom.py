@@ -16,8 +16,9 @@ import numpy as np
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import read_json, write_json
-from nas3d_jax.runtime.progress_bar import progress_bar
+from nas3d_jax.runtime.progress_bar import ProgressBar
 from nas3d_jax.schema.builtin import BRATS2019
+from nas3d_jax.validation import check_whole, is_whole
 
 SHAPE = (240, 240, 155)
 """Voxels of a BraTS volume."""
@@ -44,7 +45,7 @@ def phantom_case(
   """One made-up patient, skull-stripped, with a tumour of nested regions; now and then without ET.
 
   Args:
-    seed: whole numbers of at least 0 that settle everything.
+    seed: whole numbers of at least 0 that determine everything.
     shape: (D, H, W) in voxels, from right to left, front to back and bottom to top; 16 at least.
 
   Returns:
@@ -55,7 +56,7 @@ def phantom_case(
     InputError: the seed is negative or the shape too small.
   """
   _check_shape(shape)
-  if np.ndim(seed) > 1 or any(not _is_whole(s, 0) for s in np.atleast_1d(seed).tolist()):
+  if np.ndim(seed) > 1 or any(not is_whole(s, 0) for s in np.atleast_1d(seed).tolist()):
     raise InputError(f"seed must be whole numbers of at least 0, got {seed!r}")
   rng = np.random.default_rng(seed)
   enhancing = rng.random() >= _WITHOUT_ET
@@ -110,9 +111,8 @@ def write_phantoms(
     InputError: a value is out of range, or `out` holds something else.
   """
   _check_shape(shape)
-  for name, value, least in (("cases", cases, 1), ("seed", seed, 0)):
-    if not _is_whole(value, least):
-      raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+  check_whole("cases", cases, 1)
+  check_whole("seed", seed, 0)
   out = Path(out)
   flags = {"format": "nas3d_jax.phantoms", "version": 1, "seed": seed, "shape": [*shape]}
   mark = out / "phantoms.json"
@@ -126,9 +126,8 @@ def write_phantoms(
   there = {path.name: path for path in out.glob("[HL]GG/Phantom_*")}
   if surplus := sorted(there.keys() - set(names)):
     raise InputError(f"out holds more than cases={cases} phantoms ({surplus[-1]}); give another")
-  with progress_bar(remaining=True) as bar:
-    work = bar.track(range(cases), description="phantom")
-    return [there.get(names[i]) or _write_case(out, names[i], (seed, i), shape) for i in work]
+  with ProgressBar("phantom", cases) as bar:
+    return [there.get(names[i]) or _write_case(out, names[i], (seed, i), shape) for i in bar.track(range(cases))]
 
 
 def _write_case(
@@ -248,10 +247,6 @@ def _distance(
   return np.sqrt(sum(squares)).astype(np.float32)
 
 
-def _is_whole(value: object, least: int) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 def _check_shape(shape: Sequence[int]) -> None:
-  if len(shape) != 3 or not all(_is_whole(n, _SMALLEST) for n in shape):
+  if len(shape) != 3 or not all(is_whole(n, _SMALLEST) for n in shape):
     raise InputError(f"shape must be three lengths of at least {_SMALLEST} voxels, got {shape!r}")

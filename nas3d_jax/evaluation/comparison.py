@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.validation import check_whole
 
 LEVEL = 0.95
 SAMPLES = 10_000
-"""Resamples of the bootstrap unless told otherwise."""
+"""Resamples of the bootstrap by default."""
 
 # SciPy's exact distribution knows no ties and goes up to 50; with ties all 2 ** n signs are tried up to this n.
 _EXACT, _ALL_SIGNS = 50, 13
@@ -28,13 +29,13 @@ class PairedDifference:
 
   Attributes:
     count: cases.
-    differing: cases on which the two differ; the others say nothing in a Wilcoxon test.
+    differing: cases on which the two differ; the others do not count in a Wilcoxon test.
     mean: mean difference, in the metric's unit.
     median: median difference.
     low: lower end of the bootstrap 95% interval of the mean; None for fewer than 2 cases.
     high: upper end.
     p_value: two-sided Wilcoxon signed rank test; None where no case differs.
-    note: how the p value was come by, and what limits it; for the reader.
+    note: how the p value was computed, and what limits it; for the reader.
   """
 
   count: int
@@ -58,7 +59,7 @@ def paired_difference(
 
   Args:
     first: one finite number a case.
-    second: likewise, in the same order of cases.
+    second: one finite number a case, in the same order.
     seed: of the bootstrap, a whole number of at least 0.
     samples: resamples of the bootstrap, at least 1.
 
@@ -70,8 +71,7 @@ def paired_difference(
     raise InputError(f"both must have one number a case, at least one, got {one.shape} and {other.shape}")
   if not (np.isfinite(one).all() and np.isfinite(other).all()):
     raise InputError("both must hold finite numbers only; leave out the cases that have none in both")
-  if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-    raise InputError(f"samples must be a whole number of at least 1, got {samples!r}")
+  check_whole("samples", samples, 1)
   differences = one - other
   low, high = _interval(differences, seed, samples)
   p_value, note = _wilcoxon(differences[differences != 0])
@@ -88,23 +88,19 @@ def paired_difference(
 
 
 def _interval(differences: NDArray[np.float64], seed: int, samples: int) -> tuple[float | None, float | None]:
-  """The percentile bootstrap interval of the mean."""
+  """The percentile bootstrap interval of the mean; None for fewer than 2 cases."""
   count = differences.size
   if count < 2:
     return None, None
-  random = np.random.default_rng(seed)
-  rows = max(1, _CHUNK // count)
-  means = [
-    differences[random.integers(0, count, (min(rows, samples - done), count))].mean(1)
-    for done in range(0, samples, rows)
-  ]
-  tail = (1 - LEVEL) / 2
-  low, high = np.quantile(np.concatenate(means), (tail, 1 - tail)).tolist()
-  return low, high
+  interval = stats.bootstrap(
+    (differences,), np.mean, method="percentile", confidence_level=LEVEL, n_resamples=samples,
+    batch=max(1, _CHUNK // count), random_state=np.random.default_rng(seed),
+  ).confidence_interval
+  return float(interval.low), float(interval.high)
 
 
 def _wilcoxon(differences: NDArray[np.float64]) -> tuple[float | None, str]:
-  """p value of differences that are not zero, and how it was come by."""
+  """p value of differences that are not zero, and how it was computed."""
   count = differences.size
   if not count:
     return None, "no case differs"

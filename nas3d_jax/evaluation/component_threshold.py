@@ -1,4 +1,4 @@
-"""The least component of the innermost region that is kept, chosen on scored predictions."""
+"""Chooses the least component of the innermost region that is kept, on predictions with known truth."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Choice:
   """A threshold and why.
 
   Attributes:
-    region: the innermost region, whose components are meant.
+    region: the innermost region, whose components the threshold is for.
     min_component_ml: the threshold chosen, in ml.
     dice: mean Dice of that region over the cases, for each threshold tried.
   """
@@ -51,10 +51,10 @@ def choose_min_component(
   schema: Schema = BRATS2019,
   candidates: Sequence[float] = CANDIDATES,
 ) -> Choice:
-  """Tries thresholds of `remove_small` on predictions with known truth; the one with the highest mean Dice is chosen.
+  """Chooses the threshold of `remove_small` with the highest mean Dice on predictions with known truth.
 
   Both empty counts as Dice 1, one empty as 0, as in `metrics`: that is what removal is for. Of equals the smallest
-  threshold is taken. Predictions of the cross-validation are meant, made with min_component_ml=0.
+  threshold is taken. The predictions should be those of the cross-validation, made with min_component_ml=0.
 
   Args:
     predictions_dir: the folder of `<case>.nii.gz`.

@@ -15,28 +15,32 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from nas3d_jax.data.cases.case_files import CaseError, Fault
+from nas3d_jax.data.cases.case_files import CaseError, Fault, refuse
 from nas3d_jax.data.cases.detect_schema import find_schema
-from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
-from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_volume
+from nas3d_jax.data.cases.find_and_read import geometry_faults, label_faults
+from nas3d_jax.data.cases.nifti import Volume, VolumeError, exact, read_labels
 from nas3d_jax.data.cases.segmentations import find_segmentations, nifti_files
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation import metrics
 from nas3d_jax.evaluation.scores import RegionMetrics, Scores
 from nas3d_jax.files.atomic import writing
-from nas3d_jax.files.hashing import file_sum
+from nas3d_jax.files.hashing import file_sums
 from nas3d_jax.files.locks import locked
 from nas3d_jax.files.run_layout import SCORES_CSV, SCORES_JSON
 from nas3d_jax.inference.prediction_folder import stored_schema
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.schema.translation import translate, translation
+from nas3d_jax.validation import check_whole
+
+_UNSCORED = "cannot be scored, so nothing was written"
 
 
 class _Pair(NamedTuple):
+  """A case and its files, "prediction" and "truth"."""
+
   case: str
-  prediction: Path
-  truth: Path
+  files: dict[str, Path]
 
 
 def evaluate(
@@ -78,8 +82,7 @@ def evaluate(
   """
   if workers is None:
     workers = os.cpu_count() or 1
-  if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-    raise InputError(f"workers must be a whole number of at least 1, got {workers!r}")
+  check_whole("workers", workers, 1)
   tolerance = metrics.check_tolerance(tolerance)
   predicted = stored_schema(predictions_dir)
   schema = find_schema(data_dir, schema, like=predicted)
@@ -97,7 +100,7 @@ def evaluate(
     Console(stderr=True).print(say, markup=False, highlight=False, soft_wrap=True)
   work = functools.partial(_score_pair, predicted=predicted, schema=schema, tolerance=tolerance)
   results = each("evaluate", work, pairs, workers)
-  _refuse([fault for result in results if isinstance(result, CaseError) for fault in result.faults])
+  refuse([fault for result in results if isinstance(result, CaseError) for fault in result.faults], _UNSCORED)
   named = dict(zip((pair.case for pair in pairs), results, strict=True))
   scores = Scores(
     schema,
@@ -136,93 +139,50 @@ def _pair(
       file = f"{case}{schema.segmentation[0]}" if schema.layout == "folders" else f"labelsTr/{case}"
       reason = f"no segmentation {file}.nii.gz or .nii below {data_dir}"
       faults.append(Fault(case, reason, "add it, or name the cases to score"))
-  _refuse(faults)
-  return [_Pair(case, predictions[case][0], truths[case]) for case in sorted(wanted)]
+  refuse(faults, _UNSCORED)
+  return [_Pair(case, {"prediction": predictions[case][0], "truth": truths[case]}) for case in sorted(wanted)]
 
 
 def _score_pair(
   pair: _Pair, *, predicted: Schema, schema: Schema, tolerance: float
 ) -> tuple[RegionMetrics, dict[str, str]] | CaseError:
   """Metrics of each region and checksums of the files of a case, or all that is wrong with it."""
-  files = {"prediction": pair.prediction, "truth": pair.truth}
   volumes: dict[str, Volume] = {}
   found: list[tuple[str, str]] = []
-  for what, path in files.items():
+  for what, path in pair.files.items():
     try:
-      volumes[what] = read_volume(path)
+      volumes[what] = read_labels(path)
     except VolumeError as error:
       found.append((f"{what} {error.reason}", error.remedy))
     else:
       own = predicted if what == "prediction" else schema
-      found += _label_faults(f"{what} {path.name}", volumes[what].data, own)
-  if len(volumes) == 2:
-    found += _geometry_faults(**volumes)
+      remedy = "give label volumes, or the schema that they follow"
+      found += label_faults(f"{what} {path.name}", volumes[what].data, own, remedy)
+  found += geometry_faults(dict(reversed(volumes.items())), "write the prediction on the grid of the case's images")
   if found:
     return CaseError(Fault(pair.case, *fault) for fault in found)
   # The labels are all known, so they are whole and fit.
-  prediction, truth = (volumes[what].data.astype(np.uint8, copy=False) for what in files)
+  prediction, truth = (volumes[what].data.astype(np.uint8, copy=False) for what in pair.files)
   prediction = translate(prediction, predicted, schema)
   values = metrics.score(prediction, truth, schema, volumes["truth"].spacing, tolerance=tolerance)
   return values, {what: volume.checksum for what, volume in volumes.items()}
 
 
-def _label_faults(name: str, data: np.ndarray, schema: Schema) -> list[tuple[str, str]]:
-  known = schema.label_values
-  unknown = data[~np.isin(data, known)]
-  if not unknown.size:
-    return []
-  some = ", ".join(f"{value:g}" for value in np.unique(unknown)[:8].tolist())
-  reason = (
-    f"{name} has {unknown.size} voxels with values ({some}) that are no labels of schema "
-    f"{schema.name!r} ({', '.join(map(str, known))})"
-  )
-  return [(reason, "give label volumes, or the schema that they follow")]
-
-
-def _geometry_faults(prediction: Volume, truth: Volume) -> list[tuple[str, str]]:
-  remedy = "write the prediction on the grid of the case's images"
-  if prediction.data.shape != truth.data.shape:
-    shapes = f"prediction has shape {prediction.data.shape}, truth {truth.data.shape}"
-    return [(shapes, remedy)]
-  if not np.allclose(prediction.affine, truth.affine, rtol=0, atol=AFFINE_TOLERANCE):
-    rows = f"{prediction.affine[:3].tolist()}, truth {truth.affine[:3].tolist()}"
-    return [(f"prediction has the affine {rows}", remedy)]
-  return []
-
-
-def _refuse(faults: Sequence[Fault]) -> None:
-  """Raises one InputError with all that is wrong, if anything is."""
-  if faults:
-    count = len({fault.case for fault in faults})
-    lines = "\n".join(f"  {fault}" for fault in sorted(faults, key=lambda fault: fault.case))
-    raise InputError(f"{count} of the cases cannot be scored, so nothing was written:\n{lines}")
-
-
 def _reuse(out: Path, pairs: Sequence[_Pair], schema: Schema, tolerance: float, workers: int) -> Scores:
   """The scores that are there, if they are of these files, read by this schema, with this tolerance."""
   scores = Scores.load(out)
-  now = dict(
-    zip((p.case for p in pairs), each("compare", _checksums, pairs, workers), strict=True)
-  )
+  sums = each("compare", file_sums, [pair.files for pair in pairs], workers)
+  now = dict(zip((pair.case for pair in pairs), sums, strict=True))
   before = scores.checksums
   changed = sorted(c for c in now.keys() | before.keys() if now.get(c) != before.get(c))
   remedy = "give --overwrite to score anew, or another --out"
   if scores.schema != schema:
     raise InputError(f"{out / SCORES_JSON} is of another schema ({scores.schema.name!r}); {remedy}")
   if scores.tolerance != tolerance:
-    raise InputError(f"{out / SCORES_JSON} has tolerance={scores.tolerance:g}, got {tolerance:g}; {remedy}")
+    raise InputError(f"{out / SCORES_JSON} has tolerance={exact(scores.tolerance)}, got {exact(tolerance)}; {remedy}")
   if changed:
     raise InputError(f"{out / SCORES_JSON} is of other files of {', '.join(changed)}; {remedy}")
   if not (out / SCORES_CSV).exists():
     scores.write_csv(out)
   Console(stderr=True).print(f"{out / SCORES_JSON} is there, from the same files: reused")
   return scores
-
-
-def _checksums(pair: _Pair) -> dict[str, str] | None:
-  """SHA-256 of both files; None where one cannot be read."""
-  files = {"prediction": pair.prediction, "truth": pair.truth}
-  try:
-    return {what: file_sum(path) for what, path in files.items()}
-  except OSError:
-    return None

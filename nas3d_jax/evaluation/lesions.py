@@ -1,7 +1,7 @@
 """Scores lesion by lesion, as the BraTS challenge of 2023 defines them for gliomas.
 
-A truth that is scored as a whole hides a small lesion that was missed beside a large one that was
-found. Here every lesion counts alike, and so does every lesion that is none.
+Scores of a whole region hide a small lesion that was missed beside a large one that was found. Here every lesion counts
+alike, and so does every false one.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 import types
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -21,6 +20,7 @@ from nas3d_jax.evaluation import lesions
 from nas3d_jax.evaluation.lesions import lesion_scores
 from nas3d_jax.evaluation.surfaces import EMPTY_DISTANCE, SurfaceDistances
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import is_number
 
 PAPER_METRICS = ("dice", "sensitivity", "specificity", "hausdorff95")
 """Those of the paper's Tables 3 and 4."""
@@ -102,7 +102,7 @@ class Overlap:
 def score(
   prediction: ArrayLike, truth: ArrayLike, schema: Schema, spacing: Sequence[float], *, tolerance: float = TOLERANCE
 ) -> dict[str, dict[str, float]]:
-  """Scores the label volume of one case against the truth, as `CONVENTIONS` says.
+  """Scores the label volume of one case against the truth, by the rules of `CONVENTIONS`.
 
   Args:
     prediction: integer labels `[D, H, W]`.
@@ -143,7 +143,7 @@ def check_tolerance(tolerance: float) -> float:
   Raises:
     InputError: it is no finite number of at least 0.
   """
-  if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 <= tolerance <= sys.float_info.max:
+  if not is_number(tolerance) or tolerance < 0:
     raise InputError(f"tolerance must be a length in mm of at least 0, got {tolerance!r}")
   return float(tolerance)
 

@@ -1,4 +1,4 @@
-"""Scores that a challenge's portal gave for cases whose truth it keeps.
+"""Reads the scores that a challenge's portal gave for cases whose truth it keeps.
 
 The table that the BraTS portals send back has one row a case and these columns, of which those of the schema's regions
 are read and others passed over:

@@ -1,4 +1,4 @@
-"""What an evaluation found: the scores of every case, their files and their table.
+"""The result of an evaluation: the scores of every case, their files and their table.
 
     <out>/scores.csv     one row per case and region: case, region, and one column per metric
     <out>/scores.json    the same in full precision, with the summary, the conventions, the tolerance of the surface
@@ -109,7 +109,7 @@ class Scores:
     """Reads `scores.json` of a folder and checks every field; the summary is worked out again.
 
     Raises:
-      InputError: there is no such file, or it is none of these, of another version or damaged.
+      InputError: there is no such file, or it holds no scores, is of another version or damaged.
     """
     path = Path(out) / SCORES_JSON
     try:

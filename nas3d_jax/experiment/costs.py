@@ -19,6 +19,7 @@ from nas3d_jax.inference.ensemble import restore_ensemble
 from nas3d_jax.models.flops import forward_flops
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.runtime import devices
+from nas3d_jax.runtime.compiling import compiling
 from nas3d_jax.training.optimizers import adam
 from nas3d_jax.training.setup import key_of
 from nas3d_jax.training.steps import TrainState, make_train_step
@@ -90,7 +91,8 @@ def _training_step(net: AnyNetwork, variables: Any, shape: tuple[int, ...]) -> t
   # As a training computes it.
   packed = PackedNet(net, variables)
   state = TrainState.create(packed.pack(variables), optimizer, key_of(1))
-  step = make_train_step(packed, optimizer).lower(state, (image, target)).compile()
+  with compiling("the training step"):
+    step = make_train_step(packed, optimizer).lower(state, (image, target)).compile()
   state, losses = step(state, (image, target))
   jax.block_until_ready(losses)
   times, began = [], time.monotonic()

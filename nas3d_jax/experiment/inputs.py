@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from nas3d_jax.data.cases.case_files import CaseFiles, Fault, is_truth
+from nas3d_jax.data.cases.case_files import CaseFiles, is_truth, refuse
 from nas3d_jax.data.cases.detect_schema import find_schema, for_model, say_schema
 from nas3d_jax.data.cases.find_and_read import find_cases
 from nas3d_jax.data.cases.segmentations import find_segmentations
@@ -145,7 +145,7 @@ class ExperimentInputs:
     if self.config.test_dir is None:
       return ()
     found, faults = find_cases(self.config.test_dir, for_model(self.test_schema, self.schema), labels=False)
-    _refuse(faults)
+    refuse(faults, "in test_dir cannot be used")
     return tuple(found)
 
   @functools.cached_property
@@ -164,7 +164,7 @@ class ExperimentInputs:
     if not self.unseen:
       return {}
     truths, faults = find_segmentations(self.config.test_dir, self.test_schema)
-    _refuse(faults)
+    refuse(faults, "in test_dir cannot be used")
     without = sorted(files.name for files in self.unseen if files.name not in truths)
     if truths and without:
       raise InputError(
@@ -182,12 +182,6 @@ class ExperimentInputs:
           f"{name} in {self.config.test_dir} is not unseen: it has the images of {owner} in {self.dataset.folder}; "
           "take it out of one of them"
         )
-
-
-def _refuse(faults: Sequence[Fault]) -> None:
-  if faults:
-    lines = "\n".join(f"  {fault}" for fault in faults)
-    raise InputError(f"{len(faults)} faults in test_dir:\n{lines}")
 
 
 def _sums(paths: Mapping[str, Path]) -> dict[str, str]:

@@ -149,14 +149,14 @@ def _costs(inputs: ExperimentInputs, network: Architecture) -> Stage:
     measured = read_json(path).get(network) if path.exists() else None
     if measured is None:
       return "to do"
-    return "done" if measured["patch_size"] == config.patch_size else "changed"
+    return "done" if measured["patch_size"] == config.template(network).patch_size else "changed"
 
   def run():
     found, _ = find_cases(inputs.data_dir, inputs.schema, labels=False)
     cases = [read_case(files, inputs.schema) for files in found[:_TIMED_CASES]]
     images = [conform_case(case, inputs.dataset.geometry).image for case in cases]
     folder = config.training(network, "all")
-    costs = measure_costs(folder, images, batch_size=config.batch_size, choices=config.choices())
+    costs = measure_costs(folder, images, batch_size=config.template(network).batch_size, choices=config.choices())
     write_json(path, {**(read_json(path) if path.exists() else {}), network: costs.to_dict()})
 
   return Stage(f"costs of {network}", status, run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any, Literal
 from nas3d_jax.checkpointing import checkpoints
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation import scores
-from nas3d_jax.files.hashing import file_sum
+from nas3d_jax.files.hashing import sum_or_none
 from nas3d_jax.files.run_layout import (
   CHECKPOINTS,
   CONFIG,
@@ -22,22 +23,20 @@ from nas3d_jax.files.run_layout import (
   SCORES_JSON,
   SEARCH,
 )
-from nas3d_jax.files.strict_json import parse_json
+from nas3d_jax.files.strict_json import parse_json, read_records
 from nas3d_jax.inference.config import InferenceChoices
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.training.config import OTHERS, SearchConfig, TrainConfig
+from nas3d_jax.training.config import RunConfig, SearchConfig, TrainConfig
 from nas3d_jax.training.genotype_counts import rows_of
 from nas3d_jax.training.setup import plain_settings
+from nas3d_jax.validation import is_number
 
 Status = Literal["done", "begun", "to do", "changed"]
 """A part that is "changed" was made with other settings or inputs."""
 Checksums = Mapping[str, str]
 
-# Settings that do not decide the result, or are compared otherwise.
-_APART = {
-  "workdir", "overwrite", "checkpoint_minutes", "epochs", "min_count", "genotype", "init_from", "network", "devices",
-  "skip_nonfinite",
-}
+# Settings that are paths: the genotype is compared by what the file holds.
+_APART = {"genotype", "init_from"}
 
 
 def search_status(config: SearchConfig, fingerprint: str) -> Status:
@@ -46,7 +45,7 @@ def search_status(config: SearchConfig, fingerprint: str) -> Status:
   stored = _settings(folder)
   if stored is None:
     return "to do"
-  if not _same(stored, config, fingerprint, _APART):
+  if not _same(stored, config, fingerprint):
     return "changed"
   genotype = folder / GENOTYPE
   longer = any(stored.get(name) != getattr(config, name) for name in ("epochs", "min_count"))
@@ -61,7 +60,7 @@ def training_status(config: TrainConfig, folder: Path, fingerprint: str) -> Stat
   stored = _settings(folder)
   if stored is None:
     return "to do"
-  if not _same(stored, config, fingerprint, _APART | set(OTHERS[config.network])):
+  if not _same(stored, config, fingerprint):
     return "changed"
   if config.network == "searched" and Path(config.genotype).exists():
     genotype = Genotype.from_json(Path(config.genotype).read_bytes())
@@ -113,7 +112,9 @@ def scores_status(folder: Path, predictions: Path, truths: Checksums) -> Status:
   content = _read(folder / SCORES_JSON)
   if content is None:
     return "to do"
-  wanted = {case: {"prediction": _sum_of(predictions / f"{case}.nii.gz"), "truth": sha} for case, sha in truths.items()}
+  wanted = {
+    case: {"prediction": sum_or_none(predictions / f"{case}.nii.gz"), "truth": truth} for case, truth in truths.items()
+  }
   cases = _object(content, "cases")
   found = {case: _object(cases, case).get("checksums") for case in cases}
   same = content.get("version") == scores.VERSION and found == wanted and (folder / SCORES_CSV).exists()
@@ -128,16 +129,12 @@ def newer_than(path: Path, inputs: Iterable[Path]) -> Status:
 
 
 def history(run: Path) -> list[dict[str, Any]]:
-  """The records of the epochs of a run, up to one that was being written when it was killed; empty without any."""
-  path, records = run / METRICS, []
-  for line in path.read_bytes().splitlines() if path.exists() else ():
-    try:
-      record = parse_json(line)
-    except InputError:
-      break
-    if not isinstance(record, dict) or type(record.get("seconds")) not in (int, float):
-      break
-    records.append(record)
+  """The records of the epochs of a run, up to one that is damaged; empty without any."""
+  records: list[dict[str, Any]] = []
+  with contextlib.suppress(InputError):
+    for record in read_records(run / METRICS):
+      if is_number(record.get("seconds")):
+        records.append(record)
   return records
 
 
@@ -166,8 +163,9 @@ def _settings(folder: Path) -> dict[str, Any] | None:
   return None if content is None else _object(content, "settings")
 
 
-def _same(stored: Mapping[str, Any], config: Any, fingerprint: str, apart: set[str]) -> bool:
-  now = {name: value for name, value in plain_settings(config).items() if name not in apart}
+def _same(stored: Mapping[str, Any], config: RunConfig, fingerprint: str) -> bool:
+  now = {name: value for name, value in plain_settings(config).items() if name not in _APART | config.changeable}
+  stored = {**config.defaults, **stored}
   return stored.get("dataset") == fingerprint and all(stored.get(name) == value for name, value in now.items())
 
 
@@ -189,10 +187,6 @@ def _read(path: Path) -> dict[str, Any] | None:
   except (OSError, ValueError):
     return None
   return content if isinstance(content, dict) else None
-
-
-def _sum_of(path: Path) -> str | None:
-  return file_sum(path) if path.exists() else None
 
 
 def _written(path: Path) -> int:

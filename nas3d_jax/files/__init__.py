@@ -1,5 +1,6 @@
-"""What lies on disk, whatever it holds: files that appear whole or not at all, locks, JSON that is read strictly.
+"""Files and folders, whatever they hold.
 
-Rooms: `atomic` (whole files, and what a full disk says), `locks` (one writer a folder), `strict_json`, `hashing` (the
-checksum of a file), `run_layout` (the names of all files and folders of a run).
+Rooms: `atomic` (files that appear whole or not at all, errors of a full disk), `locks` (one writer a folder),
+`strict_json` (JSON, read strictly), `hashing` (the checksum of a file), `run_layout` (the names of all files and
+folders of a run).
 """

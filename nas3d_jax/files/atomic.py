@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and what a disk says that takes no more."""
+"""Files that appear whole or not at all, and clear errors where a disk is full or read-only."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(folder: str | Path) -> Iterator[None]:
-  """Turns what a full or read-only disk says, while a folder is written to, into an error that names both.
+  """Turns errors of a full or read-only disk, while a folder is written to, into one that names folder and remedy.
 
   Args:
     folder: what is written to.
 
   Raises:
-    InputError: no room, a quota or a limit of the file size is reached, or the permissions do not suffice; whether
-      Python says so or, in its own errors, a library.
+    InputError: there is no room, a quota or a limit of the file size is reached, or the permissions do not suffice;
+      whether Python raised that or a library in errors of its own.
   """
   try:
     yield
@@ -83,10 +83,10 @@ def writing(folder: str | Path) -> Iterator[None]:
 
 
 def refusal(error: BaseException, folder: str | Path | None = None) -> InputError | None:
-  """What to tell the user of an error that a disk is the cause of; None if it is of another kind.
+  """The InputError for an error that a disk caused; None if it is of another kind.
 
   Args:
-    error: an OSError, or another one in whose message the system's words for it stand, as TensorStore's.
+    error: an OSError, or one whose message holds the system's words for it, as TensorStore's do.
     folder: what was written to; None if that is not known.
   """
   number = getattr(error, "errno", None)

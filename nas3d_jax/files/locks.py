@@ -1,8 +1,11 @@
-"""One writer a folder: a lock that the system lets go of when its process ends, however it ends.
+"""One writer a folder: a lock that the system releases when its process ends, however it ends.
 
-The lock is `flock` on a file in the folder, which holds the process, the host and the time for whoever has to wait, and
-is removed in the end. One that a killed process left is no lock any more. There is none on systems without `fcntl`
-(Windows) and on file systems that refuse it; who only reads takes none.
+The lock is `flock` on a file in the folder. The file names the process, its host and the time for whoever has to wait,
+and is removed in the end; one that a killed process left locks nothing. Systems without `fcntl` (Windows) and file
+systems that refuse `flock` have no lock; reading takes none.
+
+The package filelock would replace the call of `flock` alone: its lock on a file does not name the holder, and where
+there is no `flock` it leaves marks that outlive a killed process.
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ def holds_nothing(folder: Path) -> bool:
 
 
 def _take(folder: Path, path: Path) -> BinaryIO:
-  """The open file of a lock that is ours now."""
+  """Takes a lock and returns its open file, which holds the lock until it is closed."""
   while True:
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -84,7 +87,7 @@ def _take(folder: Path, path: Path) -> BinaryIO:
       if error.errno not in _WITHOUT_LOCKS:
         file.close()
         raise
-    # Whoever had the lock may have removed the file between our opening and our locking it.
+    # The former holder may have removed the file after it was opened here and before it was locked.
     if _is_at(file, path):
       break
     file.close()
@@ -101,7 +104,7 @@ def _take(folder: Path, path: Path) -> BinaryIO:
 
 
 def _read(file: BinaryIO) -> str:
-  """Who holds a lock, as far as its file says."""
+  """Who holds a lock, by its file; empty where the file is."""
   file.seek(0)
   text = file.read(200).decode("utf-8", "replace").strip()
   return f" ({text})" if text else ""

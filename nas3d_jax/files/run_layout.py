@@ -8,7 +8,8 @@
     predictions/<network>/<split>/                 label volumes and predictions.json
     predictions/<network>/min_component.json       the least component that is kept
     scores/<network>/<split>/                      scores.json, scores.csv
-    costs.json, experiment.json, report/index.html
+    costs.json, experiment.json
+    report/              index.html, figures/, tables/
 
 A run directory holds config.json, metrics.jsonl, checkpoints/<step>/, genotype.json once a search is over, and
 nonfinite/ where a step was reported.
@@ -25,6 +26,8 @@ MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
 CASES = "cases"
 IMAGE, LABELS = "image.npy", "labels.npy"
+RECORDS = "records"
+"""Of a data set that is being made: what each finished case came from."""
 
 SEARCH = "search"
 SEEDS, NESTED = "seeds", "nested"
@@ -48,3 +51,11 @@ COSTS = "costs.json"
 EXPERIMENT = "experiment.json"
 REPORT = "report"
 PAGE = "index.html"
+FIGURES, TABLES = "figures", "tables"
+MADE = "made.json"
+"""Beside the figures: what each was drawn from."""
+
+RECORDS = tuple(
+  map(frozenset, ((MANIFEST, CONFIG), (IMAGE,), (CONFIG, CHECKPOINTS), (PREDICTIONS_JSON,), (SCORES_JSON,), (PAGE,)))
+)
+"""Names that together mark a folder as written by this library: it holds no cases."""

@@ -1,4 +1,4 @@
-"""JSON that anybody may have written, read with a no to what Python's reader lets pass, and written whole."""
+"""Reads JSON from anywhere more strictly than Python does, and writes JSON files whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ def parse_json(content: bytes | str) -> Any:
     content: the text, or its bytes in UTF-8.
 
   Raises:
-    InputError: it is no JSON, or no plain value (see `check_plain`), or an object has a name twice; says why, and
-      leaves it to the caller to say where and what to do.
+    InputError: it is no JSON, or no plain value (see `check_plain`), or an object has a name twice. The message gives
+      the reason; the caller adds the place and the remedy.
   """
   try:
-    text = content.decode("utf-8") if isinstance(content, bytes) else content
+    # Editors on Windows put a byte order mark in front.
+    text = content.decode("utf-8-sig") if isinstance(content, bytes) else content.removeprefix("\ufeff")
     value = json.loads(text, object_pairs_hook=_object)
   except InputError:
     raise
@@ -44,11 +45,11 @@ def parse_json(content: bytes | str) -> Any:
 
 
 def check_plain(value: Any, most: int | None = None) -> None:
-  """Raises InputError unless a value is safe to walk, to print and to calculate with.
+  """Checks that a value is safe to walk, to print and to calculate with.
 
   Args:
     value: lists, mappings, texts, numbers, True, False, None.
-    most: values in it at the most, each counted as often as it can be reached; None for any number.
+    most: most values in it, each counted as often as it can be reached; None for any number.
 
   Raises:
     InputError: it is nested more than 64 deep (or holds itself), a number is not finite or beyond double precision, a
@@ -102,6 +103,25 @@ def read_json(path: Path) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise InputError(f"{path} must hold a JSON object, got {type(value).__name__}; {_REMEDY}")
   return value
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+  """The objects of a file with one a line, in order; none without the file.
+
+  A last line without end is left out: it is still being written, or was when its process was killed.
+
+  Raises:
+    InputError: the file cannot be read, or, when its turn comes, a line holds no JSON object.
+  """
+  try:
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+      if line.endswith(b"\n"):
+        record = parse_json(line)
+        if not isinstance(record, dict):
+          raise InputError(f"{record!r:.80} is no JSON object")
+        yield record
+  except (OSError, ValueError) as error:
+    raise InputError(f"{path} is damaged ({error}); run with --overwrite, or remove the line") from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

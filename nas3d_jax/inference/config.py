@@ -1,61 +1,53 @@
-"""How networks are applied to whole cases, beyond what the paper does, and what a prediction is made with."""
+"""Configurations of inference: how a network is applied to whole cases, and what to predict with which networks."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import TRAIN_FOLDERS
 from nas3d_jax.models.config import Architecture
-from nas3d_jax.schema.schema import Schema
+from nas3d_jax.options import check_options, option, part
+from nas3d_jax.validation import is_whole
+
+if TYPE_CHECKING:
+  from nas3d_jax.schema.schema import Schema
+else:
+  Schema = Any  # NumPy comes with it, for which `--help` would have to wait
 
 Fold = int | Literal["all"]
-
-
-def _is_number(value: Any) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InferenceChoices:
   """Choices of inference; the defaults are the paper's: auto-fitted patches one by one, overlaps averaged, no more.
 
-  Attributes:
-    tta: average over the 8 mirrored inputs (test-time augmentation).
-    overlap: least part of a patch's length that neighbours share, from 0 to below 1; 0 keeps the auto-fitted patches.
-    gaussian: where patches overlap, weigh each by a Gaussian about its centre.
-    whole_volume: the whole brain cube in one pass, padded to the network's multiple, instead of patches.
-    patch_batch: patches in one pass.
-    min_component_ml: connected components of the innermost region below this volume, in ml, are taken out of it.
+  Each field tells what it is.
 
   Raises:
     InputError: a field is of another type or out of range, or one excludes another.
   """
 
-  tta: bool = False
-  overlap: float = 0.0
-  gaussian: bool = False
-  whole_volume: bool = False
-  patch_batch: int = 1
-  min_component_ml: float = 0.0
+  # Test-time augmentation.
+  tta: bool = option("average over the 8 mirrored inputs", False)
+  overlap: float = option(
+    "least part of a patch that neighbours share; 0: auto-fitted patches", 0.0, least=0, below=1,
+    wanted="a number from 0 to below 1",
+  )  # fmt: skip
+  # By a Gaussian.
+  gaussian: bool = option("weigh overlapping patches about their centres", False)
+  # The brain cube, padded to the network's multiple.
+  whole_volume: bool = option("the whole brain in one pass, no patches", False)
+  patch_batch: int = option("patches in one pass", 1, least=1)
+  # Of connected components.
+  min_component_ml: float = option("take smaller components out of the innermost region, in ml", 0.0, least=0)
 
   def __post_init__(self):
-    for name in ("tta", "gaussian", "whole_volume"):
-      self._require(name, isinstance(getattr(self, name), bool), "True or False")
-    self._require("overlap", _is_number(self.overlap) and 0 <= self.overlap < 1, "a number from 0 to below 1")
-    good = _is_number(self.min_component_ml) and self.min_component_ml >= 0
-    self._require("min_component_ml", good, "a number of at least 0")
-    whole = isinstance(self.patch_batch, int) and not isinstance(self.patch_batch, bool)
-    self._require("patch_batch", whole and self.patch_batch >= 1, "a whole number of at least 1")
+    check_options(self)
     if self.whole_volume and (self.overlap or self.gaussian or self.patch_batch > 1):
       raise InputError("whole_volume takes no patches: leave out overlap, gaussian and patch_batch, or whole_volume")
-
-  def _require(self, name: str, good: bool, wanted: str) -> None:
-    if not good:
-      raise InputError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
 
   def to_dict(self) -> dict[str, Any]:
     """All fields as plain values, for JSON."""
@@ -66,55 +58,51 @@ PAPER = InferenceChoices()
 """As the paper predicts."""
 
 
+def schema_help(of: str = "", otherwise: str = "found out") -> str:
+  """The help of an option that is a schema.
+
+  Args:
+    of: what it is the schema of.
+    otherwise: which one is taken where none is given.
+  """
+  return (
+    f"what files, labels and regions{of} are called: brats2019 (2017 to 2021), brats2023, brats2024, decathlon, nnunet "
+    f"or a YAML file; not given: {otherwise}"
+  )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictConfig:
   """What to predict, and with what: `fold` of `workdir`, its `cross_validation`, or `checkpoint`.
 
-  Attributes:
-    workdir: run directory whose trainings `fold` names.
-    fold: trained folds, `train/<fold>` in `workdir`; the best checkpoint of each is used.
-    cross_validation: instead, each case of the data set of `workdir` by the fold that was not trained on it.
-    checkpoint: run directories or folders of one step instead.
-    network: whose folds are meant: "searched" or "unet3d", which lie in `unet3d/<fold>`.
-    data_dir: the folder of the cases; segmentations are not read.
-    schema: of the cases, see `find_schema`; None means to find it out. The networks take the modalities that they were
-      trained on by name. A cross-validation reads the cases as the data set did.
-    cases: names of the cases to predict; None means all, of a cross-validation all that are in a fold.
-    out: the folder to write to, see `PredictionFolder`.
-    patch_size: length of a patch in voxels; None means that of the training.
-    tta: see `InferenceChoices`, as for the next ones.
-    overlap: likewise.
-    gaussian: likewise.
-    whole_volume: likewise.
-    patch_batch: likewise.
-    min_component_ml: likewise.
-    probabilities: whether to write the probabilities of the regions as well.
-    devices: how many share the patches of a case; None means all that JAX sees.
-    overwrite: whether to predict anew what is there.
+  Each field tells what it is. The networks take the modalities that they were trained on by name. Segmentations of the
+  cases are not read.
 
   Raises:
-    InputError: it is not settled which networks are meant, or a field is of another type or out of range.
+    InputError: the fields name no networks or too many, or a field is of another type or out of range.
   """
 
-  workdir: str | Path | None = None
-  fold: tuple[Fold, ...] = ()
-  cross_validation: bool = False
-  checkpoint: tuple[str | Path, ...] = ()
-  network: Architecture = "searched"
-  data_dir: str | Path
-  schema: str | Path | Schema | None = None
-  cases: tuple[str, ...] | None = None
-  out: str | Path
-  patch_size: int | None = None
-  tta: bool = False
-  overlap: float = 0.0
-  gaussian: bool = False
-  whole_volume: bool = False
-  patch_batch: int = 1
-  min_component_ml: float = 0.0
-  probabilities: bool = False
-  devices: int | None = None
-  overwrite: bool = False
+  workdir: str | Path | None = option("run directory whose trainings --fold names", None)
+  # The best checkpoint of each is used.
+  fold: tuple[Fold, ...] = option("trained fold, a number or all; may be given again", ())
+  # Each case of the data set of `workdir` by the fold that was not trained on it.
+  cross_validation: bool = option("all folds instead, each for its own cases", False)
+  network: Architecture = option("whose folds", "searched")
+  checkpoint: tuple[str | Path, ...] = option("run or checkpoint instead; may be given again", ())
+  data_dir: str | Path = option("folder of the cases")
+  # A cross-validation reads the cases as the data set did.
+  schema: str | Path | Schema | None = option(schema_help(), None)
+  # Of a cross-validation, all that are in a fold.
+  cases: tuple[str, ...] | None = option("names of the cases, with commas; not given: all", None, commas=True)
+  # See `PredictionFolder`.
+  out: str | Path = option("folder to write <case>.nii.gz to")
+  patch_size: int | None = option("edge of a patch, in voxels; not given: that of the training", None, least=1)
+  choices: InferenceChoices = part(PAPER)
+  # Of the regions.
+  probabilities: bool = option("write the probabilities as well", False)
+  # They share the patches of a case.
+  devices: int | None = option("devices that share the work; not given: all there are", None, least=1)
+  overwrite: bool = option("predict again what is there", False)
 
   def __post_init__(self):
     for name in ("fold", "checkpoint", "cases"):
@@ -124,18 +112,13 @@ class PredictConfig:
       if not isinstance(value, (list, tuple)):
         raise InputError(f"{name} must be a tuple, got {value!r}")
       object.__setattr__(self, name, tuple(value))
-    if self.network not in TRAIN_FOLDERS:
-      raise InputError(f"network must be one of {', '.join(TRAIN_FOLDERS)}, got {self.network!r}")
+    check_options(self)
     self._check_sources()
     for path in (*self.checkpoint, self.data_dir, self.out):
       if not isinstance(path, (str, Path)) or not str(path):
         raise InputError(f"checkpoint, data_dir and out must be paths, got {path!r}")
-    size = self.patch_size
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-      raise InputError(f"patch_size must be a whole number of at least 1, or None, got {size!r}")
     if self.cases is not None and not self.cases:
       raise InputError("cases must name at least one case, or be None for all, got none")
-    self.choices  # noqa: B018  checks them
 
   def _check_sources(self) -> None:
     folds = bool(self.fold) or self.cross_validation
@@ -152,14 +135,8 @@ class PredictConfig:
         "alone"
       )
     for fold in self.fold:
-      if fold != "all" and (isinstance(fold, bool) or not isinstance(fold, int) or fold < 0):
+      if fold != "all" and not is_whole(fold, 0):
         raise InputError(f'fold must be the number of a fold, from 0, or "all", got {fold!r}')
-
-  @property
-  def choices(self) -> InferenceChoices:
-    """How a network is applied."""
-    fields = dataclasses.fields(InferenceChoices)
-    return InferenceChoices(**{field.name: getattr(self, field.name) for field in fields})
 
   @property
   def runs(self) -> tuple[Path, ...]:

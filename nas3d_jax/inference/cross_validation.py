@@ -1,4 +1,4 @@
-"""Cross-validation: which fold predicts which case, and that it did not see it."""
+"""Cross-validation: each case with the network of the fold that did not see it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def cross_validation_jobs(
     trainings: the folder of the folds' trainings, a run directory each.
     data_dir: the folder that the data set was made from.
     cases: names of the cases; None means all that are in a fold.
-    patch_size: as of `restore_ensemble`.
-    devices: likewise.
+    patch_size: see `restore_ensemble`.
+    devices: see `restore_ensemble`.
 
   Returns:
     The jobs; what decides their probabilities, as `Ensemble.settings` with the fold of each case under "folds"; and the
@@ -75,7 +75,7 @@ def cross_validation_jobs(
 
 
 def _check_unseen(run: Path, fold: int, dataset: Dataset) -> None:
-  """Raises InputError unless a training left out the cases of a fold, as far as its settings tell."""
+  """Raises InputError unless a training left out the cases of a fold, by its settings."""
   if not (run / CONFIG).exists():
     raise InputError(f"fold {fold} is missing: there is no training in {run}; train it with --fold={fold}")
   settings = read_json(run / CONFIG).get("settings")

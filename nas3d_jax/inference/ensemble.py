@@ -19,6 +19,7 @@ from nas3d_jax.checkpointing.restore import restore
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference.config import PAPER, InferenceChoices
 from nas3d_jax.inference.volume import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
+from nas3d_jax.runtime.compiling import announced
 from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
@@ -102,7 +103,8 @@ def restore_ensemble(
       raise InputError(f"checkpoint {folder} is the same as {sources[fingerprint]}; give each once")
     sources[fingerprint] = str(folder)
     if kind not in steps:
-      steps[kind] = make_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
+      step = make_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
+      steps[kind] = announced("the network", step)
     members.append((steps[kind], replicas.replicate(variables)))
   size, geometry = patch_size or first.patch_size, _common_geometry(runs, said)
   return Ensemble(tuple(members), first.schema, size, sources, multiple, replicas.count, geometry)
@@ -125,7 +127,7 @@ def _check_alike(
 
 
 def _common_geometry(runs: Sequence[str | Path], said: Sequence[RunMetadata]) -> Geometry | None:
-  """The geometry of all; a checkpoint that does not say it has that of another from the same data set."""
+  """The geometry of all; a checkpoint without one has that of another from the same data set."""
   known = {one.dataset["fingerprint"]: one.geometry for one in said if one.geometry is not None}
   found = [one.geometry or known.get(one.dataset["fingerprint"]) for one in said]
   for run, geometry in zip(runs, found, strict=True):

@@ -1,12 +1,13 @@
 """The loop over cases: read, compute, write, each while the others go on; what is there is skipped.
 
-A case that cannot be read, predicted or written does not keep the others from it. At any time one case is computed, one
+A case that cannot be read, predicted or written does not stop the others. At any time one case is computed, one
 read and one written, so memory does not grow with their number.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, of_case
+from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, of_case, refuse
 from nas3d_jax.data.cases.find_and_read import RawCase, read_case
 from nas3d_jax.data.conform import Conformed, conform
 from nas3d_jax.errors import InputError
@@ -25,7 +26,7 @@ from nas3d_jax.inference.ensemble import Ensemble
 from nas3d_jax.inference.postprocessing import remove_small
 from nas3d_jax.inference.prediction_folder import PredictionFolder
 from nas3d_jax.inference.volume import OnPatch
-from nas3d_jax.runtime.progress_bar import progress_bar
+from nas3d_jax.runtime.progress_bar import ProgressBar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +103,12 @@ def predict_jobs(
       return _too_large(job)
 
   reused = []
-  with _Bars(len(jobs)) as bars, ThreadPoolExecutor(1) as reader, _Writing(folder, probabilities) as writing:
+  progress = ProgressBar("cases", len(jobs), elapsed=True, remaining=False)
+  with progress as bar, ThreadPoolExecutor(1) as reader, _Writing(folder, probabilities) as writing:
     for job, case in _read_ahead(reader, read, jobs):
-      bars.start(job.files.name)
-      outcome = _predict(job, case, choices, bars.on_patch) if isinstance(case, _Ready) else case
+      patches = functools.partial(bar.within, f"patches of {job.files.name}")
+      patches()
+      outcome = _predict(job, case, choices, patches) if isinstance(case, _Ready) else case
       if isinstance(outcome, _Predicted):
         writing.start(outcome)
       elif isinstance(outcome, CaseError):
@@ -113,10 +116,10 @@ def predict_jobs(
       else:
         reused.append(job.files.name)
       del case, outcome  # from here on they are in memory until they are written, and no longer
-      bars.finish()
+      bar.advance()
   seconds = time.monotonic() - began
   summary = PredictSummary(folder.folder, tuple(writing.done), tuple(reused), tuple(writing.conformed), seconds)
-  _raise_faults([*faults, *writing.faults], summary)
+  refuse([*faults, *writing.faults], f"cannot be predicted; {summary}")
   return summary
 
 
@@ -220,31 +223,6 @@ class _Writing:
       self.conformed += [name] * case.conformed
 
 
-class _Bars:
-  """Two bars on stderr: cases, and patches of the case at hand."""
-
-  def __init__(self, cases: int):
-    self._progress = progress_bar(elapsed=True)
-    self._cases = self._progress.add_task("cases", total=cases)
-    self._patches = self._progress.add_task("patches", total=None)
-
-  def __enter__(self) -> _Bars:
-    self._progress.start()
-    return self
-
-  def __exit__(self, *error) -> None:
-    self._progress.stop()
-
-  def start(self, case: str) -> None:
-    self._progress.reset(self._patches, total=None, description=f"patches of {case}")
-
-  def on_patch(self, done: int, total: int) -> None:
-    self._progress.update(self._patches, completed=done, total=total)
-
-  def finish(self) -> None:
-    self._progress.advance(self._cases)
-
-
 def _read_ahead(pool: Executor, read: Callable, jobs: Sequence[Job]) -> Iterator[tuple[Job, Any]]:
   """Each case with what `read` gives, the next one being read while the caller works on it."""
   upcoming = pool.submit(read, jobs[0]) if jobs else None
@@ -252,11 +230,3 @@ def _read_ahead(pool: Executor, read: Callable, jobs: Sequence[Job]) -> Iterator
     case = upcoming.result()
     upcoming = pool.submit(read, following) if following is not None else None
     yield job, case
-
-
-def _raise_faults(faults: Sequence[Fault], summary: PredictSummary) -> None:
-  """Raises one InputError with all that is wrong, if anything is."""
-  if faults:
-    count = len({fault.case for fault in faults})
-    lines = "\n".join(f"  {fault}" for fault in sorted(faults, key=lambda fault: fault.case))
-    raise InputError(f"{count} of the cases cannot be predicted; {summary}:\n{lines}")

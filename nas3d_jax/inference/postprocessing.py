@@ -58,7 +58,7 @@ def components_ml(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarra
 
 
 def _without_innermost(schema: Schema) -> dict[int, int]:
-  """For each label of the innermost region, the one that says the same but for that region."""
+  """For each label of the innermost region, the label of the same regions but that one."""
   innermost = schema.regions[schema.innermost]
   instead = {}
   for value in innermost.labels:

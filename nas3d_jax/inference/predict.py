@@ -24,11 +24,11 @@ def predict_cases(config: PredictConfig) -> PredictSummary:
 
   A region holds where its probability, the mean over the checkpoints, is at least one half; labels are painted in the
   schema's order; what is zero in every modality is background. A case of another orientation or voxel size than the
-  training data is brought to theirs, and its probabilities back to its own grid. A second run goes on where the first
+  training data is brought to those, and its probabilities back to its own grid. A second run goes on where the first
   stopped. The next case is read and the last one written while one is computed. Progress goes to stderr.
 
   Raises:
-    InputError: a checkpoint is not to be had or does not go with the others, a fold of a cross-validation saw its
+    InputError: a checkpoint cannot be restored or does not go with the others, a fold of a cross-validation saw its
       cases, a case is not there, `out` holds other predictions, or another process writes to it; or, after all other
       cases are done, some cannot be used: all are listed, by name, reason and remedy.
   """
@@ -54,7 +54,7 @@ def predict_cases(config: PredictConfig) -> PredictSummary:
 def _find(config: PredictConfig, model: Schema) -> tuple[list[CaseFiles], list[Fault]]:
   """The cases that are asked for, with the model's modalities, and what is wrong with others of them."""
   schema = for_model(find_schema(config.data_dir, config.schema, labels=False, like=model), model)
-  # The truth is none of a prediction's business: a damaged one must not keep a case from it.
+  # A prediction does not read the truth: a damaged one must not keep a case from it.
   found, faults = find_cases(config.data_dir, schema, labels=False)
   if config.cases is not None:
     wanted = set(config.cases)

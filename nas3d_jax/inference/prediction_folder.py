@@ -24,7 +24,7 @@ from nas3d_jax.data.cases.find_and_read import RawCase
 from nas3d_jax.data.dataset.case import is_file_name
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import whole
-from nas3d_jax.files.hashing import file_sum
+from nas3d_jax.files.hashing import file_sums
 from nas3d_jax.files.run_layout import PREDICTIONS_JSON
 from nas3d_jax.files.strict_json import parse_json, write_json
 from nas3d_jax.inference.config import PAPER
@@ -75,7 +75,7 @@ class PredictionFolder:
     if former and not overwrite:
       _compare(self.folder, record["settings"], settings)
     self._settings = dict(settings)
-    # A case is listed before it is predicted, so that what a killed run leaves is known to be ours.
+    # A case is listed before it is predicted, so that the record covers what a killed run leaves.
     self._cases: dict[str, Mapping[str, str] | None] = {**dict.fromkeys(cases), **({} if overwrite else former)}
     try:
       if overwrite:
@@ -96,10 +96,9 @@ class PredictionFolder:
     made_of = self._cases[files.name]
     if made_of is None or not all(path.exists() for path in self._paths(files.name, self._settings["probabilities"])):
       return False
-    try:
-      sums = {name: file_sum(path) for name, path in files.named_images.items()}
-    except OSError:
-      return False  # whoever reads the case says what is wrong with it
+    sums = file_sums(files.named_images)
+    if sums is None:
+      return False  # reading the case will raise what is wrong with it
     # In their order, which is that of the channels.
     if list(made_of.items()) != list(sums.items()):
       raise CaseError([Fault(files.name, f"it was predicted in {self.folder} from other images", _REMEDY)])
@@ -163,7 +162,7 @@ def write_volume(path: Path, array: np.ndarray, like: nib.Nifti1Header) -> None:
   """Writes an array as .nii.gz on the grid of another volume, whole or not at all.
 
   Shape, affine, voxel size, units, qform and sform with their codes are those of `like`, to the bit; slope 1, intercept
-  0. What `like` says of its own values, range and intent, is left out. Equal arrays give equal files.
+  0. The fields of `like` on its own values, range and intent, are left out. Equal arrays give equal files.
 
   Args:
     path: the file, which is replaced.

@@ -1,4 +1,4 @@
-"""Confidences of whole volumes: auto-fitted patches, forward pass, averaged overlaps (section 2.3)."""
+"""Computes confidences of whole volumes: auto-fitted patches, forward pass, averaged overlaps (section 2.3)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def make_predict_step(
 
 
 def mirrored(step: PredictStep) -> PredictStep:
-  """The mean of a step's answers to the 8 mirrored inputs, each mirrored back; takes and gives what `step` does."""
+  """The mean of a step's outputs for the 8 mirrored inputs, each mirrored back; takes and returns what `step` does."""
 
   def mean_of_flips(variables, patch, low, high):
     patch = jnp.asarray(patch)
@@ -97,7 +97,7 @@ def predict_volume(
     patch_size: length of a patch in voxels, a multiple of `net.config.multiple`; best that of the training.
     step: a step of `make_predict_step(net)`, so that many volumes share one compilation, or with another range; None
       compiles one.
-    choices: beyond what the paper does; what they say of labels is not done here, where there are none.
+    choices: beyond what the paper does; `min_component_ml`, which concerns labels, has no effect here.
     on_patch: called with the patches done and their number after each.
 
   Returns:

@@ -1,7 +1,10 @@
-"""The networks of the paper: what they are made of, how they compute, what a search chooses.
+"""The networks of the paper: what they consist of, how they compute, what a search chooses.
 
-Rooms, from the ground up: `config`, `search_space` (candidates, edges, hybrid parameters), `genotype` (what a search
-finds); `convolutions`, `gathered_convolutions` and `cpu_tuning`, `group_norm`, `initialization`; `operations` (Table 1)
-and `fused_operations` (many of them at once); `cells` (Figures 5 and 6), `networks` (Figure 3), `unet3d`; `packing`
-(parameters as one vector), `precision`, `flops`, `released_weights` (those of the authors' program).
+From the ground up:
+
+- `config`; `search_space` (candidate operations, edges, hybrid parameters, section 2.2); `genotype` (section 2.4)
+- `convolutions`, with `gathered_convolutions` and `cpu_tuning`; `group_norm`; `initialization`
+- `operations` (one candidate operation, Table 1); `fused_operations` (all that read one state, at once)
+- `cells` (Fig. 4 to 6); `networks` (Fig. 3); `unet3d` (the network of the comparison)
+- `packing` (parameters as one vector); `precision`; `flops`; `released_weights` (of the authors' program)
 """

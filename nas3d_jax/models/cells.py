@@ -1,4 +1,9 @@
-"""The cell of the supernet, of hybrid modules, and the cell of a derived network (section 2.2, Fig. 4 to 6)."""
+"""The cell of the supernet, made of hybrid modules, and the cell of a derived network (section 2.2, Fig. 4 to 6).
+
+A cell is a graph. Its states are X0 and X1, the projected outputs of two earlier stages, and then its n nodes; state k
++ 2 is node k. An edge leads from a state to a later node. Here the cells go through the states in order: all edges that
+read a state are computed together and added to their nodes, after which the next node is complete.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +21,7 @@ from nas3d_jax.models.search_space import CANDIDATES, CellKind, Direction, Row, 
 
 
 class Projection(nn.Module):
-  """Convolution and group norm, which bring a stage's output to a cell's channels and size; also the stem (P0, P1).
+  """Convolution and group norm: brings the output of a stage to a cell's channels and size; also P0 and P1 (Fig. 3).
 
   Attributes:
     channels: channels of the output.
@@ -30,7 +35,7 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[N, D, H, W, C] -> [N, D / stride, H / stride, W / stride, channels]."""
+    """[N, D, H, W, C] -> [N, D / stride, H / stride, W / stride, channels]; InputError if an odd length is halved."""
     layer, taps = ("conv", (3, 3, 3)) if self.size == 3 else ("project", ())
     width = (self.channels,)
     params = declare(
@@ -48,7 +53,7 @@ class Projection(nn.Module):
 
 
 def _inputs(kind: CellKind, channels: int, x0: jax.Array, x1: jax.Array) -> list[jax.Array]:
-  """The two states that a cell starts from: ReLU, projection (stride 2 for X0 of a downward cell)."""
+  """States 0 and 1 of a cell, [N, D, H, W, channels] each: ReLU, projection (stride 2 for X0 of a downward cell)."""
   stride = 2 if kind == "down" else 1
   return [
     Projection(channels, stride=stride, name="preprocess0")(nn.relu(x0)),
@@ -56,10 +61,10 @@ def _inputs(kind: CellKind, channels: int, x0: jax.Array, x1: jax.Array) -> list
   ]
 
 
-class Fan(nn.Module):
-  """The hybrid modules of one state: each edge mixes all candidate operations by its weights.
+class HybridModules(nn.Module):
+  """All hybrid modules that read one state (Fig. 4): each mixes all candidate operations of its direction.
 
-  Parameters are held by operation, stacked over the edges: `<operation>/<module>/<name>` with the shapes of
+  Parameters are stacked over the edges by operation: `<operation>/<layer>/<name>` with the shapes of
   `operations.parameter_shapes`.
 
   Attributes:
@@ -76,31 +81,31 @@ class Fan(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, weights: jax.Array) -> jax.Array:
-    """Mixes the candidate operations (equation in section 2.2: sum over o of softmax(alpha)_o o(x)).
+    """Mixes the candidate operations: on each edge, the sum over o of softmax(alpha)_o o(x) (equation in section 2.2).
 
     Args:
       x: the state, [N, D, H, W, C].
-      weights: [E, candidates], positive: the softmax of the hybrid parameters, columns as in `CANDIDATES`.
+      weights: float32 [E, candidates]: the softmax of the hybrid parameters alpha, columns as in `CANDIDATES`.
 
     Returns:
-      [N, D', H', W', E, C].
+      [N, D', H', W', E, C] in the dtype of x.
     """
     names = CANDIDATES[self.direction]
     params = {
       name: operations.Parameters(name, self.channels, self.edges, self.variant, name=name)() for name in names
     }
     columns = {name: weights[:, index] for index, name in enumerate(names)}
-    total = fused_operations.mix(x, params, self.direction, self.variant, columns)
-    return convolutions.depth_to_space(total) if self.direction == "up" else total
+    (mixed,) = fused_operations.evaluate(x, params, self.direction, self.variant, columns, summed=True)
+    return convolutions.depth_to_space(mixed) if self.direction == "up" else mixed
 
 
 class SearchCell(nn.Module):
-  """A cell of the supernet: every node sums one hybrid module over each state before it.
+  """A cell of the supernet (Fig. 5): node k sums one hybrid module over each of the k + 2 states before it.
 
   Attributes:
     kind: "down" or "up".
-    channels: channels of a node.
-    nodes: n.
+    channels: C, channels of a node.
+    nodes: n, nodes of the cell.
     variant: which squeeze-and-excitation operation is meant.
   """
 
@@ -114,14 +119,14 @@ class SearchCell(nn.Module):
     """Applies the cell.
 
     Args:
-      x0: [N, D, H, W, C0]; downward: output of the stage before the last, at twice x1's lengths; upward: the skip,
-        likewise.
-      x1: [N, D / 2, H / 2, W / 2, C1]: output of the last stage.
-      weights: softmax of the hybrid parameters by direction, [edges, candidates], rows in the order of
+      x0: [N, D, H, W, C0], at twice the lengths of x1. Downward: output of the stage before the last; upward: the skip.
+      x1: [N, D / 2, H / 2, W / 2, C1], output of the last stage.
+      weights: softmax of the hybrid parameters by direction, float32 [edges, candidates], rows in the order of
         `search_space.edge_list`.
 
     Returns:
-      [N, D', H', W', nodes * channels]: downward at half of x1's lengths, upward at twice.
+      [N, D', H', W', nodes * channels] in the dtype of x0: the nodes side by side; downward at half of the lengths of
+      x1, upward at twice.
     """
     states = _inputs(self.kind, self.channels, x0, x1)
     nodes: list[jax.Array | int] = [0] * self.nodes
@@ -129,8 +134,8 @@ class SearchCell(nn.Module):
       readers = reading_nodes(state, self.nodes)
       towards = direction(self.kind, state)
       rows = jnp.asarray([edge_row(self.kind, node, state) for node in readers])
-      fan = Fan(towards, self.channels, len(readers), self.variant, name=f"state_{state}")
-      mixed = fan(states[state], weights[towards][rows])
+      modules = HybridModules(towards, self.channels, len(readers), self.variant, name=f"state_{state}")
+      mixed = modules(states[state], weights[towards][rows])
       for index, node in enumerate(readers):
         nodes[node] = nodes[node] + mixed[..., index, :]
       if state:
@@ -140,12 +145,12 @@ class SearchCell(nn.Module):
 
 
 class DerivedCell(nn.Module):
-  """A cell of a derived network: every node sums two operations; those that read one state are evaluated together.
+  """A cell of a derived network (Fig. 6): every node sums two operations; those on one state are computed together.
 
   Attributes:
     kind: "down" or "up".
-    channels: channels of a node.
-    rows: two (operation, state) a node.
+    channels: C, channels of a node.
+    rows: of the genotype, two (operation, state) a node.
     variant: which squeeze-and-excitation operation is meant.
   """
 
@@ -156,7 +161,7 @@ class DerivedCell(nn.Module):
 
   @nn.compact
   def __call__(self, x0: jax.Array, x1: jax.Array) -> jax.Array:
-    """Applies the cell; arguments and result as of `SearchCell`, without weights."""
+    """Applies the cell: arguments and result of `SearchCell`, without weights."""
     count = len(self.rows) // 2
     states = _inputs(self.kind, self.channels, x0, x1)
     nodes: list[jax.Array | int] = [0] * count
@@ -169,18 +174,22 @@ class DerivedCell(nn.Module):
     return jnp.concatenate(nodes, axis=-1)
 
   def _read(self, state: int, x: jax.Array) -> list[tuple[int, jax.Array]]:
-    """The rows that read a state, each with its result; row k has the parameters `op_k`."""
+    """Row and result [N, D', H', W', C] of each row that reads a state; row k has the parameters `op_k`.
+
+    Rows with the same operation are stacked: they are the edges of that operation.
+    """
     rows = [index for index, (_, source) in enumerate(self.rows) if source == state]
     towards = direction(self.kind, state)
-    trees: dict[str, list] = {}
-    places = []
+    by_operation: dict[str, list] = {}
+    places = []  # row, its operation, which edge of that operation it is
     for row in rows:
       name = self.rows[row][0]
-      same = trees.setdefault(name, [])
-      places.append((row, name, len(same)))
-      same.append(operations.Parameters(name, self.channels, variant=self.variant, name=f"op_{row}")())
-    stacked = {name: operations.stack(same, name, self.channels, self.variant) for name, same in trees.items()}
-    ones = {name: jnp.ones(len(same)) for name, same in trees.items()}
-    outputs = fused_operations.evaluate(x, stacked, towards, self.variant, ones)
+      edges = by_operation.setdefault(name, [])
+      places.append((row, name, len(edges)))
+      edges.append(operations.Parameters(name, self.channels, variant=self.variant, name=f"op_{row}")())
+    stacked = {name: operations.stack(edges, name, self.channels, self.variant) for name, edges in by_operation.items()}
+    ones = {name: jnp.ones(len(edges)) for name, edges in by_operation.items()}
+    results = fused_operations.evaluate(x, stacked, towards, self.variant, ones, summed=False)
+    outputs = dict(zip(stacked, results, strict=True))
     finish = convolutions.depth_to_space if towards == "up" else (lambda y: y)
-    return [(row, finish(outputs[name][..., place, :])) for row, name, place in places]
+    return [(row, finish(outputs[name][..., edge, :])) for row, name, edge in places]

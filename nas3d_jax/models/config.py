@@ -1,4 +1,4 @@
-"""Frozen configurations, validated when they are made."""
+"""Sizes of the networks (section 2.1), checked when they are made, and choices that training and inference share."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ Architecture = Literal["searched", "unet3d"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
 
-# Part of the channels that are dropped: of the supernet, of the derived network, of the 3D U-Net.
+# Part of the channels that dropout sets to zero: in the search, in training, in the 3D U-Net.
 SEARCH_DROPOUT, TRAIN_DROPOUT, UNET_DROPOUT = 0.1, 0.5, 0.3
+# Upper limits, 65536 for other fields: far beyond what can be trained. A file with a larger number would take for ever
+# to read.
 _MOST = types.MappingProxyType({"nodes": 32, "depth": 10, "levels": 10})
-"""Far beyond what can be trained; a file that claims more would keep the reader busy for ever. Others: 65536."""
 
 
 class _Size:
-  """What the configurations of all networks can do.
+  """What the configurations of all networks share.
 
   Attributes:
-    formula: how `multiple` follows from the fields, for messages.
+    formula: how `multiple` follows from the fields, for error messages.
   """
 
   formula: ClassVar[str]
@@ -59,17 +60,18 @@ class _Size:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkConfig(_Size):
-  """Size and kind of a network; supernet and derived network share it (section 2.1 of the paper).
+  """Size and variant of a supernet and of the networks derived from it (section 2.1).
 
   Attributes:
     in_channels: number of modalities, the channels of the input.
     out_channels: number of regions, the channels of the output.
-    kernels: kernels a node of the first level, m in the paper; None means `in_channels`.
+    kernels: m in the paper: P0 has m n channels, a node of downward cell i has m 2^i (i = 1, 2, ...). None means
+      `in_channels`.
     nodes: nodes of a cell, n in the paper.
     depth: number of downward cells; there is one upward cell more.
-    zoom: factor between two levels; only 2 is defined.
-    variant: the squeeze-and-excitation operation "paper" (gate, convolution, group norm, ReLU at every stride) or
-      "released" (stride 1 is the gate alone, strided has no ReLU), as the authors' program computes it.
+    zoom: factor between the lengths of two levels; only 2 is defined.
+    variant: of the squeeze-and-excitation operation. "paper": gate, convolution, group norm, ReLU at every stride.
+      "released", as in the authors' program: at stride 1 the gate alone, strided without ReLU.
 
   Raises:
     InputError: a field is out of range.
@@ -109,7 +111,7 @@ class UNetConfig(_Size):
     in_channels: number of modalities, the channels of the input.
     out_channels: number of regions, the channels of the output.
     filters: channels of the first level; each level below has twice as many.
-    levels: resolutions, the input's own among them.
+    levels: number of resolutions, with that of the input.
 
   Raises:
     InputError: a field is out of range.
@@ -133,6 +135,7 @@ class UNetConfig(_Size):
 
 
 def _check_whole(config: Any, **least: int) -> None:
+  """Raises InputError unless each named field is a whole number from its least value to its limit."""
   for name, low in least.items():
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, int) or value < low:

@@ -1,11 +1,17 @@
 """Convolutions as dense products of rearranged arrays.
 
-XLA has fast forms for dense stride-1 convolutions alone: strided, transposed and dilated ones, or their gradients, fall
-into general loops. Each of them is a dense convolution of a rearranged input with a rearranged kernel, and exactly so.
-On CPUs and GPUs large volumes take the form of `gathered_convolutions` instead.
+XLA has fast forms for dense convolutions of stride 1 alone. Strided, transposed and dilated ones, or their gradients,
+fall into general loops. Each of them equals a dense convolution of a rearranged input with a rearranged kernel:
 
-Arrays are [N, D, H, W, C], kernels [3, 3, 3, C_in, C_out]. Padding and alignment are PyTorch's (padding 1 for 3x3x3, 2
-where dilated), not "SAME", which is off by one voxel where the stride is 2.
+    stride 2              2x2x2 blocks of voxels become channels (`space_to_depth`), kernel 2x2x2
+    stride 2, transposed  kernel 2x2x2, its 8 C_out channels become blocks of voxels (`depth_to_space`)
+    dilation 2            the 8 phases of the voxels become samples, kernel 3x3x3
+    dilation 2, stride 2  the voxels of even index, kernel 3x3x3
+
+On CPUs and GPUs large volumes take the form of `gathered_convolutions` instead; see `gathers` there.
+
+Arrays are [N, D, H, W, C], float32 or bfloat16; kernels [3, 3, 3, C_in, C_out], cast to the dtype of the array. Padding
+and alignment are PyTorch's (padding 1 for 3x3x3, 2 where dilated). "SAME" differs by one voxel where the stride is 2.
 """
 
 from __future__ import annotations
@@ -27,7 +33,11 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def conv_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """3x3x3 convolution, stride 2, padding 1: even lengths D, H, W -> halves; InputError for odd ones."""
+  """3x3x3 convolution, stride 2, padding 1: [N, 2 D, 2 H, 2 W, C_in] -> [N, D, H, W, C_out].
+
+  Raises:
+    InputError: an odd length.
+  """
   _require_even(x)
   if gathers(x, stride=2):
     return gathered(x, kernel.astype(x.dtype), (1, 0), 2)
@@ -51,7 +61,7 @@ def conv_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def conv_dilated(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """3x3x3 convolution of dilation 2, stride 1, padding 2: any lengths, which are kept."""
+  """3x3x3 convolution, dilation 2, stride 1, padding 2: [N, D, H, W, C_in] -> [N, D, H, W, C_out], any lengths."""
   if gathers(x):
     return gathered(x, kernel.astype(x.dtype), (2, 2), 1, 2)
   lengths = x.shape[1:4]
@@ -65,25 +75,31 @@ def conv_dilated(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def conv_dilated_down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """3x3x3 convolution of dilation 2, stride 2, padding 2: it touches voxels of even index only; lengths even."""
+  """3x3x3 convolution, dilation 2, stride 2, padding 2: it reads voxels of even index only.
+
+  [N, 2 D, 2 H, 2 W, C_in] -> [N, D, H, W, C_out].
+
+  Raises:
+    InputError: an odd length.
+  """
   return conv(even_voxels(x), kernel)
 
 
 def conv_dilated_up(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Transposed 3x3x3 convolution of dilation 2, stride 2, padding 2, at the output's even voxels: [N, D, H, W, C_out].
+  """Transposed 3x3x3 convolution, dilation 2, stride 2, padding 2, at the output's voxels of even index.
 
-  All other output voxels are zero.
+  [N, D, H, W, C_in] -> [N, D, H, W, C_out]. All other voxels of the [N, 2 D, 2 H, 2 W, C_out] output are zero.
   """
   return conv(x, kernel[::-1, ::-1, ::-1])
 
 
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """1x1x1 convolution: [..., C_in] times [C_in, C_out]."""
+  """1x1x1 convolution: [..., C_in] times [C_in, C_out] -> [..., C_out]."""
   return jnp.einsum("...i,io->...o", x, kernel.astype(x.dtype))
 
 
 def space_to_depth(x: jax.Array) -> jax.Array:
-  """[N, 2 D, 2 H, 2 W, C] -> [N, D, H, W, 8, C]: each 2x2x2 block of voxels, in row-major order; lengths even."""
+  """[N, 2 D, 2 H, 2 W, C] -> [N, D, H, W, 8, C]: each 2x2x2 block of voxels, W fastest; InputError for odd lengths."""
   _require_even(x)
   n, d, h, w, c = x.shape
   x = x.reshape(n, d // 2, 2, h // 2, 2, w // 2, 2, c)
@@ -110,6 +126,7 @@ def depth_to_space(x: jax.Array) -> jax.Array:
 
 
 def _dense(x: jax.Array, kernel: jax.Array, padding: tuple[int, int]) -> jax.Array:
+  """Stride-1 convolution with that many zeros before and behind each axis."""
   kernel = kernel.astype(x.dtype)
   if gathers(x):
     return gathered(x, kernel, padding)
@@ -121,12 +138,15 @@ def _require_even(x: jax.Array) -> None:
     raise InputError(f"x must have even lengths to be halved, got shape {x.shape}; pad it")
 
 
-
 def _slots(kernel: jax.Array, *, flip: bool) -> jax.Array:
-  """Lays the 27 taps into the 64 slots of a 2x2x2 convolution over (or into) 2x2x2 blocks.
+  """Lays the 27 taps into the 64 slots of a 2x2x2 convolution over 2x2x2 blocks or, if `flip`, into such blocks.
 
-  Along an axis the taps (k0, k1, k2) of stride 2 become [block before, block][phase] = [[0, k0], [k1, k2]];
-  transposed, the blocks are read in the other order, and the phases are the output's.
+  Along an axis the taps (k0, k1, k2) of stride 2 become [block before, block][phase] = [[0, k0], [k1, k2]]: output
+  voxel i sees the input voxels 2 i - 1, 2 i and 2 i + 1. Transposed, the blocks come in the other order, and the phases
+  are the output's.
+
+  Returns:
+    [2, 2, 2, 8 C_in, C_out] or, if `flip`, [2, 2, 2, C_in, 8 C_out].
   """
   c_in, c_out = kernel.shape[3:]
   taps = jnp.pad(kernel, ((1, 0),) * 3 + ((0, 0),) * 2).reshape(2, 2, 2, 2, 2, 2, c_in, c_out)

@@ -17,9 +17,9 @@ from nas3d_jax.models.unet3d import UNet3D
 def forward_flops(net: Network, patch_size: int) -> float:
   """Floating-point operations of the convolutions and linear layers in the forward pass of one patch.
 
-  A multiplication and the addition after it count as two; zeros of the padding count. Norms, activations, pools and
-  sums are left out: they are a few percent. What is counted is the network as the paper defines it, not the form in
-  which it is computed.
+  A multiplication and the addition after it count as two. Zeros of the padding count. Norms, activations, pools and
+  sums are left out: they are a few percent. The count is that of the network which the paper defines, whatever the form
+  in which it is computed.
 
   Args:
     net: a `DerivedNet` or a `UNet3D`.
@@ -43,13 +43,20 @@ def forward_flops(net: Network, patch_size: int) -> float:
 
 
 def _unet_level(names: Sequence[str]) -> int:
-  """Times that the resolution was halved where a kernel acts; the modules of `UNet3D` end in it."""
+  """How often the resolution was halved where a kernel acts: the number at the end of a module's name in `UNet3D`.
+
+  Args:
+    names: of the kernel, from the module down: ("down_2", "conv", "kernel").
+  """
   return int(names[0].split("_")[1])
 
 
 @dataclasses.dataclass(frozen=True)
 class _DerivedLevels:
-  """Likewise for a derived network, whose downward cell i goes from level i + 1 to i + 2, see `networks.py`."""
+  """How often the resolution was halved where a kernel of a derived network acts.
+
+  The stems P0 and P1 end on level 0 and 1; downward cell i goes from level i + 1 to i + 2, see `networks`.
+  """
 
   net: DerivedNet
 
@@ -68,6 +75,6 @@ class _DerivedLevels:
     operation, _ = getattr(self.net.genotype, kind)[int(layer.removeprefix("op_"))]
     if kind == "down":
       return coarse
-    # What doubles the resolution scatters from its input; a pointwise convolution comes after that.
+    # A transposed convolution acts on each voxel of its input; the pointwise one after it on the doubled output.
     scatters = operation_direction(operation) == "up" and names[-2] != "pointwise"
     return coarse if scatters else coarse - 1

@@ -1,4 +1,4 @@
-"""The genotype: the operations and the wiring that a search ends with (section 2.4)."""
+"""The genotype: the operations and the wiring that a search finds (section 2.4, Fig. 6)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ _VERSION = 1
 class Genotype:
   """The operations and the wiring of the downward and the upward cell.
 
-  Two rows a node, node by node; a row is (operation, input state). Rows keep the order in which they were given;
-  equality and hash ignore the order within a node, which carries no meaning.
+  Each node has two rows, node by node. A row is an edge that is kept: (operation, state that it reads), for example
+  ("down_conv", 0); see `search_space.edge_list` for states. Rows keep the order in which they were given. Equality and
+  hash ignore the order within a node, which carries no meaning.
 
   Attributes:
     down: rows of the downward cell.
@@ -60,7 +61,7 @@ class Genotype:
     return len(self.down) // 2
 
   def structure(self) -> tuple[tuple[frozenset[Row], ...], ...]:
-    """What makes two genotypes the same: the set of rows of each node, of both cells."""
+    """What makes two genotypes the same: by cell and node, the set of its rows (a "structure" of Table 2)."""
     return tuple(
       tuple(frozenset(rows[2 * node : 2 * node + 2]) for node in range(self.nodes)) for rows in (self.down, self.up)
     )
@@ -94,7 +95,7 @@ class Genotype:
       )
 
   def to_json(self) -> str:
-    """Readable JSON, one row a line; `from_json` is the inverse."""
+    """Readable JSON, each row on a line of its own; `from_json` is the inverse."""
     cells = []
     for cell in CELLS:
       rows = ",\n".join(f"    {json.dumps(list(row))}" for row in getattr(self, cell))
@@ -104,10 +105,10 @@ class Genotype:
 
   @classmethod
   def from_json(cls, text: str | bytes) -> Genotype:
-    """Reads what `to_json` wrote, checking every field.
+    """Reads what `to_json` wrote and checks every field.
 
     Raises:
-      InputError: no JSON, another format or a newer version, a field that is missing or wrong.
+      InputError: no JSON, another format or version, a field that is missing, unknown or wrong.
     """
     try:
       fields = parse_json(text)
@@ -133,8 +134,8 @@ class Genotype:
   def from_hybrid(cls, hybrid: Mapping[str, Any], config: NetworkConfig) -> Genotype:
     """Reads the genotype from hybrid parameters (section 2.4; Table 2, line 8).
 
-    A hybrid module keeps the operation of its largest softmax weight; a node keeps the two hybrid modules whose largest
-    weight times the number of candidates is largest. Ties go to the lower index.
+    A hybrid module keeps the operation with its largest softmax weight. A node keeps the two edges whose largest
+    weight, times the number of candidate operations, is largest. Ties go to the lower index.
 
     Args:
       hybrid: the hybrid partition of a supernet's variables, or all its variables.
@@ -149,9 +150,10 @@ class Genotype:
 
 
 def _strongest_rows(weights: Mapping[tuple[int, int], np.ndarray], cell: CellKind, nodes: int) -> tuple[Row, ...]:
+  """The two rows that each node keeps, by ascending state."""
   rows: list[Row] = []
   for node in range(nodes):
-    # Times the number of candidates: a weight out of 6 competes fairly with one out of 5.
+    # Times the number of candidates, so that a weight out of 6 competes fairly with one out of 5.
     strength = {state: weights[node, state].max() * len(weights[node, state]) for state in range(node + 2)}
     kept = sorted(sorted(strength, key=lambda state: -strength[state])[:2])
     rows += [(CANDIDATES[direction(cell, state)][int(weights[node, state].argmax())], state) for state in kept]
@@ -159,6 +161,7 @@ def _strongest_rows(weights: Mapping[tuple[int, int], np.ndarray], cell: CellKin
 
 
 def _checked_rows(cell: CellKind, rows: Any) -> tuple[Row, ...]:
+  """The rows of a cell as tuples; raises InputError unless they make one."""
   if not isinstance(rows, (list, tuple)) or not rows or len(rows) % 2:
     raise InputError(f"genotype.{cell} must be a list of rows (operation, state), two a node; got {rows!r:.200}")
   checked: list[Row] = []
@@ -183,4 +186,5 @@ def _checked_rows(cell: CellKind, rows: Any) -> tuple[Row, ...]:
 
 
 def _state_name(state: int) -> str:
+  """State 0 -> "X0", state 2 -> "node 0"."""
   return f"X{state}" if state < 2 else f"node {state - 2}"

@@ -1,8 +1,8 @@
 """Initial values of all parameters of a network from one draw.
 
-Every convolution and linear layer starts uniform within 1 / sqrt(fan-in), weights and biases alike, as PyTorch draws
-them; the fan-in is that of a single operation and does not see how many of them are stacked. One draw for a whole tree,
-because each draw of its own would cost a third of a second of compile time, a thousand times.
+Weights and biases of every convolution and linear layer start uniform within +-1 / sqrt(fan-in), as PyTorch draws them.
+The fan-in is that of a single operation; how many are stacked does not count. There is one draw for a whole tree: a
+thousand draws would take a third of a second each to compile.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 
 from nas3d_jax.errors import InputError
 
-# Inputs of one output, from the shape of the kernel: its input axes come first, edges and outputs behind them.
+# By name of the layer, how many inputs one output sums, from the shape of the kernel: its input axes come first, edges
+# and outputs behind them.
 FAN_IN: Mapping[str, Callable[[tuple[int, ...]], int]] = {
   "conv": lambda shape: math.prod(shape[:4]),
   "depthwise": lambda shape: math.prod(shape[:3]),
@@ -34,15 +35,15 @@ def initial_values(key: jax.Array, shapes: Mapping[str, Any], *, host: bool = Fa
 
   Args:
     key: a random key.
-    shapes: nested dicts; a leaf has `shape`. The dict that holds "kernel" and "bias" has one of the names in `FAN_IN`;
-      one that holds "scale" and "bias" is a norm and starts at 1 and 0; what stands under "hybrid" starts at 0.
-    host: whether to cut the draw up on the host: the same numbers, and nothing but the draw to compile.
+    shapes: nested dicts whose leaves have `shape`. A layer, the dict that holds "kernel" and "bias", has one of the
+      names in `FAN_IN`. A norm, which holds "scale" and "bias", starts at 1 and 0; what stands under "hybrid" at 0.
+    host: whether to cut the draw into arrays on the host: the same numbers, and only the draw is compiled.
 
   Returns:
     The tree with float32 arrays in place of the leaves, NumPy's where `host`.
 
   Raises:
-    InputError: a dict holds a kernel and has another name.
+    InputError: a layer has another name.
   """
   layers = list(_layers(shapes, ()))
   sizes = [math.prod(leaf.shape) for _, leaf, bound in layers if bound]
@@ -64,17 +65,20 @@ def initial_values(key: jax.Array, shapes: Mapping[str, Any], *, host: bool = Fa
 
 
 def declare(module: nn.Module, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> dict[str, dict[str, jax.Array]]:
-  """Declares layers, by name as in `initial_values`, as parameters of a Linen module and returns their values.
+  """Declares layers as parameters of a Linen module and returns their values.
 
   Args:
     module: the module, inside its compact method.
-    shapes: shape of each array by layer and name.
+    shapes: shape of each array by layer and name, as in `initial_values`.
+
+  Returns:
+    float32 arrays by layer and name.
   """
   return {layer: module.param(layer, init_layer, layer, arrays) for layer, arrays in shapes.items()}
 
 
 def init_layer(key: jax.Array, layer: str, arrays: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
-  """Initial values of one layer, by the shapes of its arrays."""
+  """Initial values of one layer from the shapes of its arrays, float32, by name."""
   leaves = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in arrays.items()}
   return initial_values(key, {layer: leaves})[layer]
 

@@ -24,7 +24,7 @@ MakeCell = Callable[[CellKind, int, str], Callable[[jax.Array, jax.Array], jax.A
 
 
 class Network(nn.Module):
-  """A network whose parameters are drawn all at once; `init` computes nothing but that."""
+  """A network whose `init` draws all parameters at once and computes nothing else."""
 
   @nn.nowrap
   def init(self, rngs: jax.Array | Mapping[str, jax.Array], x: jax.Array, **kwargs: Any) -> dict[str, Any]:
@@ -33,10 +33,10 @@ class Network(nn.Module):
     Args:
       rngs: a random key, or a dict that holds one as "params".
       x: an input, or its `jax.ShapeDtypeStruct`; only its shape and dtype count.
-      **kwargs: as of `__call__`.
+      **kwargs: those of `__call__`.
 
     Returns:
-      {"params": nested dict of float32 arrays}, as `apply` takes it.
+      {"params": nested dict of float32 arrays}, which `apply` takes.
 
     Raises:
       InputError: a shape that does not fit.
@@ -47,10 +47,11 @@ class Network(nn.Module):
 
 
 class Supernet(Network):
-  """The network that is searched: every cell holds all candidate operations, mixed by the hybrid parameters.
+  """The network that is searched (section 2.2): every edge mixes all candidate operations by the hybrid parameters.
 
-  All downward cells share one set of hybrid parameters, all upward cells another; they stand under `params/hybrid` and
-  start at zero. `partition` separates them from the kernel parameters.
+  All downward cells share one set of hybrid parameters, all upward cells another. They stand under `params/hybrid`,
+  with the shapes of `search_space.hybrid_shapes`, and start at zero. `partition` separates them from the kernel
+  parameters.
 
   Attributes:
     config: size and variant.
@@ -82,8 +83,8 @@ class Supernet(Network):
 
     def make_cell(kind, channels, name):
       cell = SearchCell(kind, channels, config.nodes, config.variant, name=name)
-      own = {key.removeprefix(f"{kind}_"): value for key, value in weights.items() if key.startswith(f"{kind}_")}
-      return lambda x0, x1: cell(x0, x1, own)
+      by_direction = {name.removeprefix(f"{kind}_"): w for name, w in weights.items() if name.startswith(f"{kind}_")}
+      return lambda x0, x1: cell(x0, x1, by_direction)
 
     return _u_shape(config, x, make_cell, self.dropout_rate, train, self.dtype)
 
@@ -105,7 +106,7 @@ class DerivedNet(Network):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Computes the confidence of each region; arguments, result and errors as of `Supernet`."""
+    """Computes the confidence of each region: arguments, result and errors of `Supernet`."""
     self.genotype.check(self.config)
 
     def make_cell(kind, channels, name):
@@ -116,7 +117,7 @@ class DerivedNet(Network):
 
 
 def partition(variables: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Splits a supernet's variables into hybrid and kernel parameters.
+  """Splits a supernet's variables into hybrid and kernel parameters, which a search updates in turn (Table 2).
 
   Returns:
     {"params": {"hybrid": ...}} and {"params": everything else}; `merge` is the inverse.
@@ -132,18 +133,40 @@ def partition(variables: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def merge(hybrid: Mapping[str, Any], kernel: Mapping[str, Any]) -> dict[str, Any]:
-  """The inverse of `partition`."""
+  """The variables of a supernet from its hybrid and its kernel parameters: the inverse of `partition`."""
   return {"params": {**kernel["params"], **hybrid["params"]}}
 
 
 def _zeros_of(key: jax.Array, shapes: Mapping[str, tuple[int, int]]) -> dict[str, jax.Array]:
+  """Hybrid parameters at the start: float32 zeros by name."""
   return {name: nn.initializers.zeros(key, shape) for name, shape in shapes.items()}
 
 
 def _u_shape(
   config: NetworkConfig, x: jax.Array, make_cell: MakeCell, dropout_rate: float, train: bool, dtype: Any
 ) -> jax.Array:
-  """Stem, downward cells, upward cells with skips, dropout, confidence; called inside a compact module."""
+  """P0 and P1, downward cells, upward cells with skips, dropout, confidence (Fig. 3); called inside a compact module.
+
+  Channels and lengths with m = 4 kernels, n = 3 nodes, depth 4 and an input of 64^3:
+
+      P0               12 of 64^3    m n
+      P1               12 of 32^3    m n
+      downward cells   24 of 16^3, 48 of 8^3, 96 of 4^3, 192 of 2^3
+      upward cells     192 of 4^3, 96 of 8^3, 48 of 16^3, 24 of 32^3, 12 of 64^3
+
+  The output of the last downward cell is X1 of the first upward cell; the others, P1 and P0 are the skips (X0).
+
+  Args:
+    config: size of the network.
+    x: the input of `Supernet` or `DerivedNet`.
+    make_cell: makes the cell of a kind, with so many channels a node and a name.
+    dropout_rate: channels dropped before the last convolution.
+    train: whether dropout is on.
+    dtype: of the arrays of voxels.
+
+  Returns:
+    [N, D, H, W, out_channels] between 0 and 1, float32.
+  """
   check_call(config, x, dropout_rate)
   x = x.astype(dtype)
   width = config.nodes * config.kernels
@@ -172,14 +195,18 @@ class Confidence(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[..., C] -> [..., regions] between 0 and 1."""
+    """[..., C] -> [..., regions] between 0 and 1, float32."""
     shapes = {"project": {"kernel": (x.shape[-1], self.regions), "bias": (self.regions,)}}
     layer = declare(self, shapes)["project"]
     return jax.nn.sigmoid(convolutions.project(x, layer["kernel"]).astype(jnp.float32) + layer["bias"])
 
 
 def check_call(config: NetworkConfig | UNetConfig, x: jax.Array, dropout_rate: float) -> None:
-  """Raises InputError unless a network of this size takes the input, and the dropout rate is one."""
+  """Checks the input and the dropout rate of a network.
+
+  Raises:
+    InputError: the shape or dtype does not fit the network, or the rate is not at least 0 and below 1.
+  """
   unit = config.multiple
   if x.ndim != 5 or x.shape[-1] != config.in_channels or not jnp.issubdtype(x.dtype, jnp.floating):
     raise InputError(

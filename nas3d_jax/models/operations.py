@@ -24,25 +24,27 @@ class Leaf:
   """One array of an operation's parameters.
 
   Attributes:
-    shape: without edges.
-    edge_axis: where the axis of edges stands, counted from the end of the array that has it.
+    shape: of a single operation, without the axis of edges.
+    edge_axis: where the axis of edges stands in a stacked array, counted from its end.
   """
 
   shape: tuple[int, ...]
   edge_axis: int = -2
 
   def with_edges(self, edges: int) -> tuple[int, ...]:
-    """The shape of `edges` stacked arrays."""
+    """The shape of `edges` arrays stacked along `edge_axis`: (3, 3, 3, 4, 4) and 2 edges -> (3, 3, 3, 4, 2, 4)."""
     shape = list(self.shape)
     shape.insert(len(shape) + 1 + self.edge_axis, edges)
     return tuple(shape)
 
 
 def parameter_shapes(operation: str, channels: int, variant: Variant) -> dict[Path, Leaf]:
-  """The arrays of an operation by (module, name).
+  """The arrays of an operation by (layer, name), float32 (Table 1).
 
-  Kernels are [3, 3, 3, C_in, (E,) C_out]. Those of operations that double the resolution are written as they scatter:
+  Kernels are [3, 3, 3, C_in, (E,) C_out]. Those of operations that double the resolution hold what an input voxel adds:
   input voxel i adds kernel[k] to output voxel 2 i - 1 + k (2 i - 2 + 2 k where dilated).
+
+  The name of a layer decides its initial values, see `initialization.FAN_IN`.
 
   Raises:
     InputError: no such operation.
@@ -91,7 +93,7 @@ class Parameters(nn.Module):
   Attributes:
     operation: name of the operation.
     channels: C.
-    edges: E, or None for one operation without that axis.
+    edges: E, or None for a single operation without that axis.
     variant: which squeeze-and-excitation operation is meant.
   """
 
@@ -109,10 +111,10 @@ class Parameters(nn.Module):
 def stack(
   trees: list[Mapping[str, Any]], operation: str, channels: int, variant: Variant
 ) -> dict[str, dict[str, jax.Array]]:
-  """Parameters of single operations of the same name, stacked along the axis of edges."""
+  """Stacks parameters of single operations of the same name, by layer and array, along the axis of edges."""
   stacked: dict[str, dict[str, jax.Array]] = {}
-  for (module, name), leaf in parameter_shapes(operation, channels, variant).items():
-    stacked.setdefault(module, {})[name] = jnp.stack([tree[module][name] for tree in trees], axis=leaf.edge_axis)
+  for (layer, name), leaf in parameter_shapes(operation, channels, variant).items():
+    stacked.setdefault(layer, {})[name] = jnp.stack([tree[layer][name] for tree in trees], axis=leaf.edge_axis)
   return stacked
 
 
@@ -120,7 +122,7 @@ class Operation(nn.Module):
   """One candidate operation; it keeps the number of channels.
 
   Attributes:
-    operation: its name, which also tells what it does to the resolution.
+    operation: its name, one of `search_space.CANDIDATES`; it also determines what happens to the resolution.
     channels: C.
     variant: which squeeze-and-excitation operation is meant.
   """
@@ -134,10 +136,10 @@ class Operation(nn.Module):
     """Applies the operation.
 
     Args:
-      x: [N, D, H, W, C]; even lengths where the operation halves them.
+      x: [N, D, H, W, C], floating point; even lengths where the operation halves them.
 
     Returns:
-      [N, D', H', W', C]: the same lengths, their halves or their doubles.
+      [N, D', H', W', C] in the dtype of x: the same lengths, their halves or their doubles.
 
     Raises:
       InputError: another number of channels, or an odd length to be halved.
@@ -150,6 +152,5 @@ class Operation(nn.Module):
     params = declare(self, layer_shapes(self.operation, self.channels, self.variant))
     stacked = stack([params], self.operation, self.channels, self.variant)
     ones = {self.operation: jnp.ones(1)}
-    outputs = fused_operations.evaluate(x, {self.operation: stacked}, resolution, self.variant, ones)
-    y = outputs[self.operation]
+    (y,) = fused_operations.evaluate(x, {self.operation: stacked}, resolution, self.variant, ones, summed=False)
     return (convolutions.depth_to_space(y) if resolution == "up" else y)[..., 0, :]

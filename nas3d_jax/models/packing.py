@@ -1,8 +1,9 @@
-"""The parameters of a network as one vector, which is what a step computes with.
+"""The parameters of a network as one vector, with which the steps of search and training compute.
 
-A network has hundreds of small arrays. An optimiser's update, a copy of the state, a reduction over devices is a kernel
-for each of them, which together take longer to compile than to run; on one vector each is a single kernel. What the
-network reads together stands side by side in the vector, so that reading it is no copy.
+A network has hundreds of small arrays. An update by an optimiser, a copy of the state, a reduction over devices
+launches a kernel for each of them, and compiling these takes longer than running them. On one vector each is a single
+kernel.
+Arrays that the network reads together stand side by side in the vector, so that reading them makes no copy.
 """
 
 from __future__ import annotations
@@ -32,8 +33,11 @@ class Packing:
   Args:
     tree: nested dicts whose leaves have `shape` and are all float32.
 
+  Attributes:
+    size: length of the vector.
+
   Raises:
-    InputError: it has no leaf.
+    InputError: the tree has no leaf.
   """
 
   def __init__(self, tree: Mapping[str, Any]):
@@ -51,26 +55,29 @@ class Packing:
     )
 
   def pack(self, tree: Mapping[str, Any]) -> np.ndarray:
-    """The tree as a vector on the host, float32."""
+    """The tree as a vector, NumPy float32 [size]."""
     leaves = dict(_leaves(tree))
     return np.concatenate([np.asarray(leaves[path], np.float32).ravel() for path in self._shapes])
 
   def unpack(self, vector: np.ndarray | jax.Array) -> Tree:
-    """The tree on the host; its leaves are views of one array, not to be written to."""
+    """The tree of NumPy arrays, views of one array that are not to be written to."""
     return self._tree(np.asarray(vector))
 
   def in_tree_order(self, vector: np.ndarray | jax.Array) -> np.ndarray:
-    """The vector's numbers on the host, in the order of the tree's leaves, keys sorted."""
+    """The vector's numbers in the order of the tree's leaves, keys sorted, which checkpoints store: NumPy [size]."""
     return np.asarray(vector)[self._order]
 
   def in_own_order(self, vector: np.ndarray | jax.Array) -> np.ndarray:
-    """The inverse of `in_tree_order`."""
-    own = np.empty(self.size, np.float32)
-    own[self._order] = np.asarray(vector)
-    return own
+    """The inverse of `in_tree_order`, NumPy float32 [size]."""
+    vector_of_packing = np.empty(self.size, np.float32)
+    vector_of_packing[self._order] = np.asarray(vector)
+    return vector_of_packing
 
   def read(self, vector: jax.Array) -> Tree:
-    """The tree inside a computation; the gradient of all leaves is gathered by one concatenation."""
+    """The tree inside a computation: vector float32 [size] -> arrays.
+
+    Its gradient is one concatenation of the gradients of all leaves.
+    """
 
     @jax.custom_vjp
     def read(vector):
@@ -93,36 +100,37 @@ class Packing:
 
 
 class PackedNet:
-  """A network that takes its parameters, all but the hybrid ones, as one vector: what the steps of a run apply.
+  """A network that takes its kernel parameters as one vector; hybrid parameters stay as they are.
 
   Attributes:
     net: the network.
-    packing: of its parameters.
+    packing: of its kernel parameters.
   """
 
   def __init__(self, net: nn.Module, variables: Mapping[str, Any]):
-    """Args: the network, and its variables or their shapes."""
+    """Takes the network, and its variables or their shapes."""
     self.net = net
     self.packing = Packing({name: leaf for name, leaf in variables["params"].items() if name != "hybrid"})
 
   def pack(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The network's variables -> {"params": {"packed": vector, "hybrid": as it is, where there is one}}, arrays."""
+    """The variables of the network -> {"params": {"packed": float32 [size], "hybrid": unchanged, where given}}."""
     params = dict(variables["params"])
     hybrid = {name: params.pop(name) for name in ("hybrid",) if name in params}
     return {"params": {PACKED: jnp.asarray(self.packing.pack(params)), **hybrid}}
 
   def unpack(self, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `pack`, on the host."""
+    """The inverse of `pack`: kernel parameters as NumPy arrays."""
     params = dict(variables["params"])
     return {"params": {**self.packing.unpack(params.pop(PACKED)), **params}}
 
   def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-    """As the network's `apply`, with packed variables."""
+    """The network's `apply`, with packed variables."""
     params = dict(variables["params"])
     return self.net.apply({"params": {**self.packing.read(params.pop(PACKED)), **params}}, *args, **kwargs)
 
 
 def _leaves(tree: Mapping[str, Any], path: Path = ()):
+  """Path and value of each leaf."""
   for name, value in tree.items():
     if isinstance(value, Mapping):
       yield from _leaves(value, (*path, name))
@@ -131,7 +139,10 @@ def _leaves(tree: Mapping[str, Any], path: Path = ()):
 
 
 def _place(path: Path) -> tuple:
-  """Sorts leaves of one module and name by operation, as `fused_operations` reads their rows."""
+  """The sort key of a leaf: within hybrid modules by layer, array, operation, the order in which rows are read.
+
+  `fused_operations` joins the same array of all operations, such as norm/scale: [rows of one, rows of the next, ...].
+  """
   if len(path) > 3:
     *module, operation, layer, name = path
     return (*module, layer, name, fused_operations.rank(operation), operation)

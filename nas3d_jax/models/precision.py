@@ -1,4 +1,4 @@
-"""In what precision convolutions compute. Parameters, statistics, losses and optimisers are float32 always."""
+"""The precision of convolutions. Parameters, statistics, losses and optimisers are always float32."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from nas3d_jax.models.config import PRECISIONS, Precision
 
 
 def activation_dtype(precision: Precision) -> jnp.dtype:
-  """What arrays of voxels are held in between the layers: bfloat16 or float32."""
+  """The dtype of arrays of voxels between the layers: bfloat16 for "bfloat16", else float32."""
   return jnp.dtype(jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
 
 
 def computing(precision: Precision) -> contextlib.AbstractContextManager:
   """A context within which programs are compiled to multiply in that precision.
 
-  "float32" is full precision everywhere, "tf32" rounds the factors to 10 bits of mantissa on GPUs that have it, and is
-  float32 elsewhere. JAX's own default is the latter.
+  "float32" is full precision everywhere. "tf32", the default of JAX, rounds the factors to 10 bits of mantissa on GPUs
+  that have it, and is float32 elsewhere. "bfloat16" multiplies what is still float32 as "tf32" does.
 
   Raises:
     InputError: no such precision.

@@ -1,9 +1,12 @@
-"""Parameters of the authors' released program as ours.
+"""Converts parameters of the authors' released program, in PyTorch's layout, to those of the networks here.
 
-Its names: `stem0`, `stem1`, `down_cells.i`, `up_cells.i`, `last_conv.0` (with `kernel.` in front in a supernet); in a
-cell `preprocess0/1` and `_ops.e._ops.o`, operation o of hybrid module e; in a derived network `_ops.k`, row k of its
-genotype. `alpha1_*` and `alpha2_*` are the hybrid parameters of stride 1 and of stride 2, a row for every hybrid module
-of a cell.
+Names of the released program:
+
+- `stem0`, `stem1`, `down_cells.i`, `up_cells.i`, `last_conv.0`, in a supernet with `kernel.` in front
+- in a cell `preprocess0` and `preprocess1`
+- in a cell of the supernet `_ops.e._ops.o`: candidate operation o of the hybrid module on edge e
+- in a cell of a derived network `_ops.k`: row k of its genotype
+- `alpha1_*` and `alpha2_*`: hybrid parameters of stride 1 and of stride 2, a row for every edge of a cell
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from nas3d_jax.models.search_space import (
   reading_nodes,
 )
 
-# Our layer and name -> theirs within one operation.
+# Layer here -> layer of the released program, within one operation.
 _NAMES = {
   "conv": "conv",
   "project": "conv",
@@ -43,9 +46,14 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-  """One array of theirs: its name and shape, how its values become ours, and where they go.
+  """One array of the released program and where it goes.
 
-  Where several of theirs have one target they are stacked along `edge_axis`, in order.
+  Attributes:
+    source: its name in the released program.
+    shape: its shape there.
+    values: brings it into the layout used here.
+    target: path in the tree of parameters. Arrays with the same target are stacked along `edge_axis`, in order.
+    edge_axis: None where nothing is stacked.
   """
 
   source: str
@@ -56,11 +64,11 @@ class _Entry:
 
 
 def convert_supernet(state_dict: Mapping[str, np.ndarray], config: NetworkConfig) -> dict[str, Any]:
-  """Variables of `Supernet(config)` from the released program's.
+  """Variables of `Supernet(config)` from those of the released program.
 
   Args:
-    state_dict: its names -> arrays in PyTorch's layout.
-    config: size; the variant tells whether stride-1 squeeze-and-excitation operations hold a convolution.
+    state_dict: names of the released program -> arrays in PyTorch's layout.
+    config: size and variant; in variant "released" a squeeze-and-excitation operation of stride 1 has no convolution.
 
   Returns:
     {"params": nested dict of float32 arrays}.
@@ -85,9 +93,9 @@ def convert_supernet(state_dict: Mapping[str, np.ndarray], config: NetworkConfig
 
 
 def convert_derived(state_dict: Mapping[str, np.ndarray], config: NetworkConfig, genotype: Genotype) -> dict[str, Any]:
-  """Variables of `DerivedNet(config, genotype)` from the released program's; `_ops.k` is row k of the genotype.
+  """Variables of `DerivedNet(config, genotype)` from those of the released program; `_ops.k` is row k of the genotype.
 
-  Args, result and errors as of `convert_supernet`.
+  Arguments, result and errors are those of `convert_supernet`.
   """
   genotype.check(config)
   return {"params": _collect(state_dict, [*_backbone(config, ""), *_derived_cells(config, genotype)], {})}
@@ -96,7 +104,7 @@ def convert_derived(state_dict: Mapping[str, np.ndarray], config: NetworkConfig,
 def convert_operation(
   state_dict: Mapping[str, np.ndarray], operation: str, channels: int, variant: Variant = "paper"
 ) -> dict[str, Any]:
-  """Parameters of `ops.Operation(operation, channels, variant)` from those of a single operation.
+  """Parameters of `operations.Operation(operation, channels, variant)` from those of a single operation.
 
   Args:
     state_dict: names within the operation ("conv.weight") -> arrays in PyTorch's layout.
@@ -116,7 +124,7 @@ def convert_operation(
 def _collect(
   state_dict: Mapping[str, np.ndarray], entries: list[_Entry], others: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Any]:
-  """Our tree from their arrays; `others` are names that are expected beside the entries."""
+  """The tree of parameters, NumPy float32; `others` are names and shapes expected beside the entries."""
   _check(state_dict, {entry.source: entry.shape for entry in entries} | dict(others))
   collected: dict[tuple[str, ...], list[np.ndarray]] = {}
   for entry in entries:
@@ -132,6 +140,7 @@ def _collect(
 
 
 def _check(state_dict: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]) -> None:
+  """Raises InputError unless the names and shapes are those expected."""
   faults = [f"missing {name} of shape {shape}" for name, shape in expected.items() if name not in state_dict]
   faults += [f"surplus {name}" for name in state_dict if name not in expected]
   faults += [
@@ -146,8 +155,15 @@ def _check(state_dict: Mapping[str, np.ndarray], expected: Mapping[str, tuple[in
     )
 
 
-def _theirs(layer: str, name: str, shape: tuple[int, ...], up: bool) -> tuple[tuple[int, ...], Callable]:
-  """Shape of their array and the way to ours, by our layer, name and shape of a single operation."""
+def _released_layout(layer: str, name: str, shape: tuple[int, ...], up: bool) -> tuple[tuple[int, ...], Callable]:
+  """The array's shape in the released program and what brings its values into the layout used here.
+
+  Args:
+    layer: here.
+    name: of the array, here.
+    shape: of the array here, in a single operation.
+    up: whether the operation doubles the resolution.
+  """
   if name != "kernel":
     if layer == "squeeze":
       return (1,), lambda value: value[0]
@@ -167,15 +183,19 @@ def _theirs(layer: str, name: str, shape: tuple[int, ...], up: bool) -> tuple[tu
       return (shape[1], shape[0], 1, 1, 1), lambda value: value[:, :, 0, 0, 0].T
 
 
+def _released_name(name: str) -> str:
+  return "bias" if name == "bias" else "weight"
+
+
 def _layer(prefix: str, target: tuple[str, ...], layer: str, arrays: Mapping[str, tuple[int, ...]]) -> Iterator[_Entry]:
-  """Entries of a layer that is no part of an operation."""
+  """Entries of a layer outside the operations."""
   for name, shape in arrays.items():
-    source, values = _theirs(layer, name, shape, up=False)
-    theirs = "bias" if name == "bias" else "weight"
-    yield _Entry(f"{prefix}{_NAMES[layer]}.{theirs}", source, values, (*target, layer, name))
+    released_shape, values = _released_layout(layer, name, shape, up=False)
+    yield _Entry(f"{prefix}{_NAMES[layer]}.{_released_name(name)}", released_shape, values, (*target, layer, name))
 
 
 def _projection(prefix: str, target: tuple[str, ...], c_in: int, c_out: int, size: int = 1) -> Iterator[_Entry]:
+  """Entries of a `cells.Projection`."""
   layer, taps = ("conv", (3, 3, 3)) if size == 3 else ("project", ())
   yield from _layer(prefix, target, layer, {"kernel": (*taps, c_in, c_out), "bias": (c_out,)})
   yield from _layer(prefix, target, "norm", {"scale": (c_out,), "bias": (c_out,)})
@@ -184,16 +204,17 @@ def _projection(prefix: str, target: tuple[str, ...], c_in: int, c_out: int, siz
 def _operation(
   prefix: str, target: tuple[str, ...], name: str, channels: int, variant: Variant, *, stacked: bool
 ) -> Iterator[_Entry]:
+  """Entries of one operation, which is an edge of several where `stacked`."""
   up = operation_direction(name) == "up"
   for (layer, array), leaf in parameter_shapes(name, channels, variant).items():
-    shape, values = _theirs(layer, array, leaf.shape, up)
-    theirs = "bias" if array == "bias" else "weight"
+    shape, values = _released_layout(layer, array, leaf.shape, up)
     axis = leaf.edge_axis if stacked else None
-    yield _Entry(f"{prefix}{_NAMES[layer]}.{theirs}", shape, values, (*target, layer, array), axis)
+    source = f"{prefix}{_NAMES[layer]}.{_released_name(array)}"
+    yield _Entry(source, shape, values, (*target, layer, array), axis)
 
 
 def _cells(config: NetworkConfig) -> Iterator[tuple[CellKind, int, int, int, int]]:
-  """Kind, index, channels of a node and of both inputs of every cell, from the input on."""
+  """Kind, index, channels of a node, of X0 and of X1 of every cell, in the order in which they compute."""
   width = config.nodes * config.kernels
   skips, channels = [width, width], config.kernels
   for level in range(config.depth):
@@ -208,18 +229,19 @@ def _cells(config: NetworkConfig) -> Iterator[tuple[CellKind, int, int, int, int
 
 
 def _backbone(config: NetworkConfig, prefix: str) -> Iterator[_Entry]:
+  """Entries of all that a supernet and a derived network share: P0, P1, projections of the cells, last convolution."""
   width = config.nodes * config.kernels
   yield from _projection(f"{prefix}stem0.", ("stem0",), config.in_channels, width)
   yield from _projection(f"{prefix}stem1.", ("stem1",), config.in_channels, width, size=3)
   for cell, level, channels, c0, c1 in _cells(config):
-    for index, c_in in enumerate((c0, c1)):
-      own = f"preprocess{index}"
-      yield from _projection(f"{prefix}{cell}_cells.{level}.{own}.", (f"{cell}_{level}", own), c_in, channels)
+    for name, c_in in (("preprocess0", c0), ("preprocess1", c1)):
+      yield from _projection(f"{prefix}{cell}_cells.{level}.{name}.", (f"{cell}_{level}", name), c_in, channels)
   head = {"kernel": (width, config.out_channels), "bias": (config.out_channels,)}
   yield from _layer(f"{prefix}last_conv.0.", ("head",), "project", head)
 
 
 def _search_cells(config: NetworkConfig) -> Iterator[_Entry]:
+  """Entries of all candidate operations of a supernet."""
   numbers = {edge: number for number, edge in enumerate(edge_list(config.nodes))}
   for cell, level, channels, _, _ in _cells(config):
     for state in range(config.nodes + 1):
@@ -231,6 +253,7 @@ def _search_cells(config: NetworkConfig) -> Iterator[_Entry]:
 
 
 def _derived_cells(config: NetworkConfig, genotype: Genotype) -> Iterator[_Entry]:
+  """Entries of all operations of a derived network."""
   for cell, level, channels, _, _ in _cells(config):
     for row, (name, _) in enumerate(getattr(genotype, cell)):
       prefix, target = f"{cell}_cells.{level}._ops.{row}.", (f"{cell}_{level}", f"op_{row}")

@@ -1,4 +1,19 @@
-"""What a search chooses from: candidate operations, the edges of a cell, the hybrid parameters (section 2.2)."""
+"""What a search chooses from: candidate operations, the edges of a cell, the hybrid parameters (section 2.2).
+
+To add a candidate operation, change three files:
+
+1. `search_space.CANDIDATES`: its name under each direction that it has, with "down_" or "up_" in front where it changes
+   the resolution.
+2. `operations.parameter_shapes`: the arrays of its parameters, if they are not those of a convolution and its norm. A
+   layer of a new name also needs a line in `initialization.FAN_IN`.
+3. `fused_operations._raw_outputs`: a case that computes it. The kernel of a dense convolution joins `dense_kernels`,
+   another raw output joins `raws`, and a weighted result without norm joins `finished`. `_bias` adds what stands in
+   "conv" and "depthwise", else nothing.
+
+Supernet, hybrid parameters, genotype and derived network follow. Only a report needs more: a colour for the operation
+in `report.cell_figures.FAMILIES`. New columns change the shapes of the hybrid parameters, so that searches made before
+do not resume.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +31,7 @@ Row = tuple[str, int]
 
 CELLS: tuple[CellKind, ...] = ("down", "up")
 
-# Table 1 of the paper: what a hybrid module chooses from, by what it does to the resolution. The order is that of the
+# Table 1: the candidate operations of a hybrid module, by what it does to the resolution. Their order is that of the
 # columns of the hybrid parameters.
 CANDIDATES: Mapping[Direction, tuple[str, ...]] = {
   "normal": ("identity", "se_conv", "dil_conv", "dep_conv", "conv"),
@@ -26,20 +41,21 @@ CANDIDATES: Mapping[Direction, tuple[str, ...]] = {
 
 
 def edge_list(nodes: int) -> tuple[tuple[int, int], ...]:
-  """(node, state) of every hybrid module of a cell, node by node and state by state.
+  """The edges of a search cell, (node, state), node by node and state by state; each holds a hybrid module.
 
-  State 0 and 1 are the cell's two inputs, state k + 2 is node k; node k reads every state before it.
+  States 0 and 1 are the inputs X0 and X1, state k + 2 is node k; node k reads every state before it. Three nodes have 2
+  + 3 + 4 = 9 edges.
   """
   return tuple((node, state) for node in range(nodes) for state in range(node + 2))
 
 
 def reading_nodes(state: int, nodes: int) -> tuple[int, ...]:
-  """The nodes that read `state`: the edges of its fan, in order."""
+  """The nodes that read `state`, ascending: with 3 nodes (0, 1, 2) for X0 and X1, (1, 2) for state 2."""
   return tuple(range(max(0, state - 1), nodes))
 
 
 def direction(cell: CellKind, state: int) -> Direction:
-  """What hybrid modules on `state` do to the resolution: downward X0 and X1 are halved, upward X1 is doubled."""
+  """What hybrid modules on `state` do to the resolution (Fig. 5): downward they halve X0, X1; upward they double X1."""
   if cell == "down":
     return "down" if state <= 1 else "normal"
   return "up" if state == 1 else "normal"
@@ -59,9 +75,10 @@ def operation_direction(operation: str) -> Direction:
 
 
 def hybrid_shapes(config: NetworkConfig) -> dict[str, tuple[int, int]]:
-  """Name and shape [edges, candidates] of each array of hybrid parameters.
+  """Name and shape [edges, candidates] of each array of hybrid parameters (alpha in section 2.2).
 
-  `<cell>_<direction>` holds one row an edge of that direction, in the order of `edge_list`, and one column a candidate.
+  `<cell>_<direction>` has a row for each edge of that direction, in the order of `edge_list`, and a column for each
+  candidate operation. Three nodes: down_normal (3, 5), down_down (6, 6), up_normal (6, 5), up_up (3, 4).
   """
   shapes = {}
   for cell in CELLS:
@@ -79,7 +96,14 @@ def edge_row(cell: CellKind, node: int, state: int) -> int:
 
 
 def hybrid_weights(hybrid: Mapping[str, Any], config: NetworkConfig) -> dict[str, dict[tuple[int, int], np.ndarray]]:
-  """Softmax weights of every hybrid module, by cell and (node, state), float64.
+  """Softmax weights of every hybrid module (equation in section 2.2).
+
+  Args:
+    hybrid: the arrays of `hybrid_shapes` by name, or variables of a supernet that hold them.
+    config: the supernet's configuration.
+
+  Returns:
+    By cell and (node, state), float64 [candidates].
 
   Raises:
     InputError: an array is missing, misshapen or not finite.

@@ -19,8 +19,7 @@ from nas3d_jax.models.networks import Network, check_call
 
 SLOPE = 0.3
 EPSILON = 1e-5
-DEEP_SUPERVISION = 3
-"""Levels of the upward path that have a segmentation layer."""
+DEEP_SUPERVISION = 3  # levels of the upward path that have a segmentation layer, the finest ones
 
 _SPACE = (1, 2, 3)
 
@@ -28,23 +27,23 @@ _SPACE = (1, 2, 3)
 class UNet3D(Network):
   """The 3D U-Net of Isensee et al. (2017), with the numbers of the paper's comparison.
 
-  Downward, level k of `levels` has f_k = filters 2 ** k channels: a 3x3x3 convolution, with stride 2 below the first
-  level, and a context module, whose output is added to its input. Upward, on each level: nearest upsampling by 2, a
-  3x3x3 convolution to f_k channels, concatenation with what the level gave on the way down, a localisation module.
-  The three finest levels have a segmentation layer each, 1x1x1; from the coarsest on, their outputs are upsampled
-  (nearest) and added; the sigmoid of the sum is the confidence.
+  Level k of `levels` has f_k = filters 2 ** k channels. Downward, each level has a 3x3x3 convolution, with stride 2
+  below the first level, and a context module, whose output is added to its input. Upward, each level has nearest
+  upsampling by 2, a 3x3x3 convolution to f_k channels, concatenation with the level's output on the way down, and a
+  localisation module. The three finest levels have a segmentation layer each, 1x1x1. From the coarsest on, their
+  outputs are upsampled (nearest) and added; the sigmoid of the sum is the confidence.
 
   Where Isensee et al. are silent or differ between text, figure and programs, this holds:
 
   - Each convolution but the segmentation layers is followed by instance norm with scale and bias, then a leaky ReLU of
-    slope 0.3; the text has 0.01, the programs that go by its name 0.3. Also those of the context modules, so these are
-    no pre-activation blocks; nothing follows the addition.
+    slope 0.3; the text has 0.01, the programs of that name 0.3. This includes the context modules, so they are no
+    pre-activation blocks. Nothing follows the addition.
   - A context module is convolution, dropout of whole channels, convolution, both 3x3x3 and of f_k channels.
   - A localisation module takes 2 f_k channels: its 3x3x3 convolution keeps them, its 1x1x1 halves them ("halves the
     number of feature maps"). The finest level has one too, where the figure has a single convolution.
   - Convolutions before a norm have no bias: the norm would take it out again.
-  - Strided convolutions are padded by 1 on both sides, as PyTorch does, not as SAME.
-  - Initial values are drawn as those of all networks here, see `initialization.py`.
+  - Strided convolutions are padded by 1 on both sides, as PyTorch does; "SAME" would differ.
+  - Initial values are drawn as for all networks here, see `initialization`.
   - With fewer than four levels all upward levels have a segmentation layer.
 
   Attributes:
@@ -102,7 +101,7 @@ class Context(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """[N, D, H, W, C] -> the same."""
+    """[N, D, H, W, C] -> [N, D, H, W, C]."""
     channels = x.shape[-1]
     x = Block(channels, name="first")(x)
     x = nn.Dropout(self.dropout_rate, broadcast_dims=_SPACE, deterministic=not train)(x)
@@ -114,7 +113,7 @@ class Block(nn.Module):
 
   Attributes:
     channels: C', of the output.
-    size: edge of the kernel, 3 or 1.
+    size: length of the kernel along each axis, 3 or 1.
     stride: 1 or 2.
   """
 
@@ -125,12 +124,12 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """[N, D, H, W, C] -> [N, D / stride, H / stride, W / stride, C']."""
-    inside, norm = x.shape[-1], {"scale": (self.channels,), "bias": (self.channels,)}
+    c_in, norm = x.shape[-1], {"scale": (self.channels,), "bias": (self.channels,)}
     if self.size == 1:
-      layers = declare(self, {"project": {"kernel": (inside, self.channels)}, "norm": norm})
+      layers = declare(self, {"project": {"kernel": (c_in, self.channels)}, "norm": norm})
       y = convolutions.project(x, layers["project"]["kernel"])
     else:
-      layers = declare(self, {"conv": {"kernel": (3, 3, 3, inside, self.channels)}, "norm": norm})
+      layers = declare(self, {"conv": {"kernel": (3, 3, 3, c_in, self.channels)}, "norm": norm})
       convolve = convolutions.conv if self.stride == 1 else convolutions.conv_down
       y = convolve(x, layers["conv"]["kernel"])
     return jax.nn.leaky_relu(instance_norm(y, **layers["norm"]), SLOPE)
@@ -147,14 +146,14 @@ class Segmentation(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[N, D, H, W, C] -> [N, D, H, W, R], before the sigmoid."""
+    """[N, D, H, W, C] -> float32 [N, D, H, W, R], before the sigmoid."""
     shapes = {"project": {"kernel": (x.shape[-1], self.regions), "bias": (self.regions,)}}
     layer = declare(self, shapes)["project"]
     return convolutions.project(x.astype(jnp.float32), layer["kernel"]) + layer["bias"]
 
 
 def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-  """Each channel of each sample with mean 0 and variance 1 over its voxels (epsilon 1e-5), times scale, plus bias.
+  """Brings each channel of each sample to mean 0 and variance 1 over its voxels (epsilon 1e-5), times scale, plus bias.
 
   Args:
     x: [N, D, H, W, C].

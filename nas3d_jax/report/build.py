@@ -1,7 +1,7 @@
 """Writes the report of a run: one page, each figure as PNG and PDF, each table as CSV and LaTeX.
 
     <out>/index.html          the page, with everything in it
-    <out>/figures/*.{png,pdf} made.json says from what each was drawn
+    <out>/figures/*.{png,pdf} made.json records from what each was drawn
     <out>/tables/*.{csv,tex}
 """
 
@@ -15,14 +15,15 @@ from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import write_whole, writing
 from nas3d_jax.files.locks import holds_nothing, locked
-from nas3d_jax.files.run_layout import PAGE, REPORT
+from nas3d_jax.files.run_layout import FIGURES, PAGE, REPORT, TABLES
 from nas3d_jax.report import case_sections, sections
 from nas3d_jax.report.context import Context
 from nas3d_jax.report.gallery import Gallery
 from nas3d_jax.report.page import Page
 from nas3d_jax.report.run_contents import Material
-from nas3d_jax.runtime.progress_bar import progress_bar
+from nas3d_jax.runtime.progress_bar import ProgressBar
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import check_whole
 
 _SECTIONS = (
   sections.summary,
@@ -54,8 +55,8 @@ def write_report(
 ) -> Path:
   """Writes the report of a run from whatever it holds; progress goes to stderr.
 
-  Figures whose input has not changed since the last report are kept. A section whose input is missing says which
-  command makes it.
+  Figures whose input has not changed since the last report are kept. A section whose input is missing names the
+  command that makes it.
 
   Args:
     workdir: the run directory, with `dataset/` at least.
@@ -73,8 +74,7 @@ def write_report(
     InputError: there is no data set, a file of the run is damaged or does not fit, or `out` holds something else, is
       written to by another process or cannot be written to.
   """
-  if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-    raise InputError(f"seed must be a whole number of at least 0, got {seed!r}")
+  check_whole("seed", seed, 0)
   material = Material.read(workdir, portal_csv)
   if test_dir is not None:
     if not Path(test_dir).is_dir():
@@ -94,15 +94,15 @@ def _write(
   material: Material, name: str, out: Path, seed: int, test_schema: Schema | None, overwrite: bool
 ) -> Path:
   page = Page(f"Report of {name}", _LEAD)
-  with progress_bar(remaining=True) as bar:
-    task = bar.add_task("report", total=None)
-    gallery = Gallery(out / "figures", overwrite=overwrite)
-    context = Context(material, page, gallery, out / "tables", seed, lambda: bar.advance(task), test_schema)
-    bar.update(task, total=len(_SECTIONS) + case_sections.count(context))
+  gallery = Gallery(out / FIGURES, overwrite=overwrite)
+  bar = ProgressBar("report", len(_SECTIONS))
+  context = Context(material, page, gallery, out / TABLES, seed, bar.advance, test_schema)
+  bar.add(case_sections.count(context))
+  with bar:
     for section in _SECTIONS:
-      bar.update(task, description=f"report, {section.__name__}")
+      bar.describe(f"report, {section.__name__}")
       section(context)
-      bar.advance(task)
+      bar.advance()
   gallery.close()
   write_whole(out / PAGE, page.to_html())
   return out / PAGE
@@ -112,5 +112,5 @@ def _check_out(out: Path) -> None:
   """A folder that is new, empty or a report's."""
   if out.exists() and not out.is_dir():
     raise InputError(f"out must be a folder, got the file {out}")
-  if out.exists() and not holds_nothing(out) and not (out / "figures").is_dir():
+  if out.exists() and not holds_nothing(out) and not (out / FIGURES).is_dir():
     raise InputError(f"{out} holds something else than a report; give another --out")

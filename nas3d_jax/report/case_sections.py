@@ -83,7 +83,7 @@ class _Views:
 
   def __init__(self, c: Context, split: str, files: Mapping[str, CaseFiles], schema: Schema):
     self._c, self._split, self._files, self._schema = c, split, files, schema
-    # A case of another folder may bear the name of one of the data set: its truth tells them apart.
+    # A case of another folder may bear the name of one of the data set: their truths differ.
     truths = {name: {s.checksums[name]["truth"] for s in _scored(c, split).values()} for name in _names(c, split)}
     cases = {case.name: set(case.checksums.values()) for case in c.material.dataset.cases}
     self._known = {name for name, sums in truths.items() if sums <= cases.get(name, set())}

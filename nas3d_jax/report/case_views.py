@@ -1,4 +1,4 @@
-"""Cases as pictures need them: cropped to the brain, turned to the scanner's axes, cut in three planes."""
+"""Prepares cases for pictures: cropped to the brain, turned to the patient's axes, cut in three planes."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def folder_view(
   Args:
     files: of the case, from `find_files`.
     schema: what its files and segmentation follow.
-    predictions: as of `dataset_view`.
+    predictions: see `dataset_view`.
     shown: the schema, that of the data set, whose modalities and labels are shown; None means the case's own.
 
   Raises:
@@ -154,7 +154,7 @@ def folder_view(
 
 
 def find_files(data_dir: str | Path | None, schema: Schema, shown: Schema | None = None) -> dict[str, CaseFiles]:
-  """The cases of a folder by name, none where no folder is given or it is gone; `shown` as of `folder_view`."""
+  """The cases of a folder by name, none where no folder is given or it is gone; for `shown` see `folder_view`."""
   if data_dir is None or not Path(data_dir).is_dir():
     return {}
   return {files.name: files for files in find_cases(data_dir, for_model(schema, shown or schema))[0]}

@@ -49,9 +49,9 @@ class Context:
     self.page.table(table)
 
   def figure(self, name: str, caption: str, inputs: Any, make: Callable[[], Figure], **how: Any) -> None:
-    """Puts a figure on the page, drawn if it has to be; arguments as of `Gallery.draw`, `how` of `Page.picture`."""
+    """Puts a figure on the page, drawn if it has to be; arguments of `Gallery.draw`, `how` of `Page.picture`."""
     self.page.picture(self.gallery.draw(name, caption, inputs, make), caption, **how)
 
   def missing(self, what: str, command: str) -> None:
-    """Says on the page which command makes what is missing."""
+    """Puts the command on the page that makes what is missing."""
     self.page.missing(what, f"python -m launch {command}")

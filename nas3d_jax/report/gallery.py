@@ -1,6 +1,6 @@
 """How figures look, and the folder they are kept in.
 
-Figures are made with Matplotlib's objects; nothing of pyplot, which keeps a state of its own, is used.
+Figures are made with Matplotlib's objects, without pyplot, which keeps a global state.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nas3d_jax.files.run_layout import MADE
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.schema.schema import Schema
 
@@ -28,9 +29,7 @@ DPI = 150
 VERSION = 1
 """To be raised when figures come out otherwise from the same input; those of before are then drawn again."""
 
-MADE = "made.json"
-
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 GREY, INK = "#8A8A8A", "#222222"
 NETWORK_COLOURS: Mapping[str, str] = types.MappingProxyType({"searched": BLUE, "unet3d": ORANGE})
@@ -113,7 +112,7 @@ class Gallery:
     return Picture(name, alt, files["png"])
 
   def close(self) -> None:
-    """Removes the figures of earlier reports that are in this one no more."""
+    """Removes the figures of earlier reports that this one no longer has."""
     for name in self._before.keys() - self._made.keys():
       for kind in ("png", "pdf"):
         (self.folder / f"{name}.{kind}").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The page: one HTML file that holds its pictures and asks for nothing."""
+"""The page: one HTML file that holds its pictures and loads nothing."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Page:
     self._add(f"<p>{html.escape(text)}</p>")
 
   def missing(self, what: str, command: str) -> None:
-    """Says that something is not there, and which command makes it."""
+    """A line on what is not there, with the command that makes it."""
     self._add(f'<p class="missing">{html.escape(what)} <code>{html.escape(command)}</code></p>')
 
   def picture(
@@ -110,7 +110,7 @@ class Page:
     return (
       '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
       '<meta name="viewport" content="width=device-width, initial-scale=1">'
-      # Whatever the page were to ask for would be refused.
+      # The browser refuses whatever the page would load.
       f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">'
       f'<link rel="icon" href="data:,"><title>{html.escape(self.title)}</title><style>{STYLE}</style></head>\n'
       f"<body><h1>{html.escape(self.title)}</h1><p>{html.escape(self.lead)}</p>"

@@ -1,4 +1,4 @@
-"""What a run directory holds, read and checked for the report."""
+"""Reads and checks all of a run directory for the report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nas3d_jax.files.run_layout import (
   SEEDS,
   TRAIN_FOLDERS,
 )
-from nas3d_jax.files.strict_json import parse_json, read_json
+from nas3d_jax.files.strict_json import read_json, read_records
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
 
@@ -49,7 +49,7 @@ Key = tuple[str, str]  # network, split or fold
 
 @dataclasses.dataclass(frozen=True)
 class History:
-  """A search or a training as its folder tells it.
+  """A search or a training, from its folder.
 
   Attributes:
     folder: where it lies.
@@ -80,7 +80,7 @@ class History:
       raise InputError(f"{folder / CONFIG} is no configuration of a run; run it again with --overwrite")
     found = folder / GENOTYPE
     genotype = Genotype.from_json(found.read_bytes()) if found.exists() else None
-    return cls(folder, settings, tuple(sessions), _records(folder / METRICS), genotype)
+    return cls(folder, settings, tuple(sessions), tuple(read_records(folder / METRICS)), genotype)
 
   def column(self, name: str) -> list[Any]:
     """One field of every epoch.
@@ -151,7 +151,7 @@ class Material:
     }
     for (network, split), found in scores.items():
       if set(found.schema.region_names) != set(dataset.schema.region_names):
-        where = f"scores/{network}/{split}"
+        where = f"{SCORES}/{network}/{split}"
         raise InputError(f"{where} of {workdir} is of another schema than the data set; evaluate with overwrite")
     _check_same_cases(workdir, scores)
     return cls(
@@ -195,19 +195,6 @@ class Material:
     return portal.values(region, metric) if known else []
 
 
-def _records(path: Path) -> tuple[Mapping[str, Any], ...]:
-  """The records of the epochs that are over; a line without end is still being written."""
-  if not path.exists():
-    return ()
-  try:
-    records = tuple(parse_json(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))
-  except (OSError, ValueError) as error:
-    raise InputError(f"{path} is damaged ({error}); run with --overwrite, or remove the line") from error
-  if not all(isinstance(record, dict) for record in records):
-    raise InputError(f"{path} must hold a JSON object a line; run with --overwrite, or remove the lines that are none")
-  return records
-
-
 def _searches(folder: Path) -> dict[str, History]:
   found = {path.parent.name: History.read(path) for path in folder.glob(f"*/{SEARCH}")}
   ordered = sorted(found, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
@@ -223,8 +210,8 @@ def _check_same_cases(workdir: Path, scores: Mapping[Key, Scores]) -> None:
     both = [scores[network, split] for network in NETWORKS if (network, split) in scores]
     if len(both) == 2 and (other := sorted(both[0].cases.keys() ^ both[1].cases.keys())):
       raise InputError(
-        f"the networks are scored on other cases in scores/*/{split} of {workdir}: {', '.join(other[:5])} of one only; "
-        "predict and evaluate the same cases with both"
+        f"the networks are scored on other cases in {SCORES}/*/{split} of {workdir}: {', '.join(other[:5])} of one "
+        "only; predict and evaluate the same cases with both"
       )
 
 
@@ -236,5 +223,5 @@ def _read_portal(text: str, dataset: Dataset, scores: Mapping[Key, Scores]) -> t
       f"portal_csv must be of {' or '.join(NETWORKS)} and of test or ensemble, got {text!r}; {_PORTAL_HELP}"
     )
   if (network, split) in scores:
-    raise InputError(f"portal_csv {text!r} doubles scores/{network}/{split}, which are there; leave one of them out")
+    raise InputError(f"portal_csv {text!r} doubles {SCORES}/{network}/{split}, which are there; leave one of them out")
   return (network, split), read_portal(path, dataset.schema)

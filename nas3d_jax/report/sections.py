@@ -1,4 +1,4 @@
-"""The sections of the report but those of single cases; each works with what is there, and says what is not."""
+"""The sections of the report but those of single cases; each works with what is there, and names what is not."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def comparison(c: Context) -> None:
 
 
 def making(c: Context) -> None:
-  """Configuration, versions, seeds, fingerprint of everything."""
+  """Configuration, versions, seeds and fingerprints."""
   c.page.section("How it was made")
   material = c.material
   dataset = material.dataset

@@ -112,5 +112,5 @@ def make_table(
 
 
 def latex(text: str) -> str:
-  """Text with what LaTeX takes for itself written out."""
+  """Text with LaTeX's special characters escaped."""
   return re.sub(r"[\\&%$#_{}~^±–≥³]", lambda found: _LATEX[found[0]], text)

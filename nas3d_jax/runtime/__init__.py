@@ -1,6 +1,6 @@
-"""The machine: devices, processes, signals, and the bar that shows how far they are.
+"""The machine: devices, processes, signals, and the progress that shows how far they are.
 
 Rooms: `devices` (which one computes, and its cache of programs), `distributed` (several processes as one run),
 `data_parallel` (one batch on several devices), `stopping` (SIGTERM and Ctrl-C), `parallel` (many cases in threads),
-`progress_bar`.
+`progress_bar`, `compiling` (what is shown while a program is compiled).
 """

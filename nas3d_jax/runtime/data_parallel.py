@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.validation import is_whole
 
 AXIS = "data"
 WHOLE, SPLIT = PartitionSpec(), PartitionSpec(AXIS)
@@ -49,7 +50,7 @@ class Replicas:
     """
     visible = jax.devices()
     count = len(visible) if devices is None else devices
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= len(visible):
+    if not is_whole(count, 1) or count > len(visible):
       raise InputError(f"devices must be from 1 to {len(visible)}, those that JAX sees, got {devices!r}")
     processes = jax.process_count()
     if processes > 1 and count != len(visible):

@@ -1,4 +1,4 @@
-"""The device a run uses, and what is stored of it; the cache of compiled programs."""
+"""Chooses and describes the device of a run; sets up XLA and its cache of compiled programs."""
 
 from __future__ import annotations
 
@@ -66,15 +66,15 @@ def has_nvidia_driver() -> bool:
 def select(
   platform: str | None = None, *, driver_present: Callable[[], bool] = has_nvidia_driver
 ) -> DeviceReport:
-  """Chooses the platform of this process; to be called before JAX computes anything.
+  """Chooses the platform of this process; call it before JAX computes anything.
 
   Args:
     platform: "cpu", "gpu" or another of JAX's names; None leaves the choice to JAX, which takes an
       accelerator where it finds one.
-    driver_present: tells whether an NVIDIA driver is there.
+    driver_present: returns whether the machine has an NVIDIA driver.
 
   Returns:
-    What was chosen.
+    The device that JAX runs on.
 
   Raises:
     InputError: JAX does not offer the platform, or already runs on another; none was asked for,
@@ -107,7 +107,7 @@ def select(
 
 
 def choose_platform(platform: str | None) -> None:
-  """Sets the platform of this process, as of `select`, without asking for a device; None leaves it to JAX."""
+  """Sets the platform of this process, see `select`, without asking for a device; None leaves it to JAX."""
   if platform is not None:
     # "gpu" as JAX's own alias tries every maker's in turn and fails on the last.
     jax.config.update("jax_platforms", {"gpu": "cuda"}.get(platform, platform))
@@ -127,7 +127,7 @@ def check_cudnn(version: str | None) -> None:
 def enable_compilation_cache(folder: str | Path | None = None) -> Path:
   """Keeps compiled programs on disk, so that a second run starts at once.
 
-  To be called before JAX compiles anything.
+  Call it before JAX compiles anything.
 
   Args:
     folder: where; None means JAX_COMPILATION_CACHE_DIR where that is set, else a folder of this
@@ -143,14 +143,13 @@ def enable_compilation_cache(folder: str | Path | None = None) -> Path:
 
 
 def compile_faster(platform: str | None = None) -> None:
-  """Lets XLA optimise for a CPU at level 2; to be called before JAX is first asked for a device.
+  """Lets XLA optimise for a CPU at level 2; call it before JAX is first asked for a device.
 
-  The last level takes a fifth more of the processor's time to compile a step, and its programs are no faster. Whatever
-  XLA_FLAGS says of that level holds; so does XLA's default where an NVIDIA driver is present, unless `platform` is
-  "cpu".
+  The last level takes a fifth more of the processor's time to compile a step, and its programs are no faster. A level
+  in XLA_FLAGS takes precedence; XLA's default stays where an NVIDIA driver is present, unless `platform` is "cpu".
 
   Args:
-    platform: as of `select`.
+    platform: see `select`.
   """
   flags = os.environ.get("XLA_FLAGS", "")
   on_cpu = platform == "cpu" or (platform is None and not has_nvidia_driver())
@@ -175,7 +174,7 @@ def processor_kind(cpuinfo: str) -> str:
   """A short name for the model and the instructions of a processor.
 
   Args:
-    cpuinfo: the text of /proc/cpuinfo, or whatever else tells processors apart.
+    cpuinfo: the text of /proc/cpuinfo, or another text that differs between kinds of processors.
 
   Returns:
     Eight hexadecimal digits.

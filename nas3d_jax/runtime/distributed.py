@@ -21,7 +21,7 @@ Launcher = Literal["SLURM", "Open MPI", "Kubernetes"]
 
 
 def launcher(environ: Mapping[str, str]) -> tuple[Launcher, int | None] | None:
-  """What started this process as one of several, as its environment tells.
+  """What started this process as one of several, by its environment.
 
   Args:
     environ: environment variables.
@@ -46,19 +46,20 @@ def join(
   *,
   environ: Mapping[str, str] = os.environ,
 ) -> int:
-  """Joins the other processes of a run; to be called before JAX is first asked for a device. Once is enough.
+  """Joins the other processes of a run; call it before JAX is first asked for a device. Once is enough.
 
   Args:
     coordinator: host:port of the first process; None is found out under SLURM, Open MPI or Kubernetes.
-    processes: their number, likewise; 1 alone keeps this process by itself, whatever started it.
-    process: the number of this one, from 0, likewise.
+    processes: their number; None is found out in the same way, 1 alone keeps this process by itself, whatever started
+      it.
+    process: the number of this one, from 0; None is found out in the same way.
     environ: environment variables.
 
   Returns:
     The number of processes; 1 where this one is alone.
 
   Raises:
-    InputError: some of the three are missing or out of range, the launcher does not say enough, or the others did not
+    InputError: some of the three are missing or out of range, the launcher gives too little, or the others did not
       come.
   """
   given = {"coordinator": coordinator, "processes": processes, "process": process}
@@ -88,7 +89,7 @@ def join(
 
 
 def first_says(value: int) -> int:
-  """What the first process of the run says, a bool or a step, in all of them; each waits for the others."""
+  """The value of the first process, a bool or a whole number, in all of them; each waits for the others."""
   if jax.process_count() == 1:
     return value
   return type(value)(multihost_utils.broadcast_one_to_all(np.asarray(value)))
@@ -109,7 +110,7 @@ class StopTogether(Stop):
     self._asked = 0
 
   def release(self, writing: Callable[[], bool]) -> None:
-    """As of `Stop`; a second signal, which ends this process alone, says the same of how to go on."""
+    """See `Stop`; a second signal, which ends this process alone, gives the same advice on how to go on."""
     super().release(writing)
     self._alone.again = self.again
 
@@ -120,9 +121,9 @@ class StopTogether(Stop):
 
 
 def leave(code: int, said: str = "") -> None:
-  """Ends this process at once if it is one of several, after a fault, of which it says something; else does nothing.
+  """After a fault, prints `said` and ends this process at once if it is one of several; else does nothing.
 
-  JAX would let it wait at the end for the others, which wait for it in the middle; so they are told by its absence.
+  JAX would let it wait at the end for the others, which wait for it in the middle; its end stops them.
   """
   if jax.distributed.is_initialized() and jax.process_count() > 1:
     print(end=said, file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""Stopping by a signal: what is unsaved is saved first; where nothing is, the process ends at once.
+"""Stops a loop by a signal: it saves first what is unsaved; where nothing is, the process ends at once.
 
 Python runs the handler of a signal between two bytecodes of the main thread, which may wait minutes for the compiler.
-Here a thread of its own is woken through a descriptor instead, and ends the process where nothing is to be saved. That
-does no harm at any moment: whatever is written appears whole or not at all.
+Here the signal wakes a thread of its own through a descriptor instead. That thread ends the process where nothing is to
+be saved, which does no harm at any moment: files appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Stopped(SystemExit):
 
 
 class Stop:
-  """What a loop asks, and what it tells, about being stopped. This one never is; what stops overrides `requested`.
+  """What a loop asks whether to stop, and informs of what is saved. This one never stops; others override `requested`.
 
   Attributes:
     again: how to go on later, for the message.
-    once_saved: likewise, what takes the place of `again` when something is saved; None where nothing does.
+    once_saved: what replaces `again` as soon as something is saved; None where `again` stays.
   """
 
   def __init__(self, again: str = "run the same command again", once_saved: str | None = None):
@@ -62,7 +62,7 @@ class Stop:
     self._unsaved = True
 
   def release(self, writing: Callable[[], bool]) -> None:
-    """All is saved, or will be as soon as `writing`, which may be called in another thread, says no more."""
+    """All is saved, or will be as soon as `writing` returns False; it may be called in another thread."""
     self.again = self.once_saved or self.again
     self._writing = writing
     self._unsaved = False
@@ -96,7 +96,7 @@ class StopBySignal(Stop):
 
   Args:
     again: how to go on later.
-    once_saved: as of `Stop`.
+    once_saved: see `Stop`.
     signals: those that stop.
   """
 
@@ -165,7 +165,7 @@ class StopBySignal(Stop):
     flush = threading.Thread(target=sys.stdout.flush, daemon=True)
     flush.start()
     flush.join(_FLUSH)
-    # Right before the end, so that it is the last thing said: the main thread goes on until then.
+    # Right before the end, so that it is the last line: the main thread goes on until then.
     _tell(f"stopped by {_name(number)}; {saved}. To go on: {self.again}")
     os._exit(128 + number)
 

@@ -56,6 +56,20 @@ BRATS2024 = dataclasses.replace(
 )
 """BraTS 2024, post-treatment glioma: files are called as in 2023, and label 4 is the cavity, which is no tumour."""
 
+BRATS2024_PED = dataclasses.replace(
+  BRATS2023,
+  name="brats2024ped",
+  labels=(
+    (0, "background"),
+    (1, "enhancing tumour"),
+    (2, "non-enhancing tumour"),
+    (3, "cystic component"),
+    (4, "peritumoural oedema"),
+  ),
+  regions=(Region("WT", (1, 2, 3, 4), 4), Region("TC", (1, 2, 3), 2), Region("ET", (1,), 1)),
+)
+"""BraTS 2024, paediatric tumours: files are called as in 2023, but for PED in the case's name."""
+
 DECATHLON = Schema(
   name="decathlon",
   modalities=(
@@ -70,9 +84,24 @@ DECATHLON = Schema(
 """Medical Segmentation Decathlon, Task01_BrainTumour."""
 
 SCHEMAS: Mapping[str, Schema] = types.MappingProxyType(
-  {schema.name: schema for schema in (BRATS2019, BRATS2023, BRATS2024, DECATHLON)}
+  {schema.name: schema for schema in (BRATS2019, BRATS2023, BRATS2024, BRATS2024_PED, DECATHLON)}
 )
 """The schemas that come with the library, by name; that of nnU-Net is made from each data set's dataset.json."""
+
+_CHALLENGE = re.compile(r"BraTS-([A-Za-z]+)-", re.IGNORECASE)
+
+
+def challenge(case: str) -> str | None:
+  """The challenge that a case of BraTS 2023 and later names: "BraTS-PED-00002-000" -> "PED"; None of others."""
+  match = _CHALLENGE.match(case)
+  return match and match[1].upper()
+
+
+def of_challenge(schema: Schema, challenge: str | None) -> bool:
+  """Whether cases of a challenge may follow a schema; where the case names none, they may follow any."""
+  own = {"brats2024": challenge != "PED", "brats2024ped": challenge == "PED"}
+  return challenge is None or own.get(schema.name, True)
+
 
 _MODALITIES = {
   "flair": ("flair", "t2f", "t2flair"),
@@ -94,7 +123,7 @@ def modality_name(text: str) -> str:
 
 
 def region_name(text: str) -> str:
-  """The same of a region: "whole tumor" -> "WT"."""
+  """What the schemas call a region that others call otherwise: "whole tumor" -> "WT"; unknown names stay."""
   return _known(text, _REGIONS)
 
 

@@ -1,9 +1,8 @@
-"""Which way the axes of a volume run and how large its voxels are: what a data set has in common."""
+"""Geometry of a data set: orientation of the axes and size of the voxels."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import ArrayLike
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.validation import is_number
 
 TOLERANCE = 1e-3
 """Voxel sizes are equal when they differ by no more than this part."""
@@ -51,14 +51,14 @@ class Geometry:
       )
     lengths = self.spacing
     if isinstance(lengths, str) or not isinstance(lengths, Sequence) or len(lengths) != 3 or not all(
-      isinstance(n, (int, float)) and not isinstance(n, bool) and 0 < n <= sys.float_info.max for n in lengths
+      is_number(n) and n > 0 for n in lengths
     ):
       raise InputError(f"spacing must be three lengths in mm, each above 0, got {lengths!r}; BraTS is 1,1,1")
     object.__setattr__(self, "spacing", tuple(float(n) for n in lengths))
 
   @classmethod
   def of(cls, affine: ArrayLike) -> Geometry:
-    """That of a volume, from its affine: 4x4, voxel indices to millimetres.
+    """The geometry of a volume, from its affine: 4x4, voxel indices to millimetres.
 
     Raises:
       InputError: the affine cannot be inverted.
@@ -72,7 +72,7 @@ class Geometry:
     return cls("".join(codes), tuple(voxel_sizes(affine).tolist()))
 
   def matches(self, other: Geometry) -> bool:
-    """Whether volumes of both need no change to be of the other, up to `TOLERANCE`."""
+    """Whether both are equal up to `TOLERANCE`, so that volumes of one need no change to be in the other."""
     return self.orientation == other.orientation and all(map(same_length, self.spacing, other.spacing))
 
   def turned(self, orientation: str) -> Geometry:
@@ -105,7 +105,7 @@ def most_common(found: Sequence[Geometry]) -> Geometry:
   """The geometry that most volumes have, of equals the one that comes first; lengths are rounded to 5 digits.
 
   Args:
-    found: that of each volume, at least one.
+    found: the geometry of each volume, at least one.
   """
   kinds: list[Geometry] = []
   counts: list[int] = []

@@ -15,7 +15,7 @@ import numpy as np
 from nas3d_jax.errors import InputError
 
 Layout = Literal["folders", "decathlon", "nnunet"]
-"""How the files of the cases lie; `data/cases/` says how."""
+"""How the files of the cases lie, see `data/cases/`."""
 
 
 @dataclasses.dataclass(frozen=True)

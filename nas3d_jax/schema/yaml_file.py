@@ -5,7 +5,7 @@
     modalities:                    # the channels of the input, in order
       flair: _flair                # what follows the case's name in the file's name, or a list of such:
       t1ce: [_t1ce, _t1gd]         # with a dataset.json, what the channel is called there
-    segmentation: _seg             # likewise; may be left out
+    segmentation: _seg             # in the same form; may be left out
     labels:                        # every value but 0 (background)
       1: oedema
       2: tumour core
@@ -28,6 +28,7 @@ import yaml
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema.builtin import SCHEMAS
 from nas3d_jax.schema.schema import Modality, Region, Schema
+from nas3d_jax.validation import is_whole
 
 ENDINGS = (".yaml", ".yml")
 _MOST_BYTES = 1 << 16
@@ -97,7 +98,7 @@ def _check_plain(events: Iterable[yaml.Event]) -> None:
 
 
 def _check_keys(node: yaml.Node | None, value: Any) -> None:
-  """Raises InputError where a key is there twice: YAML's readers take the last without a word."""
+  """Raises InputError where a key is there twice: YAML's readers take the last without a warning."""
   if isinstance(node, yaml.MappingNode):
     if len(node.value) != len(value):
       raise InputError(f"line {node.start_mark.line + 1}: a key is there twice; keep one of them")
@@ -171,6 +172,6 @@ def _texts(value: Any, what: str) -> tuple[str, ...]:
 
 
 def _label(value: Any, what: str) -> int:
-  if isinstance(value, bool) or not isinstance(value, int):
+  if not is_whole(value):
     raise InputError(f"{what} must be a whole number, got {value!r:.100}")
   return value

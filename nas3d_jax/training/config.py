@@ -4,152 +4,123 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nas3d_jax.data.patches.placement import Placement
 from nas3d_jax.errors import InputError
-from nas3d_jax.files.run_layout import TRAIN_FOLDERS
 from nas3d_jax.models.config import SEARCH_DROPOUT, TRAIN_DROPOUT, UNET_DROPOUT, Architecture, Precision, Variant
-from nas3d_jax.validation import check_numbers
+from nas3d_jax.options import check_options, option, options_of
+from nas3d_jax.validation import check_whole, is_whole
 
 # Learning rate and dropout of each network, where none are given; Isensee et al. (2017) for the 3D U-Net.
 _DEFAULTS = {"searched": (1e-3, TRAIN_DROPOUT), "unet3d": (5e-4, UNET_DROPOUT)}
-# Fields that do not concern a network, which may therefore differ when its training is gone on with.
-OTHERS = {"searched": ("filters", "levels"), "unet3d": ("genotype", "kernels", "nodes", "depth", "variant")}
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchConfig:
-  """A search; the defaults are the paper's (section 3.4).
-
-  Attributes:
-    workdir: run directory with `dataset/`; `search/` is written.
-    fold: the fold that is the hybrid part; the others are the kernel part.
-    patch_size: length of a patch along each axis in voxels.
-    epochs: N_E, epochs at most.
-    min_count: N_C, stop when a genotype was counted so often.
-    batch_size: patches in the batch of one device.
-    kernels: kernels a node; None means the number of modalities.
-    nodes: nodes of a cell.
-    depth: downward cells.
-    variant: of the squeeze-and-excitation operations, see `NetworkConfig`.
-    hybrid_learning_rate: Adam's, of the hybrid parameters.
-    kernel_learning_rate: Adam's, of the kernel parameters.
-    dropout: part of the channels dropped.
-    seed: of parameters, order, augmentation and dropout.
-    skip_empty: leave out patches without tumour.
-    augment: augment the patches of the kernel part.
-    data_placement: where the data lies: "device", "host", or "auto", on an accelerator where it fits.
-    precision: of convolutions: "float32", "tf32" or "bfloat16".
-    devices: number of devices that share a batch; None means all that JAX sees.
-    skip_nonfinite: steps that may be left out because a loss or gradient was not finite.
-    checkpoint_minutes: minutes between checkpoints within an epoch.
-    overwrite: start anew.
+class RunConfig:
+  """What searches and trainings share; each field tells what it is.
 
   Raises:
-    InputError: a field is out of range.
+    InputError: a field is of another type or out of range.
   """
 
-  workdir: str | Path
-  fold: int = 0
-  patch_size: int = 64
-  epochs: int = 100
-  min_count: int = 40
-  batch_size: int = 1
-  kernels: int | None = None
-  nodes: int = 3
-  depth: int = 4
-  variant: Variant = "paper"
-  hybrid_learning_rate: float = 1e-3
-  kernel_learning_rate: float = 1e-3
-  dropout: float = SEARCH_DROPOUT
-  seed: int = 0
-  skip_empty: bool = True
-  augment: bool = True
-  data_placement: Placement = "auto"
-  precision: Precision = "float32"
-  devices: int | None = None
-  skip_nonfinite: int = 0
-  checkpoint_minutes: float = 10.0
-  overwrite: bool = False
+  workdir: str | Path = option("run directory with dataset/", kw_only=False, changeable=True)
+  batch_size: int = option("patches a step, on each device", 1, least=1)
+  kernels: int | None = option("kernels a node; not given: the modalities", None, least=1, network="searched")
+  nodes: int = option("nodes of a cell", 3, least=1, network="searched")
+  depth: int = option("downward cells", 4, least=1, network="searched")
+  variant: Variant = option(
+    "squeeze-and-excitation convolution as in the paper or as in its released program", "paper", network="searched"
+  )
+  # Of parameters, order, augmentation and dropout.
+  seed: int = option("seed of parameters, order, dropout", 0)
+  skip_empty: bool = option("leave out patches without tumour", True)
+  augment: bool = option("scale, flip and rotate patches", True)
+  data_placement: Placement = option(
+    "where the data lies; auto: on an accelerator where it fits", "auto", changeable=True
+  )
+  precision: Precision = option("of convolutions; all else is float32", "float32")
+  devices: int | None = option("devices that share the work; not given: all there are", None, least=1, changeable=True)
+  skip_nonfinite: int = option(
+    "steps that may be left out because a loss or gradient was not finite", 0, least=0, changeable=True
+  )
+  checkpoint_minutes: float = option("minutes between checkpoints", 10.0, above=0, changeable=True)
 
   def __post_init__(self):
-    check_numbers(
-      self,
-      counts=("epochs", "min_count", "batch_size"),
-      positive=("hybrid_learning_rate", "kernel_learning_rate", "checkpoint_minutes"),
-    )
+    check_whole("seed", self.seed, 0)
+    check_options(self)
+
+  @property
+  def changeable(self) -> frozenset[str]:
+    """The options that may differ when the run goes on; those that do not concern its network are among them."""
+    network = getattr(self, "network", "searched")
+    options = options_of(type(self)).items()
+    return frozenset(name for name, o in options if o.changeable or o.network not in (None, network))
+
+  @property
+  def defaults(self) -> dict[str, Any]:
+    """The options with which a run was made that does not know of them, because it is older."""
+    options = options_of(type(self)).items()
+    return {name: o.default for name, o in options if o.default is not dataclasses.MISSING}
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """A training; the defaults are the paper's (section 3.5).
-
-  Attributes:
-    workdir: run directory with `dataset/`; `train/<fold>/` is written, `unet3d/<fold>/` for the 3D U-Net.
-    fold: the fold to validate on; "all" trains on all cases, without validation.
-    network: "searched", the network of a genotype, or "unet3d", the hand-designed one.
-    genotype: JSON file of the genotype; None means that of the search in `workdir`.
-    init_from: run or checkpoint of the same network whose parameters to start from, of a run the best; None draws them.
-    patch_size: length of a patch along each axis in voxels.
-    epochs: number of epochs.
-    batch_size: patches in the batch of one device.
-    kernels: kernels a node; None means the number of modalities.
-    nodes: nodes of a cell.
-    depth: downward cells.
-    variant: of the squeeze-and-excitation operations, see `NetworkConfig`.
-    filters: channels of the first level of the 3D U-Net.
-    levels: resolutions of the 3D U-Net.
-    learning_rate: Adam's; None means 1e-3, for the 3D U-Net 5e-4.
-    dropout: part of the channels dropped; None means 0.5, for the 3D U-Net 0.3.
-    seed: of parameters, order, augmentation and dropout.
-    skip_empty: leave out patches without tumour.
-    augment: augment the patches.
-    data_placement: where the data lies: "device", "host", or "auto", on an accelerator where it fits.
-    precision: of convolutions: "float32", "tf32" or "bfloat16".
-    devices: number of devices that share a batch; None means all that JAX sees.
-    skip_nonfinite: steps that may be left out because a loss or gradient was not finite.
-    checkpoint_minutes: minutes between checkpoints within an epoch.
-    overwrite: start anew.
+class SearchConfig(RunConfig):
+  """A search; the defaults are the paper's (section 3.4). Each field tells what it is.
 
   Raises:
-    InputError: a field is out of range.
+    InputError: a field is of another type or out of range.
   """
 
-  workdir: str | Path
-  fold: int | Literal["all"] = 0
-  network: Architecture = "searched"
-  genotype: str | Path | None = None
-  init_from: str | Path | None = None
-  patch_size: int = 128
-  epochs: int = 200
-  batch_size: int = 1
-  kernels: int | None = None
-  nodes: int = 3
-  depth: int = 4
-  variant: Variant = "paper"
-  filters: int = 16
-  levels: int = 5
-  learning_rate: float | None = None
-  dropout: float | None = None
-  seed: int = 0
-  skip_empty: bool = True
-  augment: bool = True
-  data_placement: Placement = "auto"
-  precision: Precision = "float32"
-  devices: int | None = None
-  skip_nonfinite: int = 0
-  checkpoint_minutes: float = 10.0
-  overwrite: bool = False
+  workdir: str | Path = option("run directory with dataset/; search/ is written", kw_only=False, changeable=True)
+  # The others are the kernel part.
+  fold: int = option("the fold that is the hybrid part", 0)
+  patch_size: int = option("edge of a patch, in voxels", 64, least=1)
+  # N_E and N_C of Table 2. A search may be made longer.
+  epochs: int = option("epochs at most", 100, least=1, changeable=True)
+  min_count: int = option("stop when a genotype appeared this many times", 40, least=1, changeable=True)
+  hybrid_learning_rate: float = option("Adam, weights of the operations", 1e-3, above=0)
+  kernel_learning_rate: float = option("Adam, all other parameters", 1e-3, above=0)
+  dropout: float = option("part of the channels dropped", SEARCH_DROPOUT, least=0, below=1)
+  overwrite: bool = option("start anew: search/ is deleted", False, changeable=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(RunConfig):
+  """A training; the defaults are the paper's (section 3.5). Each field tells what it is.
+
+  Raises:
+    InputError: a field is of another type or out of range, or a genotype is given to a 3D U-Net.
+  """
+
+  # `unet3d/<fold>/` for the 3D U-Net.
+  workdir: str | Path = option("run directory with dataset/; train/<fold>/ is written", kw_only=False, changeable=True)
+  fold: int | Literal["all"] = option("the fold to validate on, or all", 0)
+  network: Architecture = option(
+    "the network of a genotype, or the hand-designed 3D U-Net", "searched", changeable=True
+  )
+  genotype: str | Path | None = option(
+    "JSON file; not given: search/genotype.json of the run", None, network="searched"
+  )
+  # Of a run, its best checkpoint. Not given, they are drawn.
+  init_from: str | Path | None = option("run or checkpoint whose parameters to start from", None)
+  patch_size: int = option("edge of a patch, in voxels", 128, least=1)
+  # A training may be made longer.
+  epochs: int = option("epochs", 200, least=1, changeable=True)
+  filters: int = option("channels of the first level of the 3D U-Net", 16, least=1, network="unet3d")
+  levels: int = option("resolutions of the 3D U-Net", 5, least=1, network="unet3d")
+  learning_rate: float = option("Adam; not given: 1e-3, for the 3D U-Net 5e-4", None, above=0)
+  dropout: float = option(
+    "part of the channels dropped; not given: 0.5, for the 3D U-Net 0.3", None, least=0, below=1
+  )
+  overwrite: bool = option("start anew: train/<fold>/ is deleted", False, changeable=True)
 
   def __post_init__(self):
-    if self.network not in TRAIN_FOLDERS:
-      raise InputError(f"network must be one of {', '.join(TRAIN_FOLDERS)}, got {self.network!r}")
-    if self.network != "searched" and self.genotype is not None:
-      raise InputError(f"genotype is the searched network's, got it with network={self.network!r}; leave out one")
-    for name, default in zip(("learning_rate", "dropout"), _DEFAULTS[self.network], strict=True):
+    for name, default in zip(("learning_rate", "dropout"), _DEFAULTS.get(self.network, ()), strict=False):
       if getattr(self, name) is None:
         object.__setattr__(self, name, default)
-    check_numbers(self, counts=("epochs", "batch_size"), positive=("learning_rate", "checkpoint_minutes"))
-    if self.fold != "all" and (isinstance(self.fold, bool) or not isinstance(self.fold, int)):
+    super().__post_init__()
+    if self.network != "searched" and self.genotype is not None:
+      raise InputError(f"genotype is the searched network's, got it with network={self.network!r}; leave out one")
+    if self.fold != "all" and not is_whole(self.fold):
       raise InputError(f'fold must be the number of a fold or "all", got {self.fold!r}')

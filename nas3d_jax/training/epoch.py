@@ -19,7 +19,7 @@ from nas3d_jax.data.patches.host_source import Weighted
 from nas3d_jax.data.patches.patch_order import PatchOrder
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.distributed import first_says, is_silent
-from nas3d_jax.runtime.progress_bar import progress_bar
+from nas3d_jax.runtime.progress_bar import ProgressBar
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.nonfinite import Skips
 
@@ -67,10 +67,14 @@ class EpochSums:
     Raises:
       InputError: every step was left out.
     """
-    count = self.steps - self.skipped
-    if not count:
+    if self.steps == self.skipped:
       raise InputError(f"none of {self.steps} steps had finite losses and gradients; lower the learning rate")
-    return {name: total / count for name, total in self.losses.items()}
+    return self.so_far()
+
+  def so_far(self) -> dict[str, float]:
+    """Mean of each loss over the steps until now that were not left out; without any, nothing."""
+    count = self.steps - self.skipped
+    return {name: total / count for name, total in self.losses.items()} if count else {}
 
   def saved(self) -> SavedSums:
     """What a checkpoint holds of it among its arrays."""
@@ -89,6 +93,7 @@ def run_epoch(
   advance: Callable[[int], Taken],
   save: Callable[[], None],
   *,
+  patches: int = 0,
   save_minutes: float,
   skip: Callable[[int, Mapping[str, float]], None],
   stop: Stop | None = None,
@@ -103,6 +108,7 @@ def run_epoch(
       scalar or an array that begins with these steps' values; it may still be in the making. Metrics are the losses of
       `sums`, and others whose names end in "finite", which say whether an update was done.
     save: writes a checkpoint.
+    patches: of a step, for their number a second; 0 shows none.
     save_minutes: minutes between checkpoints within an epoch.
     skip: called for each step that was left out, with the number of steps taken since and its metrics; raises where
       that is not to be tolerated.
@@ -133,15 +139,15 @@ def run_epoch(
     settle(0)
     save()
 
-  with progress_bar(elapsed=True, remaining=True, silent=is_silent()) as progress:
-    task = progress.add_task(f"{what}, first step", total=steps, completed=sums.steps)
+  shown = dict(unit="step", first=", first step", patches=patches, elapsed=True, silent=is_silent())
+  with ProgressBar(what, steps, done=sums.steps, **shown) as bar:
     left = steps - sums.steps
     while left:
       pending.append(advance(left))
       stop.hold()
       left -= pending[-1][0]
       settle(lag)
-      progress.update(task, completed=sums.steps, description=what)
+      bar.update(sums.steps, **sums.so_far())
       if left:
         stop.check(save_all)
         due = time.monotonic() - saved > 60 * save_minutes
@@ -149,7 +155,7 @@ def run_epoch(
           save_all()
           saved = time.monotonic()
     settle(0)
-    progress.update(task, completed=sums.steps)
+    bar.update(sums.steps, **sums.so_far())
 
 
 def mean_loss(what: str, batches: Iterable[Weighted], total: int, loss: Callable[[Any, Any], jax.Array]) -> float:
@@ -165,8 +171,8 @@ def mean_loss(what: str, batches: Iterable[Weighted], total: int, loss: Callable
     InputError: a loss is not finite.
   """
   weighted, count = 0.0, 0
-  with progress_bar(elapsed=True, remaining=True, silent=is_silent()) as progress:
-    for item in progress.track(batches, total=total, description=what):
+  with ProgressBar(what, total, unit="batch", elapsed=True, silent=is_silent()) as bar:
+    for item in bar.track(batches):
       number = float(loss(item.batch, item.weight))
       if not math.isfinite(number):
         raise InputError(
@@ -214,6 +220,11 @@ class EpochProgress:
     """Steps of the epoch under way; one that was begun on another number of devices takes no patch twice."""
     # Not below those done: on more devices, the last of them may have taken patches of the next pass already.
     return max(self.sums.steps, -(-(len(self._order.refs) - self._beyond) // self._order.size))
+
+  @property
+  def patches(self) -> int:
+    """Patches of a step, which takes a batch for each loss."""
+    return len(self._losses) * self._order.size
 
   def finish_epoch(self) -> None:
     """Begins the next epoch."""

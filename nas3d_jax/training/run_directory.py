@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from nas3d_jax.checkpointing.checkpoints import Checkpoints
@@ -55,6 +56,7 @@ class Run:
     device: Mapping[str, Any],
     overwrite: bool,
     changeable: Collection[str] = (),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
     primary: bool = True,
     agree: Callable[[int], int] = int,
   ):
@@ -66,6 +68,7 @@ class Run:
       device: what this session runs on, `DeviceReport.to_dict()`.
       overwrite: start anew; what an earlier run wrote is deleted, but for batches in `nonfinite/`.
       changeable: settings that may differ from those of the earlier run.
+      defaults: settings of an earlier run that does not name them, because there was no such option yet.
       primary: whether this process is the one that writes, of several that run together; the others neither lock nor
         change anything.
       agree: what the first process says, a bool or a step, in all of them; each waits for the others.
@@ -81,7 +84,7 @@ class Run:
         try:
           opened.enter_context(locked(folder))
           with writing(folder):
-            self._begin(settings, device, overwrite, changeable)
+            self._begin(settings, device, overwrite, changeable, defaults)
         except InputError as error:
           failed = error
       if not agree(failed is None):
@@ -90,13 +93,18 @@ class Run:
       self._opened = opened.pop_all()
 
   def _begin(
-    self, settings: Mapping[str, Any], device: Mapping[str, Any], overwrite: bool, changeable: Collection[str]
+    self,
+    settings: Mapping[str, Any],
+    device: Mapping[str, Any],
+    overwrite: bool,
+    changeable: Collection[str],
+    defaults: Mapping[str, Any],
   ) -> None:
     earlier, sessions = self._earlier(), []
     if earlier and overwrite:
       self._clear()
     elif earlier:
-      _require_same(self.folder, earlier["settings"], settings, changeable)
+      _require_same(self.folder, {**defaults, **earlier["settings"]}, settings, changeable)
       sessions = earlier["sessions"]
     write_json(self.folder / CONFIG, {"settings": dict(settings), "sessions": [*sessions, dict(device)]})
     # Before the other processes look for checkpoints.

@@ -45,7 +45,7 @@ def search(config: SearchConfig, stop: Stop | None = None) -> Genotype:
   with (
     computing(config.precision),
     contextlib.closing(SearchSession(setup, folder)) as session,
-    setup.open_run(folder, changeable=("min_count",)) as run,
+    setup.open_run(folder) as run,
   ):
     session.resume(run, stop or Stop())
     genotype = _search(session, config)

@@ -19,6 +19,7 @@ from nas3d_jax.checkpointing.metadata import Kind
 from nas3d_jax.data.patches.patch_stream import PatchStream
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.packing import PackedNet
+from nas3d_jax.runtime.compiling import announced
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.epoch import EpochProgress, SavedSums, Taken, mean_loss, run_epoch
@@ -60,6 +61,9 @@ class CheckpointItems(Protocol):
   epoch: int
   sums: SavedSums
 
+
+# What compiles at the first step, by the kind of the run.
+_STEPS = {"search": "the search step", "train": "the training step"}
 
 State = TypeVar("State", SearchState, TrainState)
 Items = TypeVar("Items", bound=CheckpointItems)
@@ -109,12 +113,13 @@ class Session(abc.ABC, Generic[State, Items]):
       InputError: the cases do not fit the device.
     """
     self.setup, self.feeds, self.net, self.state = setup, tuple(feeds), net, setup.replicas.replicate(state)
-    self._kind, self._genotype, self._step, self._augment_key = kind, genotype, step, augment_key
+    self._kind, self._genotype, self._augment_key = kind, genotype, augment_key
     losses = [f"{feed.prefix}loss" for feed in self.feeds]
     metrics = (*losses, *(f"{feed.prefix}finite" for feed in self.feeds))
     on_device = setup.place([feed.stream for feed in self.feeds])
-    self._chunk = make_chunk(step, self._cut_batches, metrics) if on_device else None
-    self._validation_step = make_validation_step(net, replicas=setup.replicas)
+    chunk, what = make_chunk(step, self._cut_batches, metrics) if on_device else None, _STEPS[kind]
+    self._step, self._chunk = announced(what, step), chunk and announced(what, chunk)
+    self._validation_step = announced("the validation step", make_validation_step(net, replicas=setup.replicas))
     self.progress = EpochProgress(losses, self.feeds[-1].stream.order, Skips(folder, setup.config.skip_nonfinite))
 
   def close(self) -> None:
@@ -136,10 +141,10 @@ class Session(abc.ABC, Generic[State, Items]):
       InputError: more steps were not finite than are tolerated.
       Stopped: a stop was asked for, and all is saved.
     """
-    minutes, sums = self.setup.config.checkpoint_minutes, self.progress.sums
+    minutes, progress, sums = self.setup.config.checkpoint_minutes, self.progress, self.progress.sums
     run_epoch(
-      self.title, self.progress.steps, sums, self.advance, self.save,
-      save_minutes=minutes, skip=self.skip, stop=self._stop,
+      self.title, progress.steps, sums, self.advance, self.save,
+      patches=progress.patches, save_minutes=minutes, skip=self.skip, stop=self._stop,
     )
     return sums.means()
 
@@ -189,9 +194,8 @@ class Session(abc.ABC, Generic[State, Items]):
 
   def record(self, **fields: Any) -> dict[str, Any]:
     """The record of the epoch under way, plain JSON values, with these fields of its own."""
-    sums, patches = self.progress.sums, sum(feed.stream.order.size for feed in self.feeds)
-    epoch, step = self.progress.epoch + 1, int(self.state.step)
-    return {"epoch": epoch, "step": step, **fields, "skipped": sums.skipped, **sums.speed(patches)}
+    sums, epoch, step = self.progress.sums, self.progress.epoch + 1, int(self.state.step)
+    return {"epoch": epoch, "step": step, **fields, "skipped": sums.skipped, **sums.speed(self.progress.patches)}
 
   def finish_epoch(self, record: Mapping[str, Any], summary: str, *, best_metric: float) -> None:
     """Writes the record and a checkpoint, and begins the next epoch.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +25,6 @@ from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.runtime.distributed import first_says
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.training.run_directory import Run
-
-# What may differ when a run is gone on with; `epochs` because a run may be made longer.
-_CHANGEABLE = (
-  "workdir", "epochs", "checkpoint_minutes", "overwrite", "data_placement", "devices", "skip_nonfinite"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +80,11 @@ class RunSetup:
       placement = "host"
     return place(streams, placement, device.memory, accelerated=device.platform != "cpu")
 
-  def open_run(self, folder: Path, *, changeable: Collection[str] = (), **settings: Any) -> Run:
+  def open_run(self, folder: Path, **settings: Any) -> Run:
     """Opens the run directory.
 
     Args:
       folder: the directory.
-      changeable: more settings that may differ when the run is gone on with.
       **settings: plain JSON values to stand beside, or instead of, the fields of the configuration.
 
     Raises:
@@ -101,7 +95,8 @@ class RunSetup:
       {**plain_settings(self.config), **settings, "dataset": self.dataset.fingerprint},
       device=self.device.to_dict(),
       overwrite=self.config.overwrite,
-      changeable=(*_CHANGEABLE, *changeable),
+      changeable=self.config.changeable,
+      defaults=self.config.defaults,
       primary=self.replicas.process == 0,
       agree=first_says,
     )

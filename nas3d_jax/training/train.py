@@ -20,7 +20,7 @@ from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
 from nas3d_jax.models.unet3d import UNet3D
 from nas3d_jax.runtime.stopping import Stop
-from nas3d_jax.training.config import OTHERS, TrainConfig
+from nas3d_jax.training.config import TrainConfig
 from nas3d_jax.training.epoch import SavedSums
 from nas3d_jax.training.genotype_counts import rows_of
 from nas3d_jax.training.optimizers import Plateau, adam, with_rate
@@ -57,10 +57,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Path:
   with (
     computing(config.precision),
     contextlib.closing(TrainSession(setup, folder, genotype, start)) as session,
-    # The folder names the network; the settings of earlier runs did not.
-    setup.open_run(
-      folder, genotype=genotype and rows_of(genotype), changeable=("network", *OTHERS[config.network])
-    ) as run,
+    setup.open_run(folder, genotype=genotype and rows_of(genotype)) as run,
   ):
     session.resume(run, stop or Stop())
     # Section 3.5: each epoch is a pass over the patches of the training cases, then one over those left for validation.

@@ -150,7 +150,7 @@ def test_a_step_copied_elsewhere_opens(run, tmp_path):
   assert_same_bits(checkpoints.read_variables(open_run(copy), variables()), variables(3))
 
 
-# This is what README shows.
+# This is what docs/checkpoints.md shows.
 PLAIN_ORBAX = """
 import json, sys
 from pathlib import Path

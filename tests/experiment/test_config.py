@@ -22,7 +22,7 @@ SIZES = dict(search_patch_size=8, search_epochs=1, patch_size=16, epochs=1, kern
 
 
 def test_defaults_are_the_papers():
-  config = ExperimentConfig(workdir="run")
+  config = ExperimentConfig.of(workdir="run")
   search, all_cases = config.search(), config.train("searched", "all")
   assert (search.patch_size, search.epochs, search.min_count, search.dropout) == (64, 100, 40, 0.1)
   assert (all_cases.patch_size, all_cases.epochs, all_cases.learning_rate, all_cases.dropout) == (128, 200, 1e-3, 0.5)
@@ -50,7 +50,7 @@ def test_defaults_are_the_papers():
 )
 def test_what_cannot_be_is_refused_before_anything_begins(fields, message):
   with pytest.raises(InputError, match=message):
-    ExperimentConfig(workdir="run", **fields)
+    ExperimentConfig.of(workdir="run", **fields)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def names_of(config):
 def test_nested_searches_never_see_the_fold_that_they_are_for(three_folds, tmp_path, monkeypatch):
   monkeypatch.setattr(nas3d_jax.training.search, "Supernet", ToySupernet)
   shutil.copytree(three_folds / "run", tmp_path / "run")
-  config = ExperimentConfig(workdir=tmp_path / "run", data_dir=three_folds / "data", nested=True, seeds=2, **SIZES)
+  config = ExperimentConfig.of(workdir=tmp_path / "run", data_dir=three_folds / "data", nested=True, seeds=2, **SIZES)
   dataset = open_dataset(tmp_path / "run")
   parts = {part.name: part for part in stages_of(ExperimentInputs(config))}
   searches = [name for name in parts if name.startswith("search")]
@@ -95,10 +95,10 @@ def test_nested_searches_never_see_the_fold_that_they_are_for(three_folds, tmp_p
 
 def test_stages_of_unseen_cases(three_folds, tmp_path):
   config = dict(workdir=three_folds / "run", data_dir=three_folds / "data", **SIZES)
-  without = names_of(ExperimentConfig(**config))
+  without = names_of(ExperimentConfig.of(**config))
   assert not any("test" in name or "ensemble" in name for name in without)
   write_phantoms(tmp_path / "test", cases=2, seed=5, shape=(24, 24, 24))
-  with_truth = names_of(ExperimentConfig(**config, test_dir=tmp_path / "test", choose_min_component=True))
+  with_truth = names_of(ExperimentConfig.of(**config, test_dir=tmp_path / "test", choose_min_component=True))
   assert set(with_truth) - set(without) == {
     *(f"{what} {network}, {split}" for what in ("predict", "score") for network in ("searched", "unet3d")
       for split in ("test", "ensemble")),
@@ -107,9 +107,9 @@ def test_stages_of_unseen_cases(three_folds, tmp_path):
   segmentations = sorted((tmp_path / "test").glob("*/*/*_seg.nii.gz"))
   segmentations[0].unlink()
   with pytest.raises(InputError, match="has no segmentation, though others do; add it, or move"):
-    names_of(ExperimentConfig(**config, test_dir=tmp_path / "test"))
+    names_of(ExperimentConfig.of(**config, test_dir=tmp_path / "test"))
   segmentations[1].unlink()
-  names = names_of(ExperimentConfig(**config, test_dir=tmp_path / "test"))
+  names = names_of(ExperimentConfig.of(**config, test_dir=tmp_path / "test"))
   assert "predict unet3d, ensemble" in names
   assert not any(name.startswith("score") and ("test" in name or "ensemble" in name) for name in names)
 
@@ -119,18 +119,18 @@ def test_an_unseen_case_under_another_name_is_found_out(three_folds, tmp_path):
   for path in source.iterdir():
     (tmp_path / "test" / "New_1").mkdir(parents=True, exist_ok=True)
     shutil.copy(path, tmp_path / "test" / "New_1" / path.name.replace("Phantom_0003", "New_1"))
-  config = ExperimentConfig(workdir=three_folds / "run", test_dir=tmp_path / "test", **SIZES)
+  config = ExperimentConfig.of(workdir=three_folds / "run", test_dir=tmp_path / "test", **SIZES)
   with pytest.raises(InputError, match=r"New_1 in .* is not unseen: it has the images of Phantom_0003 in"):
     plan_experiment(config)
 
 
 def test_nothing_is_there_yet(three_folds, tmp_path):
-  planned = plan_experiment(ExperimentConfig(workdir=tmp_path / "run", data_dir=three_folds / "data", **SIZES))
+  planned = plan_experiment(ExperimentConfig.of(workdir=tmp_path / "run", data_dir=three_folds / "data", **SIZES))
   assert {(part.status, part.seconds) for part in planned} == {("to do", None)}
   assert sum(part.name.startswith("train") for part in planned) == 12
   assert not (tmp_path / "run").exists()
   with pytest.raises(InputError, match="has no data set yet; give data_dir, the folder of the cases"):
-    plan_experiment(ExperimentConfig(workdir=tmp_path / "run", **SIZES))
+    plan_experiment(ExperimentConfig.of(workdir=tmp_path / "run", **SIZES))
 
 
 def test_time_left_by_hand(tmp_path):

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 def inputs(folder, **changes):
-  return ExperimentInputs(ExperimentConfig(workdir=folder / "run", **changes))
+  return ExperimentInputs(ExperimentConfig.of(workdir=folder / "run", **changes))
 
 
 def test_images_and_truths_of_one_name(folder):

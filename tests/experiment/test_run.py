@@ -55,7 +55,7 @@ def folder(tmp_path_factory):
 
 def make_config(folder, **changes):
   paths = dict(workdir=folder / "run", data_dir=folder / "data", test_dir=folder / "test")
-  return ExperimentConfig(**{**paths, **SIZES, **changes})
+  return ExperimentConfig.of(**{**paths, **SIZES, **changes})
 
 
 def files(folder):

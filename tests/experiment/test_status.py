@@ -33,3 +33,12 @@ def test_a_training_is_over_with_the_checkpoint_of_its_last_epoch(tmp_path, reco
 
 def test_without_settings_there_is_none(tmp_path):
   assert training_status(TrainConfig(tmp_path), tmp_path, "abc") == "to do"
+
+
+def test_a_training_of_before_there_was_an_option_has_its_default(tmp_path):
+  stored = {**plain_settings(TrainConfig(tmp_path, network="unet3d")), "dataset": "abc"}
+  del stored["precision"]
+  (tmp_path / "config.json").write_text(json.dumps({"settings": stored}))
+  for precision, expected in (("float32", "begun"), ("tf32", "changed")):
+    config = TrainConfig(tmp_path, network="unet3d", precision=precision)
+    assert training_status(config, tmp_path, "abc") == expected

@@ -9,7 +9,7 @@ import pytest
 
 from launch.__main__ import main
 from nas3d_jax.errors import InputError
-from nas3d_jax.inference.config import PredictConfig
+from nas3d_jax.inference.config import InferenceChoices, PredictConfig
 from nas3d_jax.inference.predict import predict_cases
 from tests.inference.test_predict import labels_of, save_run
 
@@ -143,7 +143,7 @@ def test_named_cases_of_an_ordinary_prediction(run, data, phantom_dataset):
 def test_choices_of_inference_are_recorded_and_compared(run, data, phantom_dataset):
   name = phantom_dataset.cases[0].name
   wanted = dict(cross_validation=False, fold=(0,), cases=(name,))
-  predict_cases(config(run, data, **wanted, gaussian=True, overlap=0.25))
+  predict_cases(config(run, data, **wanted, choices=InferenceChoices(gaussian=True, overlap=0.25)))
   record = json.loads((run / "out" / "predictions.json").read_text())
   assert record["settings"]["inference"] == {
     "tta": False, "overlap": 0.25, "gaussian": True, "whole_volume": False, "patch_batch": 1, "min_component_ml": 0.0
@@ -165,5 +165,5 @@ def test_small_components_are_taken_out_of_what_is_written(run, data, phantom_da
   ml = (phantom_dataset.image(case) != 0).any(-1).sum() / 1000
   wanted = dict(cross_validation=False, fold=("all",), cases=(case.name,), overwrite=True)
   for least, paint in ((0.999 * ml, 4), (1.001 * ml, 1)):
-    predict_cases(config(run, data, **wanted, min_component_ml=float(least)))
+    predict_cases(config(run, data, **wanted, choices=InferenceChoices(min_component_ml=float(least))))
     assert np.unique(labels_of(run / "out" / f"{case.name}.nii.gz")).tolist() == [0, paint]

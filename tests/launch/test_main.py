@@ -1,5 +1,6 @@
 """The command line: what is listed, what is refused and how, what reaches the library."""
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -12,9 +13,10 @@ from absl import flags
 
 from launch import demo, phantom, search
 from launch.__main__ import STAGES, again, main
-from launch.flags import settings
+from launch.flags import build
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.stopping import Stopped
+from nas3d_jax.training.config import SearchConfig
 
 ROOT = Path(phantom.__file__).parents[1]
 FLAGS = {
@@ -153,8 +155,8 @@ def test_evaluate_prints_the_summary(capsys, tmp_path):
   assert {float(row.split(",")[header.index("dice")]) for row in rows[1:]} == {1.0}
 
 
-def test_settings_are_the_flags_without_the_platform():
-  got = settings(values(search, "--workdir=w", "--noaugment", "--epochs=2"))
+def test_a_configuration_has_all_flags_but_those_of_the_platform():
+  got = dataclasses.asdict(build(SearchConfig, values(search, "--workdir=w", "--noaugment", "--epochs=2")))
   assert got.keys() == set(FLAGS["search"].split()) - {"platform", "coordinator", "processes", "process"}
   assert (got["workdir"], got["augment"], got["epochs"]) == ("w", False, 2)
   # The paper's own figures, sections 3.4 and 3.5, N_E and N_C not swapped.
@@ -219,6 +221,16 @@ def test_xla_is_quiet_unless_told_otherwise(monkeypatch, capsys):
   main([])
   assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
   capsys.readouterr()
+
+
+def test_nothing_slow_is_imported_for_help():
+  """The help of evaluate defines metrics, for which NumPy is imported; no other help may."""
+  stages = [[], *([stage, "--help"] for stage in STAGES if stage != "evaluate"), ["evaluate", "--help"]]
+  script = "import sys; from launch.__main__ import main\n"
+  script += f"for arguments in {stages}: print(arguments, [m for m in ('numpy', 'jax', 'rich') if m in sys.modules], "
+  script += "main(arguments), file=sys.stderr)\nprint('jax' in sys.modules, file=sys.stderr)"
+  done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+  assert done.stderr.splitlines() == [*(f"{arguments} [] 0" for arguments in stages), "False"]
 
 
 def test_as_a_process_help_comes_without_jax():

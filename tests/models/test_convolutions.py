@@ -8,7 +8,7 @@ from jax import lax
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.models import convolutions, gathered_convolutions
-from nas3d_jax.models.gathered_convolutions import _collapses, gathers
+from nas3d_jax.models.gathered_convolutions import _adds_depth_taps, gathers
 
 DIMENSIONS = ("NDHWC", "DHWIO", "NDHWC")
 EVEN, ODD, THIN = (4, 8, 6), (5, 3, 7), (1, 2, 1)
@@ -83,8 +83,9 @@ def test_form_equals_the_direct_convolution(monkeypatch, name, lengths, gathered
   check(name, lengths, 3, 5)
 
 
-# A 3x3x3 kernel collapses where 9 C_in + 3 C_out < 27 C_in + C_out, that is C_out < 9 C_in; one of stride 2 never. An
-# upward one is 2x2x2 with 8 C_out channels: 4 C_in + 16 C_out < 8 C_in + 8 C_out, that is 2 C_out < C_in.
+# A 3x3x3 convolution adds its taps along D up where 9 C_in + 3 C_out < 27 C_in + C_out, that is C_out < 9 C_in; one of
+# stride 2 never. An upward one is 2x2x2 with 8 C_out channels: 4 C_in + 16 C_out < 8 C_in + 8 C_out, that is 2 C_out <
+# C_in.
 @pytest.mark.parametrize(
   ("name", "lengths", "c_in", "c_out", "narrow"),
   [
@@ -105,20 +106,20 @@ def test_form_equals_the_direct_convolution(monkeypatch, name, lengths, gathered
 )
 def test_gathered_taps_of_narrow_and_of_wide_results(monkeypatch, name, lengths, c_in, c_out, narrow):
   only_on_cpu()
-  collapses, seen = _collapses, set()
+  adds_depth_taps, seen = _adds_depth_taps, set()
 
   def spy(*args):
-    seen.add(collapses(*args))
-    return collapses(*args)
+    seen.add(adds_depth_taps(*args))
+    return adds_depth_taps(*args)
 
-  monkeypatch.setattr(gathered_convolutions, "_collapses", spy)
+  monkeypatch.setattr(gathered_convolutions, "_adds_depth_taps", spy)
   monkeypatch.setattr(gathered_convolutions, "_GATHER_VOXELS", 1)
   check(name, lengths, c_in, c_out)
   assert seen == {narrow}
 
 
 @pytest.mark.parametrize(
-  ("kernel", "stride", "collapses"),
+  ("kernel", "stride", "adds"),
   [
     # 9 * 8 + 3 * 71 = 285 < 27 * 8 + 71 = 287; with 72 channels it is 288 on both sides.
     ((3, 3, 3, 8, 71), 1, True),
@@ -129,8 +130,8 @@ def test_gathered_taps_of_narrow_and_of_wide_results(monkeypatch, name, lengths,
     ((2, 2, 2, 16, 64), 1, False),
   ],
 )
-def test_which_form_moves_less_memory(kernel, stride, collapses):
-  assert _collapses(jax.ShapeDtypeStruct(kernel, jnp.float32), stride) == collapses
+def test_which_form_moves_less_memory(kernel, stride, adds):
+  assert _adds_depth_taps(jax.ShapeDtypeStruct(kernel, jnp.float32), stride) == adds
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])

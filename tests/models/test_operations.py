@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.models import fused_operations
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.networks import DerivedNet, Supernet
@@ -166,3 +167,30 @@ def test_wrong_input(name, shape, message):
 def test_parameters_of_an_unknown_operation():
   with pytest.raises(InputError, match="got 'pool'"):
     parameter_shapes("pool", 4, "paper")
+
+
+@pytest.mark.parametrize("summed", [True, False])
+def test_an_operation_without_a_computation_is_no_silent_zero(summed):
+  operations, weights = {"max_pool": {}, "pool": {}}, {"max_pool": jnp.ones(1), "pool": jnp.ones(1)}
+  with pytest.raises(InputError, match=r"operations must be candidates .*, got 'pool'; add a case for it"):
+    fused_operations.evaluate(jnp.ones((1, 2, 2, 2, 4)), operations, "down", "paper", weights, summed=summed)
+
+
+def test_a_sum_is_that_of_the_operations():
+  """Two edges of each of three operations: a pool, which has no norm, a convolution and a dilated one."""
+  random = np.random.default_rng(0)
+  operations = {
+    name: {
+      layer: {key: random.standard_normal(shape, np.float32) for key, shape in arrays.items()}
+      for layer, arrays in layer_shapes(name, 4, edges=2).items()
+    }
+    for name in ("max_pool", "down_conv", "down_dil_conv")
+  }
+  x = random.standard_normal((1, 4, 6, 2, 4), np.float32)
+  weights = {name: random.uniform(0.2, 1, 2).astype(np.float32) for name in operations}
+  each = fused_operations.evaluate(x, operations, "down", "paper", weights, summed=False)
+  (total,) = fused_operations.evaluate(x, operations, "down", "paper", weights, summed=True)
+  assert [y.shape for y in each] == [(1, 2, 3, 1, 2, 4)] * 3
+  np.testing.assert_allclose(total, sum(np.asarray(y, np.float64) for y in each), atol=1e-5)
+  pooled = x.reshape(1, 2, 2, 3, 2, 1, 2, 4).max((2, 4, 6))
+  np.testing.assert_allclose(each[0], pooled[..., None, :] * weights["max_pool"][:, None], rtol=1e-6)

@@ -170,14 +170,14 @@ def test_what_is_not_read_together_stands_apart(places):
 
 
 @STATES
-def test_wide_reads_the_vector_in_order(monkeypatch, places, towards, cell, state):
+def test_fused_operations_read_the_vector_in_order(monkeypatch, places, towards, cell, state):
   """The rows that the norm is given are consecutive numbers of the vector."""
   given = places[cell][state]
   operations = {name: given.get(name, {}) for name in CANDIDATES[towards]}
   edges, channels = given[READ[towards][0]]["norm"]["scale"].shape
   seen = []
 
-  def normalized(raws, bias, scale, shift, weight, layout, mixed):
+  def normalized(raws, bias, scale, shift, weight, layout, summed):
     seen.extend((scale, shift))
     return (jnp.zeros(()),)
 
@@ -185,9 +185,8 @@ def test_wide_reads_the_vector_in_order(monkeypatch, places, towards, cell, stat
 
   @jax.jit
   def rows():
-    fused_operations.mix(
-      jnp.ones((1, 2, 2, 2, channels)), operations, towards, "paper", {name: jnp.ones(edges) for name in operations}
-    )
+    x, weights = jnp.ones((1, 2, 2, 2, channels)), {name: jnp.ones(edges) for name in operations}
+    fused_operations.evaluate(x, operations, towards, "paper", weights, summed=True)
     return tuple(seen)
 
   scale, shift = rows()

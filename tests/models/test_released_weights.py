@@ -1,4 +1,4 @@
-"""The released program's parameters as ours: layouts by hand, every fault in one error. Values: test_golden."""
+"""Parameters of the released program: layouts by hand, every fault in one error. test_golden checks values."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ class TestOperation:
 
 
 def names_that(convert, *arguments):
-  """Names and shapes of theirs, as the error of an empty conversion lists them; test_golden has the true ones."""
+  """Names and shapes in the released program, from the error of an empty conversion; test_golden has the true ones."""
   with pytest.raises(InputError) as error:
     convert({}, *arguments)
   lines = str(error.value).splitlines()[1:]

@@ -59,7 +59,7 @@ def test_arrays_are_called_and_shaped_as_documented():
 
 
 def slow(params, x, levels):
-  """The network as its docstring tells it, in NumPy and float64."""
+  """The network of its docstring, in NumPy and float64."""
 
   def block(x, layers, stride=1):
     if "project" in layers:

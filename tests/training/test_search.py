@@ -4,6 +4,7 @@ All but the last put a network that compiles in no time in the place of the supe
 """
 
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -275,5 +276,15 @@ def test_a_search_killed_and_run_again_ends_as_one_left_alone(workdir, searched)
     process.wait()
   assert process.returncode == -signal.SIGKILL
   assert len(history(folder)) < 3, "killed too late to show anything"
+  # What a log shows, in which no line is drawn anew.
+  written = log.read_text()
+  assert re.search(
+    r"\nepoch 1/100: step 0 of \d+\ncompiling the search step \.\.\. \(takes a minute or more the first time\)\n"
+    r"(compiled|ready, .*) in \d+ s\n(epoch 1/100: step .*\n)*"
+    r"epoch 1/100 validation: batch 0 of \d+\ncompiling the validation step .*\n(compiled|ready, .*) in \d+ s\n"
+    r"(epoch 1/100 validation: .*\n)*epoch 1/100: hybrid loss",
+    written,
+  ), written
+  assert all(line.isprintable() for line in written.split("\n"))
   search(SearchConfig(workdir, patch_size=8, kernels=1, nodes=1, depth=2, epochs=3))
   assert_same_end(folder, searched / "search")

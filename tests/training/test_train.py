@@ -254,7 +254,7 @@ def test_another_genotype_is_another_training(workdir):
     train(make_config(workdir, epochs=1))
 
 
-# What README tells those who do not have this library.
+# What docs/checkpoints.md shows those who do not have this library.
 WITHOUT_THE_LIBRARY = """
 import json, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Cases as files: finding them in whatever layout they lie, telling their schema, reading and checking them.
+"""Cases as files: finds them in any of the known layouts, detects their schema, reads and checks them.
 
 Rooms: `find_and_read` is the way in; `case_folders` and `shared_folders` know a layout each, `dataset_json` the file
 that names channels, `detect_schema` which schema fits, `segmentations` the truths alone; `case_files` (the files of a

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from nas3d_jax.errors import InputError
@@ -35,6 +35,19 @@ class CaseError(InputError):
     super().__init__("\n".join(map(str, self.faults)))
 
 
+def refuse(faults: Collection[Fault], consequence: str) -> None:
+  """Raises one InputError with all the faults, sorted by case, if there are any.
+
+  Args:
+    faults: everything that is wrong.
+    consequence: what follows in the message behind the number of cases at fault.
+  """
+  if faults:
+    count = len({fault.case for fault in faults})
+    lines = "\n".join(f"  {fault}" for fault in sorted(faults, key=lambda fault: fault.case))
+    raise InputError(f"{count} of the cases {consequence}:\n{lines}")
+
+
 @dataclasses.dataclass(frozen=True)
 class CaseFiles:
   """Where the files of a case are.
@@ -59,15 +72,14 @@ class CaseFiles:
   def named_images(self) -> dict[str, Path]:
     """The images by the names that records of their checksums use: those of the files.
 
-    That of a file with several channels says which they are, so that a record does not fit when they are called
-    otherwise.
+    That of a file with several channels holds their names, so that a record does not fit when they are renamed.
     """
     channels = "" if self.channels is None else f"[{','.join(self.channels)}]"
     return {f"{path.name}{channels}": path for path in self.images}
 
   @property
   def named(self) -> dict[str, Path]:
-    """The images, and the segmentation where there is one; its folder tells it from an image of the same name."""
+    """The images, and the segmentation where there is one; with its folder where an image might have the same name."""
     if self.segmentation is None:
       return self.named_images
     inside = self.segmentation.parent == self.folder
@@ -84,7 +96,7 @@ def is_truth(name: str, case: str, schema: Schema) -> bool:
 
 
 def of_case(name: str, error: InputError) -> CaseError:
-  """The error as one of a case; reason and remedy are parted where messages part them, by the last semicolon."""
+  """The error as one of a case; the last semicolon of a message separates reason and remedy."""
   if isinstance(error, CaseError):
     return error
   reason, parted, remedy = str(error).rpartition("; ")

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
 from nas3d_jax.errors import InputError
+from nas3d_jax.files.run_layout import RECORDS
 from nas3d_jax.schema.schema import Schema
 
 GRADES = ("HGG", "LGG")
+_NO_CASES = frozenset({"__MACOSX"})
 _DEPTH = 4
 _NIFTI = re.compile(r"(?P<stem>.+)\.nii(\.gz)?", re.IGNORECASE)
 
@@ -42,8 +44,15 @@ def find_in_folders(root: Path, schema: Schema, *, labels: bool) -> tuple[list[C
 
 
 def case_folders(root: Path) -> list[Path]:
-  """Folders that hold NIfTI files, and those with neither files of that kind nor folders; none is hidden."""
-  return _case_folders(root, _DEPTH)
+  """Folders that hold NIfTI files, and those that should.
+
+  A folder without NIfTI files or folders is a case that lacks them if it is empty or holds files that begin with its
+  name, and if no other folder of its name has them. Hidden folders are passed over, and those that hold what this
+  library writes.
+  """
+  found = _case_folders(root, _DEPTH)
+  whole = {folder.name for folder, holds in found if holds}
+  return [folder for folder, holds in found if holds or folder.name not in whole]
 
 
 def stems(folder: Path) -> dict[str, list[Path]]:
@@ -55,19 +64,29 @@ def stems(folder: Path) -> dict[str, list[Path]]:
   return found
 
 
-def _case_folders(folder: Path, depth: int) -> list[Path]:
+def _case_folders(folder: Path, depth: int) -> list[tuple[Path, bool]]:
+  """These folders, and whether each holds NIfTI files."""
   children = [child for child in sorted(folder.iterdir()) if not child.name.startswith(".")]
-  found = [folder] if any(_is_nifti(child) for child in children) else []
-  if depth:
-    for child in children:
-      if child.is_dir():
-        below = _case_folders(child, depth - 1)
-        found += below or ([] if child.name.upper() in GRADES else [child])
+  names = {child.name for child in children}
+  if folder.name in _NO_CASES or any(names >= record for record in RECORDS):
+    return []
+  found = [(folder, True)] if any(_is_nifti(child) for child in children) else []
+  folders = [child for child in children if child.is_dir()] if depth else []
+  for child in folders:
+    found += _case_folders(child, depth - 1)
+  lacking = not names or any(name.startswith(folder.name) for name in names)
+  if not found and not folders and depth < _DEPTH and lacking and folder.name.upper() not in GRADES:
+    found = [(folder, False)]
   return found
 
 
 def _is_nifti(path: Path) -> bool:
   return bool(_NIFTI.fullmatch(path.name)) and path.is_file()
+
+
+def _points_nowhere(folder: Path, stem: str) -> bool:
+  """Whether a file of this name is a symbolic link to nothing."""
+  return any((path := folder / f"{stem}{end}").is_symlink() and not path.exists() for end in (".nii.gz", ".nii"))
 
 
 def _case_files(folder: Path, schema: Schema, labels: bool) -> CaseFiles:
@@ -82,12 +101,15 @@ def _case_files(folder: Path, schema: Schema, labels: bool) -> CaseFiles:
   faults = []
   for kind, suffixes in kinds.items():
     paths, expected = matches[kind], f"{name}{suffixes[0]}.nii.gz"
-    if len(paths) > 1:
+    nowhere = [name + suffix for suffix in suffixes if _points_nowhere(folder, name + suffix)]
+    if nowhere and not paths:
+      faults.append(Fault(name, f"{nowhere[0]} is a link to nowhere", "copy the file there, or correct the link"))
+    elif len(paths) > 1:
       files = " and ".join(path.name for path in paths)
       faults.append(Fault(name, f"{kind} is there twice: {files}", "keep one of them"))
     elif not paths and kind == "segmentation" and others:
       reason = f"no segmentation {name}{suffixes[0]}.nii or .nii.gz, but {others} is there"
-      # The extension says whether a file is compressed: a new name must keep it.
+      # The extension shows whether a file is compressed: a new name must keep it.
       ending = ".nii.gz" if others.lower().endswith(".gz") else ".nii"
       remedy = f"rename it to {name}{suffixes[0]}{ending} if it is the segmentation, else move it"
       faults.append(Fault(name, reason, f"{remedy} out of the folder"))

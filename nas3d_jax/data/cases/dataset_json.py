@@ -16,6 +16,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import parse_json
 from nas3d_jax.schema.builtin import modality_name, region_name
 from nas3d_jax.schema.schema import Modality, Region, Schema
+from nas3d_jax.validation import is_whole
 
 NAME = "dataset.json"
 _MOST_BYTES = 1 << 24
@@ -24,12 +25,12 @@ _ENDINGS = (".nii.gz", ".nii")
 
 @dataclasses.dataclass(frozen=True)
 class DatasetJson:
-  """What one says, checked as far as it is the same for all data sets.
+  """The content of one, checked as far as it is the same for all data sets.
 
   Attributes:
     path: the file.
     layout: "nnunet" where it has channel_names, else "decathlon".
-    channels: names of the channels, in the files' order.
+    channels: names of the channels, in the files' order; of those that are called alike, the second gets _1, and so on.
     ending: of the files, ".nii.gz" or ".nii".
     labels: its labels, unchecked.
     region_order: its regions_class_order, unchecked; None without.
@@ -47,7 +48,7 @@ class DatasetJson:
     """Reads a dataset.json.
 
     Raises:
-      InputError: it cannot be read, or does not say what the channels are.
+      InputError: it cannot be read, or does not name the channels.
     """
     content = _read(path)
     nnunet = "channel_names" in content
@@ -65,7 +66,7 @@ class DatasetJson:
     labels = content.get("labels")
     if not isinstance(labels, Mapping):
       raise InputError(f"{path} must have labels, an object, got {labels!r:.200}")
-    channels = tuple(names[number] for number in order)
+    channels = _distinct([names[number] for number in order])
     layout = "nnunet" if nnunet else "decathlon"
     return cls(path, layout, channels, ending, labels, content.get("regions_class_order"))
 
@@ -103,7 +104,7 @@ class DatasetJson:
     """The schema that an nnU-Net data set has by its dataset.json.
 
     Known names of channels become those of the other schemas (`builtin.modality_name`), and, where regions are sets of
-    labels, those of regions likewise. Without such sets each label but background is a region of its own, under its own
+    labels, those of regions too. Without such sets each label but background is a region of its own, under its own
     name.
 
     Raises:
@@ -115,7 +116,7 @@ class DatasetJson:
     if "ignore" in values:
       raise InputError(f"{self.path} has an ignore label, which is not supported; clear it from the segmentations")
     sets = {name: value if isinstance(value, list) else [value] for name, value in values.items()}
-    if not all(_is_label(v) for members in sets.values() for v in members) or not all(sets.values()):
+    if not all(is_whole(v) for members in sets.values() for v in members) or not all(sets.values()):
       raise InputError(f"labels in {self.path} must be whole numbers or lists of them, got {dict(self.labels)!r:.300}")
     paints = self.region_order
     if paints is None and any(isinstance(value, list) for value in values.values()):
@@ -124,7 +125,7 @@ class DatasetJson:
       paints, named = [members[0] for members in sets.values()], {name: name for name in sets}
     else:
       named = {name: region_name(name) for name in sets}
-    if not isinstance(paints, list) or len(paints) != len(sets) or not all(map(_is_label, paints)):
+    if not isinstance(paints, list) or len(paints) != len(sets) or not all(map(is_whole, paints)):
       raise InputError(f"regions_class_order in {self.path} must be one label for each region, got {paints!r:.200}")
     single = {members[0]: name for name, members in sets.items() if len(members) == 1}
     known = sorted({v for members in sets.values() for v in members} | set(paints))
@@ -143,8 +144,13 @@ class DatasetJson:
       raise InputError(f"{self.path} makes no schema: {error}") from error
 
 
-def _is_label(value: Any) -> bool:
-  return isinstance(value, int) and not isinstance(value, bool)
+def _distinct(names: list[str]) -> tuple[str, ...]:
+  """CT, CT, T1 -> CT, CT_1, T1; what the dataset.json of an ensemble of reconstructions may hold."""
+  found: list[str] = []
+  for place, name in enumerate(names):
+    count = names[:place].count(name)
+    found.append(f"{name}_{count}" if count else name)
+  return tuple(found)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which schema the cases of a folder follow: as given, or found out; and what of it a model takes."""
+"""Finds the schema that the cases of a folder follow, given or detected, and what of it a model takes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rich.console import Console
 
 from nas3d_jax.data.cases.case_folders import case_folders, stems
 from nas3d_jax.data.cases.dataset_json import DatasetJson
-from nas3d_jax.data.cases.nifti import VolumeError, read_volume
+from nas3d_jax.data.cases.nifti import VolumeError, exact, read_labels
 from nas3d_jax.data.cases.shared_folders import dataset_json, find_labels
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.parallel import each
-from nas3d_jax.schema.builtin import DECATHLON, SCHEMAS
+from nas3d_jax.schema.builtin import DECATHLON, SCHEMAS, challenge, of_challenge
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.schema.yaml_file import ENDINGS, read_schema
 
@@ -32,11 +32,12 @@ def find_schema(
   labels: bool | None = True,
   like: Schema | None = None,
 ) -> Schema:
-  """The schema that the cases of a folder follow. It is printed, in one line on stderr, with where it is from.
+  """Finds the schema that the cases of a folder follow, and prints it with its source, in one line on stderr.
 
-  It is found out from the names of the files, or from dataset.json where there is one, and from the labels: of the
-  schemas with these names the one that knows the labels of the most cases. Two that fit alike are a question for the
-  user; so BraTS 2024 is told from 2023 by a label 4, and without one by hand.
+  The names of the files decide, or dataset.json where there is one, and the labels: of the schemas with these names the
+  one that knows the labels of the most cases. Where two fit alike the user has to choose; so a label 4 distinguishes
+  BraTS 2024 from 2023, and without one the user does. Paediatric cases (BraTS-PED-) have labels of their own since
+  2024; where the cases name no challenge, the user decides what a label 4 is.
 
   Args:
     data_dir: the folder of the cases, see `find_cases`.
@@ -50,7 +51,7 @@ def find_schema(
 
   Raises:
     InputError: there is no such folder, name or file; or no schema fits, or several; or most cases have a label that
-      it does not know. A label that fewer have is a fault of theirs, which `read_case` tells.
+      it does not know. Where fewer have one, `read_case` raises it as a fault of the case.
   """
   root = Path(os.path.abspath(data_dir))
   if not root.is_dir():
@@ -111,7 +112,7 @@ def _given(root: Path, schema: str | Path | Schema) -> tuple[Schema, str]:
 
 
 def _found(root: Path, labels: bool | None, like: Schema | None) -> tuple[Schema, str]:
-  """The schema that file names, dataset.json and labels tell."""
+  """The schema by file names, dataset.json and labels, and why."""
   path = dataset_json(root)
   candidates = _by_json(path, like) if path is not None else _by_names(root, like)
   reason = f"found out from {path.name if path is not None else 'the file names'}"
@@ -132,7 +133,7 @@ def _found(root: Path, labels: bool | None, like: Schema | None) -> tuple[Schema
       f"the files in {str(root)!r} are called as those of {names}, and {told}; give --schema="
       f"{' or --schema='.join(candidate.name for candidate in fits)}"
     )
-  return fits[0], f"{reason} and labels {', '.join(f'{v:g}' for v in sorted(seen))}" if seen else reason
+  return fits[0], f"{reason} and labels {', '.join(map(exact, sorted(seen)))}" if seen else reason
 
 
 def _by_json(path: Path, like: Schema | None) -> list[Schema]:
@@ -167,7 +168,7 @@ def _by_names(root: Path, like: Schema | None) -> list[Schema]:
 
 
 def _no_case(root: Path, folders: Mapping[Path, set[str]], schemas: Sequence[Schema]) -> str:
-  """What is said where no file is called as these schemas say."""
+  """The message where no file has a name of these schemas."""
   seen = sorted(stem for found in folders.values() for stem in found)
   there = f"there are {', '.join(seen[:4])}" if seen else "there is no NIfTI file"
   expected = ", ".join(f"<case>{s.modalities[0].suffixes[0]} ({s.name})" for s in schemas)
@@ -180,6 +181,8 @@ def _no_case(root: Path, folders: Mapping[Path, set[str]], schemas: Sequence[Sch
 
 def _fits(schema: Schema, case: str, found: set[str], how: Callable[[Iterable[bool]], bool]) -> bool:
   """Whether a case has a file of all, or any, of its modalities; for any, a segmentation will do as well."""
+  if not of_challenge(schema, challenge(case)):
+    return False
   there = [any(case + suffix in found for suffix in modality.suffixes) for modality in schema.modalities]
   return how(there) or (how is any and any(case + suffix in found for suffix in schema.segmentation))
 
@@ -195,9 +198,9 @@ def _truths(root: Path, candidates: Sequence[Schema]) -> dict[str, Path]:
 
 
 def _values(path: Path) -> frozenset[float]:
-  """The values in a segmentation; none where it cannot be read, which whoever reads the case says."""
+  """The values in a segmentation; none where it cannot be read, which reading the case will raise."""
   try:
-    data = read_volume(path).data
+    data = read_labels(path).data
   except VolumeError:
     return frozenset()
   with np.errstate(invalid="ignore"):
@@ -208,10 +211,10 @@ def _values(path: Path) -> frozenset[float]:
 
 
 def _strange(values: Mapping[str, frozenset[float]], candidates: Sequence[Schema]) -> str:
-  """What is said of labels that no schema with these file names knows."""
+  """The message on labels that no schema with these file names knows."""
   known = functools.reduce(set.union, (set(candidate.label_values) for candidate in candidates), set())
   cases = {case: sorted(found - known) for case, found in sorted(values.items()) if found - known}
-  some = "; ".join(f"{case}: {', '.join(f'{v:g}' for v in found[:4])}" for case, found in list(cases.items())[:5])
+  some = "; ".join(f"{case}: {', '.join(map(exact, found[:4]))}" for case, found in list(cases.items())[:5])
   more = f"; and {len(cases) - 5} more" if len(cases) > 5 else ""
   names = " or ".join(candidate.name for candidate in candidates)
   wrong = f"{len(cases)} of {len(values)} cases have others ({some}{more})"

@@ -1,4 +1,4 @@
-"""Finds cases on disk, in whatever layout their schema says, and reads and checks one.
+"""Finds cases on disk, in the layout of their schema, and reads and checks one.
 
 `case_folders.py` has the layout of BraTS, a folder a case; `shared_folders.py` those where cases share folders.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +15,7 @@ import numpy as np
 
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
 from nas3d_jax.data.cases.case_folders import find_in_folders
-from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_volume
+from nas3d_jax.data.cases.nifti import Volume, VolumeError, exact, read_labels, read_volume
 from nas3d_jax.data.cases.shared_folders import find_in_layout
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema.builtin import BRATS2019
@@ -96,15 +96,15 @@ def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:
   for kind, (key, path) in zip(kinds, files.named.items(), strict=False):
     whole = files.channels is not None and path != files.segmentation
     try:
-      volume = read_volume(path, 4 if whole else 3)
+      volume = read_labels(path) if path == files.segmentation else read_volume(path, 4 if whole else 3)
       volumes |= _split(volume, files, schema) if whole else {kind: volume}
       checksums[key] = volume.checksum
     except VolumeError as error:
       found.append((error.reason, error.remedy))
-  found += _geometry_faults(volumes)
+  found += geometry_faults(volumes, "resample all files of the case to one grid")
   for name, volume in volumes.items():
     if name == "segmentation":
-      found += _label_faults(volume.data, schema)
+      found += label_faults(name, volume.data, schema, "correct the labels, or choose the schema that fits")
     else:
       found += _image_faults(name, volume.data)
   if found:
@@ -136,10 +136,9 @@ def _split(volume: Volume, files: CaseFiles, schema: Schema) -> dict[str, Volume
   }
 
 
-def _geometry_faults(volumes: dict[str, Volume]) -> list[tuple[str, str]]:
-  """Volumes that do not lie on the grid of the first."""
+def geometry_faults(volumes: Mapping[str, Volume], remedy: str) -> list[tuple[str, str]]:
+  """Reason and remedy for each volume, by name, that does not lie on the grid of the first."""
   faults = []
-  remedy = "resample all files of the case to one grid"
   for index, (name, volume) in enumerate(volumes.items()):
     if index == 0:
       first, reference = name, volume
@@ -169,18 +168,18 @@ def _image_faults(name: str, data: np.ndarray) -> list[tuple[str, str]]:
   return []
 
 
-def _label_faults(data: np.ndarray, schema: Schema) -> list[tuple[str, str]]:
-  """Values of a segmentation that are no labels of the schema."""
-  known = np.asarray(schema.label_values)
+def label_faults(name: str, data: np.ndarray, schema: Schema, remedy: str) -> list[tuple[str, str]]:
+  """Reason and remedy where a label volume of any numeric dtype has values that are no labels of the schema."""
+  known = schema.label_values
   unknown = data[~np.isin(data, known)]
   if not unknown.size:
     return []
-  values = ", ".join(f"{v:g}" for v in np.unique(unknown)[:8].tolist())
+  values = ", ".join(map(exact, np.unique(unknown)[:8].tolist()))
   reason = (
-    f"segmentation has {unknown.size} voxels with labels ({values}) that schema {schema.name!r} "
-    f"does not know ({', '.join(map(str, known))})"
+    f"{name} has {unknown.size} voxels with values ({values}) that are no labels of schema {schema.name!r} "
+    f"({', '.join(map(str, known))})"
   )
-  return [(reason, "correct the labels, or choose the schema that fits")]
+  return [(reason, remedy)]
 
 
 def _stack(volumes: Sequence[np.ndarray]) -> np.ndarray:

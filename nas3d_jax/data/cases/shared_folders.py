@@ -49,8 +49,13 @@ def find_in_layout(root: Path, schema: Schema, *, labels: bool) -> tuple[list[Ca
     paths = _channel_files(found, len(channels), numbers, schema, said, faults)
     pattern = f"{images.name}/<case>_0000{said.ending}"
   for name in sorted(segmentations.keys() - paths.keys() - {fault.case for fault in faults}):
+    reason = f"{truths.name} has its segmentation, but {images.name} no image"
     remedy = "add it, or remove the segmentation"
-    faults.append(Fault(name, f"{truths.name} has its segmentation, but {images.name} no image", remedy))
+    numbered = _CHANNEL.fullmatch(name)
+    if numbered and numbered[1] in paths and numbered[1] not in segmentations:
+      reason = f"{truths.name}/{segmentations[name].name} carries the number of a channel, as only images do"
+      remedy = f"call it {numbered[1]}{said.ending}"
+    faults.append(Fault(name, reason, remedy))
   if not paths and not faults:
     raise InputError(f"data_dir holds no case, got {str(root)!r}; {NAME} makes expect {pattern}, and there is none")
   along = channels if schema.layout == "decathlon" else None
@@ -65,7 +70,7 @@ def find_labels(root: Path, schema: Schema) -> dict[str, Path]:
 
 
 def _places(root: Path, schema: Schema) -> tuple[DatasetJson, Path, Path]:
-  """What dataset.json says, and the folders of images and labels."""
+  """The dataset.json, and the folders of images and labels."""
   path = dataset_json(root)
   if path is None:
     raise InputError(

@@ -1,9 +1,8 @@
-"""What the manifest of a data set says of one case."""
+"""A case of a data set, as its manifest records it."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,18 @@ from typing import Any
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import IMAGE, LABELS
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import is_number, is_whole
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """What the manifest says of one case, in the geometry of the data set, which its arrays were brought to.
+  """The record of one case, in the geometry of the data set, to which its arrays were brought.
 
   Lengths D, H, W are the axes in the order of that orientation; the files' own where they are in it.
 
   Attributes:
     name: name of the case, unique in the data set.
-    grade: "HGG" or "LGG" where the folders tell, else None.
+    grade: "HGG" or "LGG" by the folder's name, else None.
     fold: the fold that it belongs to, from 0; None without labels, or as long as none is given.
     shape: (D, H, W) of the whole volume, in voxels.
     cube: (start, stop) of the brain cube along D, H, W, in voxels of the whole volume.
@@ -31,7 +31,7 @@ class Case:
     affine: 4x4, voxel indices to millimetres.
     spacing: edge lengths of a voxel along D, H, W, in mm.
     checksums: SHA-256 of each input file, by file name.
-    arrays: SHA-256 of the files that were written, image.npy and labels.npy; None where that was not noted.
+    arrays: SHA-256 of the files that were written, image.npy and labels.npy; None in manifests without them.
   """
 
   name: str
@@ -90,9 +90,9 @@ class Case:
       "spacing": _numbers(record["spacing"], (3,), float) and min(record["spacing"]) > 0,
       "label_counts": counts is None or (
         isinstance(counts, Mapping) and set(counts) == values
-        and all(is_index(n) for n in counts.values())
+        and all(is_whole(n, 0) for n in counts.values())
       ),
-      "fold": record["fold"] is None or (counts is not None and is_index(record["fold"])),
+      "fold": record["fold"] is None or (counts is not None and is_whole(record["fold"], 0)),
       "checksums": _are_sums(record["checksums"]),
       "arrays": "arrays" not in record or (
         _are_sums(record["arrays"])
@@ -116,11 +116,6 @@ class Case:
     )
 
 
-def is_index(value: Any) -> bool:
-  """Whether a value is a whole number of at least 0, and not a bool."""
-  return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _are_sums(value: Any) -> bool:
   return isinstance(value, Mapping) and all(isinstance(v, str) and len(v) == 64 for v in value.values())
 
@@ -138,7 +133,5 @@ def _numbers(values: Any, shape: tuple[int, ...], kind: type) -> tuple[Any, ...]
     rows = tuple(_numbers(row, shape[1:], kind) for row in values)
     return None if None in rows else rows
   allowed = int if kind is int else (int, float)
-  good = all(
-    isinstance(v, allowed) and not isinstance(v, bool) and abs(v) <= sys.float_info.max for v in values
-  )
+  good = all(is_number(v) and isinstance(v, allowed) for v in values)
   return tuple(kind(v) for v in values) if good else None

@@ -1,4 +1,4 @@
-"""The geometry that all cases of a data set are brought to, chosen from their headers."""
+"""Chooses the geometry of a data set from its cases' headers, and brings cases to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nas3d_jax.schema.geometry import Geometry, most_common
 
 @dataclasses.dataclass(frozen=True)
 class CommonGeometry:
-  """The geometry of a data set, and what its cases were in before.
+  """The geometry of a data set, and those of its cases' files.
 
   Attributes:
     chosen: orientation and voxel size of all cases.
@@ -40,16 +40,16 @@ class CommonGeometry:
 def common_geometry(
   cases: Sequence[CaseFiles], orientation: str | None, spacing: Sequence[float] | None, workers: int
 ) -> CommonGeometry | None:
-  """Reads the header of a file of each case and settles the geometry of a data set.
+  """Reads the header of a file of each case and determines the geometry of a data set.
 
   Args:
     cases: sorted by name.
     orientation: axis codes, see `Geometry`; None means those of the most common geometry, of equals the first.
-    spacing: in mm along the axes of that orientation; None means that of the most common geometry, likewise.
+    spacing: in mm along the axes of that orientation; None means that of the most common geometry.
     workers: headers read at once.
 
   Returns:
-    The geometry; None where no header can be read, which reading the cases is going to explain.
+    The geometry; None where no header can be read, which reading the cases will raise.
 
   Raises:
     InputError: the orientation or spacing is none.
@@ -65,7 +65,7 @@ def common_geometry(
 
 
 def conform_case(raw: RawCase, geometry: Geometry | None) -> RawCase:
-  """A case in another geometry: image, labels, affine and spacing; itself where it is in it, or where that is None.
+  """Image, labels, affine and spacing of a case in a geometry; itself where it is in it, or where that is None.
 
   Raises:
     CaseError: it cannot be brought there.

@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from nas3d_jax.data.dataset.case import Case, is_index
+from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.verify import verify
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import CASES, IMAGE, LABELS, MANIFEST
 from nas3d_jax.files.strict_json import read_json
 from nas3d_jax.schema.geometry import Geometry, most_common, same_length
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import is_whole
 
 FORMAT = "nas3d_jax.dataset"
 VERSION = 1
@@ -129,8 +130,8 @@ class Dataset:
     if set(manifest) - {"geometry"} != names:
       raise InputError(f"the manifest must have exactly the fields {sorted(names)}")
     for field, good in (
-      ("folds", is_index(manifest["folds"]) and manifest["folds"] > 0),
-      ("seed", is_index(manifest["seed"])),
+      ("folds", is_whole(manifest["folds"], 1)),
+      ("seed", is_whole(manifest["seed"], 0)),
       ("cases", isinstance(manifest["cases"], list) and manifest["cases"]),
       ("versions", isinstance(manifest["versions"], Mapping)),
     ):
@@ -203,7 +204,7 @@ class Dataset:
     return tuple(case for case in self.cases if case.fold not in (None, fold))
 
   def _check_fold(self, fold: int) -> None:
-    if not is_index(fold) or fold >= self.folds:
+    if not is_whole(fold, 0) or fold >= self.folds:
       raise InputError(f"fold must be from 0 to {self.folds - 1}, got {fold!r}")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.validation import check_whole
 
 
 def assign_folds(
@@ -42,8 +43,7 @@ def assign_folds(
 
 def check_folds(labelled: int, folds: int) -> None:
   """Raises InputError unless so many labelled cases can be dealt into so many folds."""
-  if isinstance(folds, bool) or not isinstance(folds, int) or folds < 2:
-    raise InputError(f"folds must be a whole number of at least 2, got {folds!r}")
+  check_whole("folds", folds, 2)
   if labelled < folds:
     remedy = f"use --folds={labelled}" if labelled > 1 else "add cases with a segmentation"
     raise InputError(

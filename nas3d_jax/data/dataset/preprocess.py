@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from nas3d_jax.data.brain import brain_cube, intensity_range
-from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, of_case
+from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, of_case, refuse
 from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.data.cases.find_and_read import RawCase, find_cases, read_case
 from nas3d_jax.data.dataset import staging
@@ -30,17 +30,19 @@ from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.common_geometry import check_wanted, common_geometry, conform_case, differs
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.dataset.folds import assign_folds, check_folds
-from nas3d_jax.data.dataset.verify import store_array, sum_or_none, verify, vouch
+from nas3d_jax.data.dataset.verify import store_array, verify, vouch
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import writing
-from nas3d_jax.files.hashing import file_sum
+from nas3d_jax.files.hashing import file_sums, sum_or_none
 from nas3d_jax.files.locks import locked
-from nas3d_jax.files.run_layout import CASES, CONFIG, IMAGE, LABELS, MANIFEST
+from nas3d_jax.files.run_layout import CASES, CONFIG, IMAGE, LABELS, MANIFEST, RECORDS
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import check_whole
 
+_UNUSABLE = "in data_dir cannot be used, so nothing was written"
 _MOST_WORKERS = 4
 """Each worker holds one case, 0.2 to 0.6 GB for BraTS."""
 
@@ -82,8 +84,7 @@ def preprocess(
       writes to it, or it cannot be written to.
   """
   for name, value, low in (("folds", folds, 2), ("seed", seed, 0), ("workers", workers or 1, 1)):
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-      raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+    check_whole(name, value, low)
   workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
   check_wanted(orientation, spacing)
   out = Path(os.path.abspath(out_dir))
@@ -101,7 +102,7 @@ def preprocess(
     if new:
       there = held.enter_context(lock()) or staging.settle(out)
     if there and not overwrite:
-      _raise_faults(faults)
+      refuse(faults, _UNUSABLE)
       flags = {"folds": folds, "seed": seed, "schema": schema.to_dict()}
       return _reuse(out, found, flags, workers, (orientation, spacing))
     common = common_geometry(found, orientation, spacing, workers)
@@ -114,7 +115,7 @@ def preprocess(
     faults += [f for result in results if isinstance(result, CaseError) for f in result.faults]
     if faults:
       staging.discard(partial)
-    _raise_faults(faults)
+    refuse(faults, _UNUSABLE)
     labelled = [case.label_counts is not None for case in results]
     dealt = assign_folds([case.grade for case in results], labelled, folds, seed)
     cases = [dataclasses.replace(case, fold=f) for case, f in zip(results, dealt, strict=True)]
@@ -123,7 +124,7 @@ def preprocess(
     write_json(partial / MANIFEST, dataset.manifest())
     write_json(partial / CONFIG, {**staging.mark(schema, geometry), **config})
     vouch(partial, cases)
-    shutil.rmtree(partial / "records")
+    shutil.rmtree(partial / RECORDS)
     Dataset.open(partial)
     staging.swap(partial, out)
     return Dataset.open(out)
@@ -131,11 +132,11 @@ def preprocess(
 
 def _store_case(files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geometry | None) -> Case | CaseError:
   """Checks a case and writes its arrays, unless an earlier run did; its record comes last."""
-  record = folder / "records" / f"{files.name}.json"
+  record = folder / RECORDS / f"{files.name}.json"
   if record.exists():
     case = Case.from_dict(read_json(record), schema)
     stored = {name: sum_or_none(folder / CASES / files.name / name) for name in case.arrays or ()}
-    if case.checksums == _checksums(files) and case.grade == files.grade and case.arrays == stored:
+    if case.checksums == file_sums(files.named) and case.grade == files.grade and case.arrays == stored:
       return case
     record.unlink()
   try:
@@ -195,24 +196,6 @@ def _label_counts(labels: np.ndarray | None, voxels: int, schema: Schema) -> dic
   return {value: int(counts[value]) for value in schema.label_values}
 
 
-def _checksums(files: CaseFiles) -> dict[str, str] | None:
-  """SHA-256 of each file of a case by its name in records; None where one cannot be read."""
-  try:
-    return {name: file_sum(path) for name, path in files.named.items()}
-  except OSError:
-    return None
-
-
-def _raise_faults(faults: Sequence[Fault]) -> None:
-  """Raises one InputError with all that is wrong, if anything is."""
-  if faults:
-    names = sorted({fault.case for fault in faults})
-    lines = "\n".join(f"  {fault}" for fault in sorted(faults, key=lambda fault: fault.case))
-    raise InputError(
-      f"{len(names)} of the cases in data_dir cannot be used, so nothing was written:\n{lines}"
-    )
-
-
 def _reuse(
   out: Path, found: Sequence[CaseFiles], flags: dict[str, Any], workers: int, wanted: tuple[str | None, Any]
 ) -> Dataset:
@@ -229,7 +212,7 @@ def _reuse(
       raise InputError(f"{out} was made with {name}={manifest[name]}, got {value}; {remedy}")
   if differs(dataset.geometry, *wanted):
     raise InputError(f"{out} was made with the geometry {dataset.geometry}, got {wanted[0]}, {wanted[1]}; {remedy}")
-  sums = each("compare with the data set there", _checksums, found, workers)
+  sums = each("compare with the data set there", file_sums, [files.named for files in found], workers)
   now = {f.name: (f.grade, s) for f, s in zip(found, sums, strict=True)}
   before = {case.name: (case.grade, case.checksums) for case in dataset.cases}
   changed = sorted(n for n in now.keys() | before.keys() if now.get(n) != before.get(n))

@@ -24,8 +24,8 @@ def open_dataset(workdir: str | Path) -> Dataset:
   """Opens the data set of a work directory.
 
   Returns:
-    `dataset/`, or else what `dataset.json` says. Without a fold's cases it keeps the number of folds and its other
-    cases' folds, and has another fingerprint.
+    `dataset/`, or else the one that `dataset.json` names. Without a fold's cases it keeps the number of folds and the
+    folds of its other cases, and has another fingerprint.
 
   Raises:
     InputError: there is neither, or what there is, is damaged.

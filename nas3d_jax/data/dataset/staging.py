@@ -1,4 +1,4 @@
-"""A data set's folder is built beside its final place, and swapped in whole."""
+"""Builds the folder of a data set beside its final place, and swaps it in whole."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from nas3d_jax.data.cases.case_files import CaseFiles
 from nas3d_jax.data.dataset.dataset import FORMAT, VERSION
 from nas3d_jax.errors import InputError
-from nas3d_jax.files.run_layout import CASES, CONFIG
+from nas3d_jax.files.run_layout import CASES, CONFIG, RECORDS
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
 
 
 def mark(schema: Schema, geometry: Geometry | None) -> dict[str, Any]:
-  """What says that a folder is ours, and for which schema and geometry its cases were stored."""
+  """The mark of a folder that preprocess made, with the schema and geometry of its cases."""
   stored = geometry and geometry.to_dict()
   return {"format": FORMAT, "version": VERSION, "schema": schema.to_dict(), "geometry": stored}
 
@@ -78,7 +78,7 @@ def prepare(
       discard(partial)
   partial.mkdir(parents=True, exist_ok=True)
   write_json(partial / CONFIG, mark(schema, geometry))
-  for name in (CASES, "records"):
+  for name in (CASES, RECORDS):
     (partial / name).mkdir(exist_ok=True)
   names = {files.name for files in found}
   for folder in (partial / CASES).iterdir():
@@ -98,7 +98,7 @@ def swap(partial: Path, out: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-  """Removes a folder of ours, by a rename first: one that is half removed would be taken for something else."""
+  """Removes a folder that preprocess made, by a rename first: one half removed would be taken for something else."""
   removed = folder.with_name(f"{folder.name}.removed")
   os.replace(folder, removed)
   shutil.rmtree(removed, ignore_errors=True)

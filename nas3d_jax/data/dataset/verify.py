@@ -1,4 +1,4 @@
-"""Arrays of a data set, written with a checksum, and whether they still are what was written.
+"""Writes the arrays of a data set with checksums, and checks that they still are what was written.
 
 The manifest holds the SHA-256 of every array's file. To read them all takes long, so a file that was compared once is
 known by its size and time of change, which `verified.json` in the data set's folder keeps, and is compared again only
@@ -20,7 +20,7 @@ import numpy as np
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import write_whole
-from nas3d_jax.files.hashing import file_sum
+from nas3d_jax.files.hashing import sum_or_none
 from nas3d_jax.files.run_layout import CASES, VERIFIED
 from nas3d_jax.files.strict_json import parse_json
 from nas3d_jax.runtime.parallel import each
@@ -54,7 +54,7 @@ def verify(folder: Path, cases: Sequence[Case], *, everything: bool = False) -> 
 
 
 def vouch(folder: Path, cases: Sequence[Case]) -> None:
-  """Notes that the arrays of cases are what their checksums say, as when they were just written."""
+  """Notes that the arrays of cases fit their checksums, as when they were just written."""
   sums = {f"{CASES}/{case.name}/{name}": value for case in cases for name, value in (case.arrays or {}).items()}
   _write(folder, {name: _stamp(folder / name, value) for name, value in sums.items()})
 
@@ -78,14 +78,6 @@ class _Summed:
   def write(self, data: bytes) -> int:
     self.sum.update(data)
     return self._file.write(data)
-
-
-def sum_or_none(path: Path) -> str | None:
-  """SHA-256 (hex) of a file, None where it cannot be read."""
-  try:
-    return file_sum(path)
-  except OSError:
-    return None
 
 
 def _stamp(path: Path, value: str) -> list[Any] | None:

@@ -1,4 +1,4 @@
-"""What is wrong or strange in a folder of cases, before anything is computed.
+"""Inspects a folder of cases before anything is computed: what is wrong or strange in it.
 
 Rooms: `inspect_cases` is the way in; `examine_case` looks at one case, `compare_cases` at one among the others, `table`
 shows what they found.

@@ -1,12 +1,12 @@
-"""What is strange about a case among the others of its data set.
+"""Finds what is strange about a case among the others of its data set.
 
 Most cases means more than half. Where no value of a shape, voxel size, orientation or place is that of most, this is
-said once, of the data set.
+one finding, of the data set.
 
 Intensities are far from the rest where the median or the 99th percentile of a modality's voxels that are not zero lies
 more than 5 robust deviations from the median over the cases, in logarithms: a robust deviation is 1.4826 times the
 median absolute deviation, and 0.1 (a tenth) at the least. It takes 5 cases with a positive value; one that is not
-positive is far from those. Where less than half are positive, as after a normalisation, nothing is said.
+positive is far from those. Where less than half are positive, as after a normalisation, there is no finding.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
+from nas3d_jax.data.cases.nifti import exact
 from nas3d_jax.data.inspection.examine_case import Examination, Finding, lengths, millimetres, voxels
 from nas3d_jax.schema.schema import Schema
 
@@ -35,7 +36,7 @@ def label_findings(case: Examination, schema: Schema) -> Iterator[Finding]:
     return
   strange = {value: count for value, count in case.labels.items() if value not in schema.label_values}
   if strange:
-    some = ", ".join(f"{value:g}" for value in list(strange)[:5]) + (", ..." if len(strange) > 5 else "")
+    some = ", ".join(map(exact, list(strange)[:5])) + (", ..." if len(strange) > 5 else "")
     known = ", ".join(map(str, schema.label_values))
     number = voxels(sum(strange.values()))
     reason = f"{number} with labels ({some}) that schema {schema.name} does not have ({known})"
@@ -121,7 +122,7 @@ def _affines(cases: Sequence[Examination]) -> Iterator[Finding]:
 
 
 def _duplicates(cases: Sequence[Examination]) -> Iterator[Finding]:
-  """Files with the same bytes: said of the case that comes later."""
+  """Files with the same bytes: a finding of the case that comes later."""
   first: dict[str, tuple[str, str]] = {}
   found: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
   for case in cases:
@@ -155,7 +156,7 @@ def _number(value: float) -> str:
 
 
 def intensity_limits(values: Any) -> tuple[float, float] | None:
-  """Between which values an intensity is like those of the other cases; None where that cannot be told.
+  """Between which values an intensity is like those of the other cases; None where too few are positive.
 
   Args:
     values: float [cases], one statistic of one modality.

@@ -1,4 +1,4 @@
-"""Reads one case, file by file, and says what is wrong or strange in it."""
+"""Reads one case, file by file, and finds what is wrong or strange in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from nas3d_jax.data.brain import box_of
 from nas3d_jax.data.cases.case_files import CaseFiles
 from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
-from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_volume
+from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_labels, read_volume
 from nas3d_jax.schema.schema import Schema
 
 Severity = Literal["error", "warning"]
@@ -58,14 +58,14 @@ class Examination:
   Attributes:
     name: name of the case.
     shape: (D, H, W) of the first volume that could be read, in voxels; None where none could.
-    spacing: edge lengths of its voxels in mm; None likewise.
-    affine: float64 [4, 4], its voxel indices to millimetres; None likewise.
+    spacing: edge lengths of its voxels in mm; None without one.
+    affine: float64 [4, 4], its voxel indices to millimetres; None without one.
     checksums: SHA-256 (hex) of each file that could be read, by file name.
     intensities: of each modality that could be read and is neither constant nor has voxels that are not finite.
     labels: voxels of each value in the segmentation, whether the schema knows it or not, of values from 0 to 255 all,
       of others the first few; None without a segmentation that could be read.
     labelled: whether there is a segmentation.
-    findings: what is wrong or strange in the case alone, whatever the schema says of labels.
+    findings: what is wrong or strange in the case alone, whatever the schema's labels.
   """
 
   name: str
@@ -114,9 +114,10 @@ class _Reading:
     )
 
   def _file(self, key: str, path: Path) -> None:
-    """Reads a file, and lets go of it."""
+    """Reads a file, and releases it."""
     try:
-      volume = read_volume(path, 4 if self._holds_all(path) else 3)
+      labels = path == self.files.segmentation
+      volume = read_labels(path) if labels else read_volume(path, 4 if self._holds_all(path) else 3)
     except VolumeError as error:
       self._add("error", "unreadable", error.reason, error.remedy)
       self.whole = False
@@ -126,6 +127,8 @@ class _Reading:
       self.whole = False
       return
     self.checksums[key] = volume.checksum
+    for note in volume.notes:
+      self._add("warning", "put_right", note, "nothing needs to be done")
     self._scale(path, volume)
     for kind, data in self._volumes(path, volume):
       self._volume(kind, data, volume)
@@ -246,7 +249,7 @@ def lengths(shape: tuple[int, ...]) -> str:
 
 
 def _affines_differ(kind: str, volume: Volume, name: str, first: Volume) -> str:
-  """In what two affines differ, as plainly as can be said."""
+  """In what two affines differ: orientation, voxel size, place or direction."""
   one, other = ("".join(map(str, nib.aff2axcodes(v.affine))) for v in (volume, first))
   if one != other:
     return f"{kind} has orientation {one}, {name} {other}"

@@ -1,4 +1,4 @@
-"""Reads every case of a folder and says what is wrong or strange, of each and between them.
+"""Reads every case of a folder and finds what is wrong or strange, in each and between them.
 
 It writes nothing, and goes through to the end whatever it meets. What is wrong ("error") keeps a case from being used;
 what is strange ("warning") may be right, and is for a person to judge.
@@ -16,12 +16,13 @@ from typing import Any
 
 from nas3d_jax.data.cases.detect_schema import find_schema, say_schema
 from nas3d_jax.data.cases.find_and_read import find_cases
+from nas3d_jax.data.cases.nifti import exact
 from nas3d_jax.data.inspection.compare_cases import compare, label_findings
 from nas3d_jax.data.inspection.examine_case import Examination, Finding, examine, lengths, millimetres
-from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.parallel import each
-from nas3d_jax.schema.builtin import SCHEMAS
+from nas3d_jax.schema.builtin import SCHEMAS, challenge, of_challenge
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import check_whole
 
 FORMAT = "nas3d_jax.inspection"
 VERSION = 1
@@ -35,6 +36,7 @@ KINDS: Mapping[str, str] = {
   "outside_box": "error: labelled voxels outside the box of the voxels that are not 0 in all modalities",
   "unlabelled": "warning: no segmentation, where most cases have one",
   "outside_brain": "warning: labelled voxels within that box where all modalities are 0",
+  "put_right": "warning: something that reading put right, such as labels rounded by scale factors",
   "scale": "warning: scale factors other than 1 and 0 in a header",
   "shape": "warning: another shape than most cases",
   "spacing": "warning: another voxel size than most cases",
@@ -57,7 +59,7 @@ class Inspection:
     data_dir: the folder.
     schema: what the cases were judged by.
     others: further schemas that they fit as well.
-    cases: what was found in each case whose files could be told, by name.
+    cases: what was found in each case whose files could be identified, by name.
     findings: all that is wrong or strange, those of the data set as a whole first, then by case.
   """
 
@@ -74,13 +76,13 @@ class Inspection:
 
   @property
   def names(self) -> tuple[str, ...]:
-    """All cases, with those whose files could not be told."""
+    """All cases, with those whose files could not be identified."""
     named = {finding.case for finding in self.findings if finding.case is not None}
     return tuple(sorted(named | {case.name for case in self.cases}))
 
   @functools.cached_property
   def summary(self) -> dict[str, Any]:
-    """The data set in numbers, plain JSON values; docs of the keys stand with `to_dict`."""
+    """The data set in numbers, plain JSON values; see `to_dict` for the keys."""
     errors = {finding.case for finding in self.findings if finding.severity == "error"}
     return {
       "cases": len(self.names),
@@ -128,7 +130,7 @@ class Inspection:
           "orientation": case.orientation,
           "checksums": dict(case.checksums),
           "intensities": {name: dataclasses.asdict(values) for name, values in case.intensities.items()},
-          "labels": None if case.labels is None else {f"{v:g}": count for v, count in case.labels.items()},
+          "labels": None if case.labels is None else {exact(v): count for v, count in case.labels.items()},
         }
         for case in self.cases
       },
@@ -149,8 +151,7 @@ def inspect_cases(
   Raises:
     InputError: there is no such folder or schema, the files are of none, or workers is below 1.
   """
-  if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-    raise InputError(f"workers must be a whole number of at least 1, got {workers!r}")
+  check_whole("workers", 1 if workers is None else workers, 1)
   first = find_schema(data_dir, schema, labels=False)
   files, faults = find_cases(data_dir, first)
   cases = each(
@@ -159,7 +160,11 @@ def inspect_cases(
   alike = [first]
   if schema is None:
     files_of = first.layout, first.modalities
-    alike += [s for s in SCHEMAS.values() if s != first and (s.layout, s.modalities) == files_of]
+    challenges = {challenge(case.name) for case in files}
+    alike += [
+      s for s in SCHEMAS.values()
+      if s != first and (s.layout, s.modalities) == files_of and any(of_challenge(s, c) for c in challenges)
+    ]
   chosen, others = _choose(alike, cases)
   if chosen != first:
     say_schema(chosen, f"found out from the labels, of {data_dir}")

@@ -53,7 +53,7 @@ def _cells(finding: Finding, cases: str = "") -> tuple[Text, Text]:
 
 
 def _shown(text: str) -> str:
-  """Text as a terminal may have it: names of files are anybody's, and can hold anything but a slash."""
+  """Text as a terminal may have it: names of files may come from anywhere, and hold anything but a slash."""
   return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.validation import check_whole
 
 Start = tuple[int, int, int]
 
@@ -30,8 +31,8 @@ def patch_starts(brain: int, patch: int) -> tuple[int, ...]:
   Raises:
     InputError: a length is not a whole number of at least 1.
   """
-  _check_length("brain", brain)
-  _check_length("patch", patch)
+  check_whole("brain", brain, 1, numbers.Integral)
+  check_whole("patch", patch, 1, numbers.Integral)
   if brain <= patch:
     return (-((patch - brain) // 2),)
   count = -(-brain // patch)
@@ -61,8 +62,8 @@ def overlapping_starts(brain: int, patch: int, overlap: float) -> tuple[int, ...
     raise InputError(f"overlap must be a number from 0 to below 1, got {overlap!r}")
   if brain <= patch:
     return patch_starts(brain, patch)
-  _check_length("brain", brain)
-  _check_length("patch", patch)
+  check_whole("brain", brain, 1, numbers.Integral)
+  check_whole("patch", patch, 1, numbers.Integral)
   # The sum keeps 10 * (1 - 0.9) from being 0.99...
   stride = max(1, int(patch * (1 - overlap) + 1e-9))
   steps = -(-(brain - patch) // stride)
@@ -81,7 +82,7 @@ def gaussian_weights(patch: int) -> np.ndarray:
   Raises:
     InputError: the length is not a whole number of at least 1.
   """
-  _check_length("patch", patch)
+  check_whole("patch", patch, 1, numbers.Integral)
   place = (np.arange(patch) - (patch - 1) / 2) / (patch / 8)
   line = np.exp(-(place**2) / 2)
   return (line[:, None, None] * line[:, None] * line)[..., None].astype(np.float32)
@@ -141,7 +142,7 @@ class PatchAverage:
     if len(shape) != 3:
       raise InputError(f"shape must be the three spatial lengths (D, H, W), got {tuple(shape)}")
     for name, number in zip(("D", "H", "W", "channels"), (*shape, channels), strict=True):
-      _check_length(name, number)
+      check_whole(name, number, 1, numbers.Integral)
     self._total = np.zeros((*shape, channels), np.float32)
     self._count = np.zeros((*shape, 1), np.float32)
     self._weights = weights
@@ -197,8 +198,3 @@ def _overlap(
     inside.append(slice(first, stop))
     place.append(slice(first - begin, stop - begin) if stop > first else slice(0, 0))
   return tuple(inside), tuple(place)
-
-
-def _check_length(name: str, value: int) -> None:
-  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-    raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")

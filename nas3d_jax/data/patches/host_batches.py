@@ -25,6 +25,7 @@ from nas3d_jax.data.patches.augment import augment
 from nas3d_jax.data.patches.normalize import normalize
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import check_whole
 
 Batch = Mapping[str, Any]
 
@@ -163,7 +164,7 @@ def patch_batches(
   Raises:
     InputError: `refs` is empty, or a number is out of range.
   """
-  _check("patch_size", patch_size)
+  check_whole("patch_size", patch_size, 1, numbers.Integral)
   source = grain.MapDataset.source(PatchSource(dataset, refs, patch_size))
   stream = _ordered(source, batch_size, seed, epochs, shuffle, first)
   if processes > 1:
@@ -176,7 +177,7 @@ def patch_order(patches: int, *, seed: int = 0) -> Sequence[int]:
 
   Args:
     patches: their number.
-    seed: that of the stream.
+    seed: of the stream.
 
   Returns:
     A sequence without end; item i is the place of the i-th patch in the list.
@@ -190,9 +191,9 @@ def patch_order(patches: int, *, seed: int = 0) -> Sequence[int]:
 def _ordered(
   stream: grain.MapDataset, batch_size: int, seed: int, epochs: int | None, shuffle: bool, first: int
 ) -> grain.MapDataset:
-  _check("batch_size", batch_size)
-  _check("epochs", 1 if epochs is None else epochs)
-  _check("first", first, 0)
+  check_whole("batch_size", batch_size, 1, numbers.Integral)
+  check_whole("epochs", 1 if epochs is None else epochs, 1, numbers.Integral)
+  check_whole("first", first, 0, numbers.Integral)
   stream = _shuffled(stream, seed) if shuffle else stream
   if epochs is None:
     # There is no remainder to drop, but Grain's length would overflow if it counted one.
@@ -203,14 +204,9 @@ def _ordered(
 def _shuffled(stream: grain.MapDataset, seed: int) -> grain.MapDataset:
   if not len(stream):
     raise InputError("refs must hold at least one patch, got none; see patch_index")
-  _check("seed", seed, 0)
+  check_whole("seed", seed, 0, numbers.Integral)
   # Grain adds the pass to this number, so neighbouring seeds must not give neighbouring numbers.
   return stream.shuffle(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-
-
-def _check(name: str, value: int, least: int = 1) -> None:
-  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-    raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def prepare_batch(

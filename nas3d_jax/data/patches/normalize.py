@@ -34,7 +34,7 @@ def normalize(
     lam: its offset, in units of `xi`; it keeps the darkest voxel apart from the background.
     low: [..., M] least intensity over the case's non-zero voxels, the leading axes as the volume's
       or absent. By default the volume's own: right for a whole case, wrong for a patch of one.
-    high: [..., M] greatest intensity of the same.
+    high: [..., M] greatest intensity, as `low`.
 
   Returns:
     float32, or float64 where `volume` is, of the volume's shape. Where `high` equals `low` there

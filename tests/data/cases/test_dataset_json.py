@@ -107,3 +107,11 @@ def test_damaged_files(tmp_path, text, message):
 def test_channels_that_do_not_fit(tmp_path, names, message):
   with pytest.raises(InputError, match=message):
     read(tmp_path, {**TASK01, "modality": names}).channels_of(DECATHLON)
+
+
+def test_channels_that_are_called_alike(tmp_path):
+  content = {"channel_names": {"0": "CT", "1": "T1", "2": "CT"}, "labels": {"background": 0, "organ": 1}}
+  (tmp_path / "dataset.json").write_text(json.dumps(content), encoding="utf-8-sig")
+  said = DatasetJson.read(tmp_path / "dataset.json")
+  assert said.channels == ("CT", "T1", "CT_1")
+  assert said.nnunet_schema().modality_names == ("CT", "t1", "CT_1")

@@ -9,7 +9,7 @@ import pytest
 
 from nas3d_jax.data.cases.detect_schema import find_schema, for_model
 from nas3d_jax.errors import InputError
-from nas3d_jax.schema.builtin import BRATS2019, BRATS2023, BRATS2024, DECATHLON, SCHEMAS
+from nas3d_jax.schema.builtin import BRATS2019, BRATS2023, BRATS2024, BRATS2024_PED, DECATHLON, SCHEMAS
 from nas3d_jax.schema.schema import Modality
 from tests.support.layouts import LAYOUTS, PHANTOM, save, write_layout
 
@@ -53,6 +53,44 @@ def test_one_label_4_is_enough(tmp_path):
   write_layout("brats2023", tmp_path, 3, SHAPE)
   relabel(tmp_path, 1, 4, cases=1)
   assert find_schema(tmp_path, like=BRATS2023) is BRATS2024
+
+
+def named(folder, old, new):
+  """The cases with another challenge in their names."""
+  for path in sorted(folder.rglob("*"), reverse=True):
+    path.rename(path.with_name(path.name.replace(old, new)))
+
+
+def test_paediatric_cases_have_labels_of_their_own(tmp_path):
+  write_layout("brats2024", tmp_path, 3, SHAPE)
+  named(tmp_path, "BraTS-GLI", "BraTS-PED")
+  assert find_schema(tmp_path) is BRATS2024_PED
+  regions = {region.name: region.labels for region in BRATS2024_PED.regions}
+  assert regions == {"WT": (1, 2, 3, 4), "TC": (1, 2, 3), "ET": (1,)}
+
+
+def test_paediatric_cases_without_a_label_4_are_a_question(tmp_path):
+  write_layout("brats2023", tmp_path, 3, SHAPE)
+  named(tmp_path, "BraTS-GLI", "BraTS-PED")
+  with pytest.raises(InputError, match=r"brats2023 and brats2024ped, and no label 4 .* --schema=brats2024ped"):
+    find_schema(tmp_path)
+
+
+def test_a_label_4_of_cases_that_name_no_challenge_is_a_question(tmp_path):
+  write_layout("brats2024", tmp_path, 3, SHAPE)
+  named(tmp_path, "BraTS-GLI", "Patient")
+  with pytest.raises(InputError, match=r"brats2024 and brats2024ped, and nothing tells which"):
+    find_schema(tmp_path)
+
+
+def test_labels_are_named_with_all_their_digits(tmp_path):
+  write_layout("brats2019", tmp_path, 1, SHAPE)
+  for path in tmp_path.rglob("*seg.nii.gz"):
+    data = np.asarray(nib.load(path).dataobj).astype(np.float64)
+    data[data == 2] = 2.01
+    save(path, data)
+  with pytest.raises(InputError, match=r": 2\.01\)"):
+    find_schema(tmp_path)
 
 
 def test_without_segmentations(tmp_path):
@@ -124,7 +162,7 @@ def test_by_file(tmp_path):
   ("given", "message"),
   [
     ("brats2021", "there is no schema 'brats2021'; give one of .* YAML file; brats2019 is that of 2017 to 2021"),
-    ("mine", "there is no schema 'mine'; give one of brats2019, brats2023, brats2024, decathlon, nnunet, or a YAML"),
+    ("mine", "there is no schema 'mine'; give one of brats2019, .*, brats2024ped, decathlon, nnunet, or a YAML"),
     ("", "there is no schema ''"),
     ("nnunet", "schema nnunet is made from dataset.json, but there is none in"),
     ("none.yaml", "none.yaml cannot be read"),

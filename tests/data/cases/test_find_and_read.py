@@ -227,7 +227,7 @@ def test_label_outside_the_schema(tmp_path, value, seen):
   save(make_case(tmp_path) / "A_1_seg.nii.gz", labels)
   fault = only_fault(tmp_path)
   assert fault.reason == (
-    f"segmentation has 2 voxels with labels ({seen}) that schema 'brats2019' does not know "
+    f"segmentation has 2 voxels with values ({seen}) that are no labels of schema 'brats2019' "
     "(0, 1, 2, 4)"
   )
 

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nas3d_jax.data.cases.nifti import VolumeError, read_volume
+from nas3d_jax.data.cases.nifti import VolumeError, read_affine, read_labels, read_volume
 
 SHAPE = (4, 5, 6)
 RAMP = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
@@ -36,8 +36,60 @@ def test_a_volume_with_channels(tmp_path):
   np.testing.assert_array_equal(volume.data, data)
   assert volume.spacing == (1, 2, 3)
   save(tmp_path / "v.nii.gz", RAMP)
-  with pytest.raises(VolumeError, match=r"four axes of at least one voxel, got shape \(4, 5, 6\)"):
+  np.testing.assert_array_equal(read_volume(tmp_path / "v.nii.gz", axes=4).data, RAMP[..., None])
+  save(tmp_path / "v.nii.gz", RAMP[0])
+  with pytest.raises(VolumeError, match=r"four axes of at least one voxel, got shape \(5, 6\)"):
     read_volume(tmp_path / "v.nii.gz", axes=4)
+
+
+@pytest.mark.parametrize("axes", [3, 4])
+def test_further_axes_of_length_1_are_left_out(tmp_path, axes):
+  data = RAMP if axes == 3 else np.stack([RAMP, RAMP], -1)
+  save(tmp_path / "v.nii.gz", data[..., None, None])
+  volume = read_volume(tmp_path / "v.nii.gz", axes)
+  np.testing.assert_array_equal(volume.data, data)
+  assert volume.notes == (f"v.nii.gz has shape {(*data.shape, 1, 1)}; further axes of length 1 are left out",)
+
+
+@pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
+def test_nifti_2(tmp_path, name):
+  affine = np.array([[0, 0, 1.5, -3], [-2, 0, 0, 4], [0, 1, 0, 5], [0, 0, 0, 1]])
+  image = nib.Nifti2Image(RAMP, affine)
+  image.header.set_xyzt_units("mm")
+  image.header.set_slope_inter(2, 1)
+  nib.save(image, tmp_path / name)
+  expected, volume = nib.load(tmp_path / name), read_volume(tmp_path / name)
+  np.testing.assert_array_equal(volume.data, expected.get_fdata())
+  np.testing.assert_array_equal(volume.affine, affine)
+  np.testing.assert_array_equal(read_affine(tmp_path / name), affine)
+  assert type(volume.header) is nib.Nifti1Header
+  np.testing.assert_allclose(volume.header.get_best_affine(), affine, atol=1e-6)
+  assert volume.header.get_data_shape() == SHAPE
+  assert volume.header.get_xyzt_units()[0] == "mm"
+  # It goes into a file that others read.
+  nib.save(nib.Nifti1Image(RAMP, None, volume.header), tmp_path / "out.nii.gz")
+  np.testing.assert_allclose(nib.load(tmp_path / "out.nii.gz").affine, affine, atol=1e-6)
+
+
+def test_a_pair_of_files(tmp_path):
+  nib.save(nib.Nifti1Pair(RAMP, np.eye(4)), tmp_path / "v.hdr")
+  (tmp_path / "v.hdr").rename(tmp_path / "v.nii")
+  with pytest.raises(VolumeError, match=r"v\.nii is the header of a pair, whose .* \(\.img\); convert the pair"):
+    read_volume(tmp_path / "v.nii")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_labels_within_rounding_are_whole(tmp_path, dtype):
+  labels = np.array([0, 1, 2.9999998, 3.00005, 4.0009], dtype).reshape(5, 1, 1)
+  save(tmp_path / "v.nii.gz", labels)
+  volume = read_labels(tmp_path / "v.nii.gz")
+  assert volume.data.ravel().tolist() == [0, 1, 3, 3, 4]
+  assert volume.notes == ("the labels of v.nii.gz are whole numbers but for rounding, and taken as such",)
+  labels[4] = 4.01
+  save(tmp_path / "v.nii.gz", labels)
+  np.testing.assert_array_equal(read_labels(tmp_path / "v.nii.gz").data, labels)
+  save(tmp_path / "v.nii.gz", np.rint(labels))
+  assert read_labels(tmp_path / "v.nii.gz").notes == ()
 
 
 def truncated(raw, path):
@@ -103,7 +155,7 @@ def flat_affine(raw, path):
     (huge_claim, "truncated"),
     (four_axes, r"three axes of at least one voxel, got shape \(4, 5, 6, 2\)"),
     (complex_voxels, "holds complex64 voxels"),
-    (no_header, "no NIfTI-1 header"),
+    (no_header, "no NIfTI header"),
     (plain, "not compressed with gzip, against its name"),
     (far_voxels, "header of v.nii.gz puts its voxels at byte nan"),
     (flat_affine, "affine of v.nii.gz cannot be inverted"),

@@ -143,7 +143,7 @@ def test_what_is_wrong_with_files_of_the_decathlon(tmp_path):
   save(third, data)
   assert faults_of(tmp_path, DECATHLON) == [
     "BRATS_001: BRATS_001.nii.gz has 3 channels, but dataset.json 4 (flair, t1, t1ce, t2)",
-    f"BRATS_002: BRATS_002.nii.gz must have four axes of at least one voxel, got shape {SHAPE}",
+    "BRATS_002: BRATS_002.nii.gz has 1 channels, but dataset.json 4 (flair, t1, t1ce, t2)",
     "BRATS_003: t1ce has 1 voxels that are NaN, infinite or beyond single precision",
   ]
 
@@ -170,3 +170,14 @@ def test_another_layout_than_the_schemas(tmp_path):
   write_layout("nnunet", tmp_path, 1, SHAPE)
   with pytest.raises(InputError, match="is of layout 'nnunet', but schema 'decathlon' of 'decathlon'"):
     find_cases(tmp_path, DECATHLON)
+
+
+def test_a_segmentation_that_carries_the_number_of_a_channel(tmp_path):
+  first, *_ = write_layout("nnunet", tmp_path, 2, SHAPE)
+  path = tmp_path / "labelsTr" / f"{first}.nii.gz"
+  path.rename(path.with_name(f"{first}_0000.nii.gz"))
+  _, faults = find_cases(tmp_path, find_schema(tmp_path, labels=False))
+  assert [str(fault) for fault in faults] == [
+    f"{first}_0000: labelsTr/{first}_0000.nii.gz carries the number of a channel, as only images do; call it "
+    f"{first}.nii.gz"
+  ]

@@ -124,7 +124,7 @@ def test_every_bad_case_in_one_go(data_dir, out):
     ("Phantom_0002: no flair image Phantom_0002_flair.nii.gz", "add the file"),
     ("Phantom_0003: 1 labelled voxels lie where all modalities are zero", "clear them"),
     ("Phantom_0004: Phantom_0004_t2.nii.gz is truncated", "download the file again"),
-    ("Phantom_0004: segmentation has 1 voxels with labels (3)", "correct the labels"),
+    ("Phantom_0004: segmentation has 1 voxels with values (3)", "correct the labels"),
   ]
   assert len(lines) == len(expected)
   for line, (reason, remedy) in zip(lines, expected, strict=True):

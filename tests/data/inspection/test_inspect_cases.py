@@ -1,6 +1,7 @@
 """Inspection: every fault, planted alone among good cases, is found, named with its case, and nothing else is."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -179,6 +180,10 @@ FAULTS = {
     lambda d: edit(d, 3, "t1", slope=1.125),
     3, "scale", "t1.nii.gz has scale factors, slope 1.125 and intercept 0",
   ),
+  "put_right": (
+    lambda d: edit(d, 3, "seg", lambda voxels: voxels * np.float32(1.0001)),
+    3, "put_right", "labels of .*seg.nii.gz are whole numbers but for rounding",
+  ),
   "shape": (crop, 2, "shape", "shape 24 x 24 x 22, but 24 x 24 x 24 in 5 of 6 cases"),
   "spacing": (all_of(2, THICK), 2, "spacing", "voxel size 1 x 1 x 2 mm, but 1 x 1 x 1 mm in 5 of 6 cases"),
   "orientation": (all_of(2, FLIP), 2, "orientation", "orientation RPS, but LPS in 5 of 6 cases"),
@@ -330,6 +335,7 @@ def test_a_case_that_is_too_large_for_memory_stops_nothing(good, monkeypatch):
     return read(file, axes)
 
   monkeypatch.setattr(examine_case, "read_volume", limited)
+  monkeypatch.setattr(examine_case, "read_labels", functools.partial(limited, axes=3))
   findings = inspect_cases(good, workers=2).findings
   assert {finding.case for finding in findings} == {NAMES[1]}
   assert len(findings) == 5
