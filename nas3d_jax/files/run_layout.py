@@ -55,7 +55,7 @@ FIGURES, TABLES = "figures", "tables"
 MADE = "made.json"
 """Beside the figures: what each was drawn from."""
 
-RECORDS = tuple(
+MARKS = tuple(
   map(frozenset, ((MANIFEST, CONFIG), (IMAGE,), (CONFIG, CHECKPOINTS), (PREDICTIONS_JSON,), (SCORES_JSON,), (PAGE,)))
 )
 """Names that together mark a folder as written by this library: it holds no cases."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
 from nas3d_jax.errors import InputError
-from nas3d_jax.files.run_layout import RECORDS
+from nas3d_jax.files.run_layout import MARKS
 from nas3d_jax.schema.schema import Schema
 
 GRADES = ("HGG", "LGG")
@@ -68,7 +68,7 @@ def _case_folders(folder: Path, depth: int) -> list[tuple[Path, bool]]:
   """These folders, and whether each holds NIfTI files."""
   children = [child for child in sorted(folder.iterdir()) if not child.name.startswith(".")]
   names = {child.name for child in children}
-  if folder.name in _NO_CASES or any(names >= record for record in RECORDS):
+  if folder.name in _NO_CASES or any(names >= mark for mark in MARKS):
     return []
   found = [(folder, True)] if any(_is_nifti(child) for child in children) else []
   folders = [child for child in children if child.is_dir()] if depth else []
