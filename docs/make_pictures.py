@@ -13,10 +13,11 @@ from PIL import Image
 
 from nas3d_jax.evaluation.scores import Scores
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.search_space import family
 from nas3d_jax.report import gallery
 from nas3d_jax.report.case_figures import examples_figure
 from nas3d_jax.report.case_views import find_files, folder_view
-from nas3d_jax.report.cell_figures import FAMILIES, draw_cell, family
+from nas3d_jax.report.cell_figures import FAMILIES, draw_cell
 
 PICTURE = Path(__file__).parent / "pictures" / "demo.png"
 

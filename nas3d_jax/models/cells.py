@@ -17,7 +17,7 @@ from nas3d_jax.models import convolutions, fused_operations, group_norm, operati
 from nas3d_jax.models.config import Variant
 from nas3d_jax.models.cpu_tuning import materialize
 from nas3d_jax.models.initialization import declare
-from nas3d_jax.models.search_space import CANDIDATES, CellKind, Direction, Row, direction, edge_row, reading_nodes
+from nas3d_jax.models.search_space import CANDIDATES, CellKind, Direction, Row, direction_of, edge_row, reading_nodes
 
 
 class Projection(nn.Module):
@@ -132,10 +132,10 @@ class SearchCell(nn.Module):
     nodes: list[jax.Array | int] = [0] * self.nodes
     for state in range(self.nodes + 1):
       readers = reading_nodes(state, self.nodes)
-      towards = direction(self.kind, state)
+      direction = direction_of(self.kind, state)
       rows = jnp.asarray([edge_row(self.kind, node, state) for node in readers])
-      modules = HybridModules(towards, self.channels, len(readers), self.variant, name=f"state_{state}")
-      mixed = modules(states[state], weights[towards][rows])
+      modules = HybridModules(direction, self.channels, len(readers), self.variant, name=f"state_{state}")
+      mixed = modules(states[state], weights[direction][rows])
       for index, node in enumerate(readers):
         nodes[node] = nodes[node] + mixed[..., index, :]
       if state:
@@ -179,17 +179,17 @@ class DerivedCell(nn.Module):
     Rows with the same operation are stacked: they are the edges of that operation.
     """
     rows = [index for index, (_, source) in enumerate(self.rows) if source == state]
-    towards = direction(self.kind, state)
+    direction = direction_of(self.kind, state)
     by_operation: dict[str, list] = {}
-    places = []  # row, its operation, which edge of that operation it is
+    found = []  # row, its operation, which edge of that operation it is
     for row in rows:
       name = self.rows[row][0]
       edges = by_operation.setdefault(name, [])
-      places.append((row, name, len(edges)))
+      found.append((row, name, len(edges)))
       edges.append(operations.Parameters(name, self.channels, variant=self.variant, name=f"op_{row}")())
     stacked = {name: operations.stack(edges, name, self.channels, self.variant) for name, edges in by_operation.items()}
     ones = {name: jnp.ones(len(edges)) for name, edges in by_operation.items()}
-    results = fused_operations.evaluate(x, stacked, towards, self.variant, ones, summed=False)
+    results = fused_operations.evaluate(x, stacked, direction, self.variant, ones, summed=False)
     outputs = dict(zip(stacked, results, strict=True))
-    finish = convolutions.depth_to_space if towards == "up" else (lambda y: y)
-    return [(row, finish(outputs[name][..., edge, :])) for row, name, edge in places]
+    finish = convolutions.depth_to_space if direction == "up" else (lambda y: y)
+    return [(row, finish(outputs[name][..., edge, :])) for row, name, edge in found]

@@ -43,7 +43,7 @@ import jax.numpy as jnp
 from nas3d_jax.errors import InputError
 from nas3d_jax.models import convolutions, group_norm
 from nas3d_jax.models.config import Variant
-from nas3d_jax.models.search_space import Direction
+from nas3d_jax.models.search_space import Direction, family
 
 Params = Mapping[str, Any]
 
@@ -104,8 +104,8 @@ def _raw_outputs(
   raws: list[_RawOutput] = []
   dense_kernels: dict[str, jax.Array] = {}
   for name, params in operations.items():
-    match kind(name):
-      case "avg_pool" | "max_pool":
+    match family(name):
+      case "pool" if name in ("avg_pool", "max_pool"):
         finished[name] = _pool(x, name, weights[name])
       case "identity":
         raws.append(_RawOutput((name,), x[..., None, :]))
@@ -150,25 +150,20 @@ def _normalize(
   layout = tuple(
     group_norm.Rows(
       tuple(weights[name].shape[0] for name in raw.names),
-      tuple(not (variant == "released" and kind(name) == "se_conv") for name in raw.names),
+      tuple(not (variant == "released" and family(name) == "se_conv") for name in raw.names),
     )
     for raw in raws
   )
   return group_norm.normalized([raw.y for raw in raws], bias, scale, shift, weight, layout, summed)
 
 
-def kind(name: str) -> str:
-  """What an operation computes, whatever it does to the resolution: "up_dil_conv" -> "dil_conv"."""
-  return name.removeprefix("down_").removeprefix("up_")
-
-
 def rank(name: str) -> int:
-  """Place of an operation among those whose rows `evaluate` reads together; `packing` stores them in this order.
+  """Sort key of an operation among those whose rows `evaluate` reads together; `packing` stores them in this order.
 
   An operation that is not listed comes last. Then its rows are copied in each step, and no result changes.
   """
   order = ("identity", "dil_conv", "se_conv", "dep_conv", "conv")
-  return order.index(kind(name)) if kind(name) in order else len(order)
+  return order.index(family(name)) if family(name) in order else len(order)
 
 
 def _stack_rows(parts: Sequence[jax.Array]) -> jax.Array:

@@ -18,7 +18,7 @@ from nas3d_jax.models.search_space import (
   CELLS,
   CellKind,
   Row,
-  direction,
+  direction_of,
   hybrid_weights,
   operation_direction,
 )
@@ -156,7 +156,7 @@ def _strongest_rows(weights: Mapping[tuple[int, int], np.ndarray], cell: CellKin
     # Times the number of candidates, so that a weight out of 6 competes fairly with one out of 5.
     strength = {state: weights[node, state].max() * len(weights[node, state]) for state in range(node + 2)}
     kept = sorted(sorted(strength, key=lambda state: -strength[state])[:2])
-    rows += [(CANDIDATES[direction(cell, state)][int(weights[node, state].argmax())], state) for state in kept]
+    rows += [(CANDIDATES[direction_of(cell, state)][int(weights[node, state].argmax())], state) for state in kept]
   return tuple(rows)
 
 
@@ -171,13 +171,13 @@ def _checked_rows(cell: CellKind, rows: Any) -> tuple[Row, ...]:
       raise InputError(f"{where} must be (operation, state), got {row!r:.200}")
     name, state = row
     try:
-      kind = operation_direction(name)
+      direction = operation_direction(name)
     except InputError as error:
       raise InputError(f"{where}: {error}") from None
     if isinstance(state, bool) or not isinstance(state, int) or not 0 <= state < node + 2:
       raise InputError(f"{where}: node {node} reads states 0 to {node + 1}, got {state!r}")
-    wanted = direction(cell, state)
-    if kind != wanted:
+    wanted = direction_of(cell, state)
+    if direction != wanted:
       raise InputError(f"{where}: state {state} takes one of {', '.join(CANDIDATES[wanted])}; got {name!r}")
     if index % 2 and checked[-1][1] == state:
       raise InputError(f"{where}: node {node} reads state {state} twice; its two rows must read different states")

@@ -14,7 +14,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.models import convolutions, fused_operations
 from nas3d_jax.models.config import Variant
 from nas3d_jax.models.initialization import declare
-from nas3d_jax.models.search_space import operation_direction
+from nas3d_jax.models.search_space import family, operation_direction
 
 Path = tuple[str, str]
 
@@ -49,31 +49,31 @@ def parameter_shapes(operation: str, channels: int, variant: Variant) -> dict[Pa
   Raises:
     InputError: no such operation.
   """
-  kind, resolution = fused_operations.kind(operation), operation_direction(operation)
+  computes, direction = family(operation), operation_direction(operation)
   norm = {("norm", "scale"): Leaf((channels,)), ("norm", "bias"): Leaf((channels,))}
   conv = {
     ("conv", "kernel"): Leaf((3, 3, 3, channels, channels)),
     ("conv", "bias"): Leaf((channels,)),
   }
-  if kind in ("avg_pool", "max_pool"):
+  if computes == "pool":
     return {}
-  if kind == "identity":
+  if computes == "identity":
     return norm
-  if kind == "dep_conv":
+  if computes == "dep_conv":
     return {
       ("depthwise", "kernel"): Leaf((3, 3, 3, channels), edge_axis=-1),
       ("depthwise", "bias"): Leaf((channels,)),
       ("pointwise", "kernel"): Leaf((channels, channels)),
       ("pointwise", "bias"): Leaf((channels,)),
     } | norm
-  if kind == "se_conv":
+  if computes == "se_conv":
     gate = {
       ("squeeze", "kernel"): Leaf((channels,), edge_axis=-1),
       ("squeeze", "bias"): Leaf((), edge_axis=-1),
       ("excite", "kernel"): Leaf((channels,)),
       ("excite", "bias"): Leaf((channels,)),
     }
-    return gate if variant == "released" and resolution == "normal" else gate | conv | norm
+    return gate if variant == "released" and direction == "normal" else gate | conv | norm
   return conv | norm
 
 
@@ -144,13 +144,13 @@ class Operation(nn.Module):
     Raises:
       InputError: another number of channels, or an odd length to be halved.
     """
-    resolution = operation_direction(self.operation)
+    direction = operation_direction(self.operation)
     if x.ndim != 5 or x.shape[-1] != self.channels:
       raise InputError(f"x must be [N, D, H, W, {self.channels}] for {self.operation}, got shape {x.shape}")
-    if resolution == "down" and any(length % 2 for length in x.shape[1:4]):
+    if direction == "down" and any(length % 2 for length in x.shape[1:4]):
       raise InputError(f"x must have even lengths to be halved by {self.operation}, got shape {x.shape}; pad it")
     params = declare(self, layer_shapes(self.operation, self.channels, self.variant))
     stacked = stack([params], self.operation, self.channels, self.variant)
     ones = {self.operation: jnp.ones(1)}
-    (y,) = fused_operations.evaluate(x, {self.operation: stacked}, resolution, self.variant, ones, summed=False)
-    return (convolutions.depth_to_space(y) if resolution == "up" else y)[..., 0, :]
+    (y,) = fused_operations.evaluate(x, {self.operation: stacked}, direction, self.variant, ones, summed=False)
+    return (convolutions.depth_to_space(y) if direction == "up" else y)[..., 0, :]

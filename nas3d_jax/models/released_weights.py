@@ -25,7 +25,7 @@ from nas3d_jax.models.search_space import (
   CANDIDATES,
   CELLS,
   CellKind,
-  direction,
+  direction_of,
   edge_list,
   hybrid_shapes,
   operation_direction,
@@ -87,7 +87,7 @@ def convert_supernet(state_dict: Mapping[str, np.ndarray], config: NetworkConfig
   for name in hybrid_shapes(config):
     cell, kind = name.split("_")
     table = np.asarray(state_dict[f"alpha{1 if kind == 'normal' else 2}_{cell}"], np.float32)
-    used = [index for index, (_, state) in enumerate(edge_list(config.nodes)) if direction(cell, state) == kind]
+    used = [index for index, (_, state) in enumerate(edge_list(config.nodes)) if direction_of(cell, state) == kind]
     params["hybrid"][name] = table[used]
   return {"params": params}
 
@@ -245,7 +245,7 @@ def _search_cells(config: NetworkConfig) -> Iterator[_Entry]:
   numbers = {edge: number for number, edge in enumerate(edge_list(config.nodes))}
   for cell, level, channels, _, _ in _cells(config):
     for state in range(config.nodes + 1):
-      for column, name in enumerate(CANDIDATES[direction(cell, state)]):
+      for column, name in enumerate(CANDIDATES[direction_of(cell, state)]):
         for node in reading_nodes(state, config.nodes):
           prefix = f"kernel.{cell}_cells.{level}._ops.{numbers[node, state]}._ops.{column}."
           target = (f"{cell}_{level}", f"state_{state}", name)

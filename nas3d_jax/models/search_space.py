@@ -54,7 +54,7 @@ def reading_nodes(state: int, nodes: int) -> tuple[int, ...]:
   return tuple(range(max(0, state - 1), nodes))
 
 
-def direction(cell: CellKind, state: int) -> Direction:
+def direction_of(cell: CellKind, state: int) -> Direction:
   """What hybrid modules on `state` do to the resolution (Fig. 5): downward they halve X0, X1; upward they double X1."""
   if cell == "down":
     return "down" if state <= 1 else "normal"
@@ -67,11 +67,16 @@ def operation_direction(operation: str) -> Direction:
   Raises:
     InputError: no such operation.
   """
-  for kind, names in CANDIDATES.items():
+  for direction, names in CANDIDATES.items():
     if operation in names:
-      return kind
+      return direction
   known = ", ".join(name for names in CANDIDATES.values() for name in names)
   raise InputError(f"operation must be one of {known}; got {operation!r}")
+
+
+def family(operation: str) -> str:
+  """What an operation computes, whatever its direction: "up_dil_conv" -> "dil_conv", "max_pool" -> "pool"."""
+  return "pool" if operation.endswith("_pool") else operation.removeprefix("down_").removeprefix("up_")
 
 
 def hybrid_shapes(config: NetworkConfig) -> dict[str, tuple[int, int]]:
@@ -82,16 +87,16 @@ def hybrid_shapes(config: NetworkConfig) -> dict[str, tuple[int, int]]:
   """
   shapes = {}
   for cell in CELLS:
-    for kind, names in CANDIDATES.items():
-      count = sum(direction(cell, state) == kind for _, state in edge_list(config.nodes))
+    for direction, names in CANDIDATES.items():
+      count = sum(direction_of(cell, state) == direction for _, state in edge_list(config.nodes))
       if count:
-        shapes[f"{cell}_{kind}"] = (count, len(names))
+        shapes[f"{cell}_{direction}"] = (count, len(names))
   return shapes
 
 
 def edge_row(cell: CellKind, node: int, state: int) -> int:
   """The row of an edge in the array of its direction (see `hybrid_shapes`)."""
-  same = [edge for edge in edge_list(node + 1) if direction(cell, edge[1]) == direction(cell, state)]
+  same = [edge for edge in edge_list(node + 1) if direction_of(cell, edge[1]) == direction_of(cell, state)]
   return same.index((node, state))
 
 
@@ -122,7 +127,7 @@ def hybrid_weights(hybrid: Mapping[str, Any], config: NetworkConfig) -> dict[str
     values[name] = exponentials / exponentials.sum(axis=-1, keepdims=True)
   return {
     cell: {
-      (node, state): values[f"{cell}_{direction(cell, state)}"][edge_row(cell, node, state)]
+      (node, state): values[f"{cell}_{direction_of(cell, state)}"][edge_row(cell, node, state)]
       for node, state in edge_list(config.nodes)
     }
     for cell in CELLS

@@ -13,26 +13,23 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.search_space import CANDIDATES, CellKind, direction, edge_list
-from nas3d_jax.report.gallery import BLUE, GREEN, INK, ORANGE, PURPLE, RED, SKY, WIDTH, bare, new_figure
+from nas3d_jax.models.search_space import CANDIDATES, CellKind, direction_of, edge_list, family
+from nas3d_jax.report.gallery import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, WIDTH, bare, new_figure
 
 Edge = tuple[int, int, str, str]  # node, state it reads, text of the box, its colour
 
-FAMILIES: Mapping[str, str] = {
+_COLOURS: Mapping[str, str] = {
   "pool": RED, "identity": PURPLE, "se_conv": GREEN, "dil_conv": SKY, "dep_conv": ORANGE, "conv": BLUE
 }
-"""Kind of operation -> its colour, whatever it does to the resolution."""
+FAMILIES: Mapping[str, str] = {
+  **_COLOURS,
+  **{family(name): _COLOURS.get(family(name), GREY) for names in CANDIDATES.values() for name in names},
+}
+"""Family of operations -> its colour; one that has none of its own is grey."""
 
 _STEPS: Mapping[str, str] = {"normal": "same size", "down": "halves", "up": "doubles"}
 _DIRECTION_COLOURS: Mapping[str, str] = {"normal": BLUE, "down": ORANGE, "up": GREEN}
 _COLUMN, _ROW, _BOX, _BOX_HEIGHT, _DROP = 2.75, 1.0, 1.72, 0.42, 0.42
-
-
-def family(operation: str) -> str:
-  """The kind of an operation: "up_dil_conv" -> "dil_conv", "max_pool" -> "pool"."""
-  if operation.endswith("_pool"):
-    return "pool"
-  return operation.removeprefix("down_").removeprefix("up_")
 
 
 def searched_cells_figure(genotype: Genotype) -> Figure:
@@ -52,9 +49,9 @@ def search_cells_figure(nodes: int) -> Figure:
   for axes, kind in zip(places, cells.values(), strict=True):
     edges = []
     for node, state in edge_list(nodes):
-      towards = direction(kind, state)
-      text = f"mix of {len(CANDIDATES[towards])}, {_STEPS[towards]}"
-      edges.append((node, state, text, _DIRECTION_COLOURS[towards]))
+      direction = direction_of(kind, state)
+      text = f"mix of {len(CANDIDATES[direction])}, {_STEPS[direction]}"
+      edges.append((node, state, text, _DIRECTION_COLOURS[direction]))
     draw_cell(axes, kind, nodes, edges)
   return figure
 

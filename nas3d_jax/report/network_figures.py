@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from nas3d_jax.models.config import NetworkConfig
-from nas3d_jax.models.search_space import CANDIDATES, CELLS, direction
-from nas3d_jax.report.cell_figures import FAMILIES, family
+from nas3d_jax.models.search_space import CANDIDATES, CELLS, direction_of, family
+from nas3d_jax.report.cell_figures import FAMILIES
 from nas3d_jax.report.gallery import BLUE, GREEN, GREY, INK, ORANGE, RED, bare, new_figure
 
 _DIRECTIONS = ("down", "normal", "up")
@@ -99,24 +99,24 @@ def backbone_figure(config: NetworkConfig, patch: int) -> Figure:
 
 
 def hybrid_modules_figure(record: Mapping[str, Any]) -> Figure:
-  """One hybrid module of each kind with its softmax weights after an epoch (Fig. 4).
+  """One hybrid module of each direction with its softmax weights after an epoch (Fig. 4).
 
   Args:
     record: of an epoch of the search, with "epoch" and "hybrid_weights".
   """
   modules = []
-  for towards in _DIRECTIONS:
+  for direction in _DIRECTIONS:
     every = [(cell, module) for cell in CELLS for module in record["hybrid_weights"][cell]]
-    found = [(towards, *pair) for pair in every if direction(pair[0], pair[1]["state"]) == towards]
+    found = [(direction, *pair) for pair in every if direction_of(pair[0], pair[1]["state"]) == direction]
     modules += found[:1]
-  figure = new_figure(0.9 + 0.28 * sum(len(CANDIDATES[towards]) + 1 for towards, _, _ in modules))
-  heights = [len(CANDIDATES[towards]) + 1 for towards, _, _ in modules]
-  for axes, (towards, cell, module) in zip(
+  figure = new_figure(0.9 + 0.28 * sum(len(CANDIDATES[direction]) + 1 for direction, _, _ in modules))
+  heights = [len(CANDIDATES[direction]) + 1 for direction, _, _ in modules]
+  for axes, (direction, cell, module) in zip(
     figure.subplots(len(modules), 1, height_ratios=heights, squeeze=False)[:, 0], modules, strict=True
   ):
     state = f"X{module['state']}" if module["state"] < 2 else f"node {module['state'] - 2}"
-    axes.set_title(f"{cell}ward cell, {state} to node {module['node']}: {_WHAT[towards]}", loc="left", fontsize=9.5)
-    _module(axes, state, f"node {module['node']}", CANDIDATES[towards], module["weights"])
+    axes.set_title(f"{cell}ward cell, {state} to node {module['node']}: {_WHAT[direction]}", loc="left", fontsize=9.5)
+    _module(axes, state, f"node {module['node']}", CANDIDATES[direction], module["weights"])
   figure.suptitle(f"softmax weights at the start of epoch {record['epoch']}", fontsize=9, color=GREY)
   return figure
 

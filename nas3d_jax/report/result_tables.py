@@ -11,8 +11,8 @@ from nas3d_jax.evaluation import metrics
 from nas3d_jax.evaluation.comparison import LEVEL, SAMPLES, PairedDifference, paired_difference
 from nas3d_jax.evaluation.scores import label
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.search_space import CELLS
-from nas3d_jax.report.cell_figures import FAMILIES, family
+from nas3d_jax.models.search_space import CELLS, family
+from nas3d_jax.report.cell_figures import FAMILIES
 from nas3d_jax.report.run_contents import NETWORKS, SPLITS, History, Material
 from nas3d_jax.report.score_figures import SHORT
 from nas3d_jax.report.table import Table, make_table
@@ -154,16 +154,16 @@ def costs_table(material: Material) -> Table:
 
 
 def genotypes_table(material: Material) -> Table:
-  """How often each kind of operation was chosen by each search, and how much the searches agree."""
+  """How often each family of operations was chosen by each search, and how much the searches agree."""
   searches = {"seed 0": material.search, **{f"seed {k}": h for k, h in material.seeds.items() if k != "0"}}
   searches |= {f"nested, fold {fold}": history for fold, history in material.nested.items()}
   found = {name: history.genotype for name, history in searches.items() if history and history.genotype}
   first = next(iter(found.values()), None)
   rows = []
   for name, genotype in found.items():
-    kinds = [family(operation) for operation, _ in genotype.down + genotype.up]
-    counts = [str(kinds.count(kind)) for kind in FAMILIES]
-    plain = sum(kind in ("pool", "identity") for kind in kinds) / len(kinds)
+    chosen = [family(operation) for operation, _ in genotype.down + genotype.up]
+    counts = [str(chosen.count(one)) for one in FAMILIES]
+    plain = sum(one in ("pool", "identity") for one in chosen) / len(chosen)
     same = "–" if genotype is first else f"{agreement(first, genotype):.0%}"
     rows.append([name, str(len(searches[name].records)), *counts, f"{plain:.0%}", same])
   caption = (

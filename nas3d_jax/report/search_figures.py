@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nas3d_jax.models.search_space import CANDIDATES, CELLS, direction
-from nas3d_jax.report.cell_figures import FAMILIES, family
+from nas3d_jax.models.search_space import CANDIDATES, CELLS, direction_of, family
+from nas3d_jax.report.cell_figures import FAMILIES
 from nas3d_jax.report.gallery import BLUE, GREEN, GREY, INK, NETWORK_COLOURS, ORANGE, PURPLE, new_figure
 from nas3d_jax.report.run_contents import NETWORKS, History
 
@@ -64,7 +64,7 @@ def weights_figure(search: History, cell: str) -> Figure:
   for axes in places.flat[len(modules) :]:
     axes.set_axis_off()
   for index, (axes, module) in enumerate(zip(places.flat, modules, strict=False)):
-    names = CANDIDATES[direction(cell, module["state"])]
+    names = CANDIDATES[direction_of(cell, module["state"])]
     drawn = axes.imshow(
       np.array([epoch[index]["weights"] for epoch in every]).T,
       aspect="auto",
@@ -85,7 +85,7 @@ def weights_figure(search: History, cell: str) -> Figure:
 
 
 def entropy_figure(search: History) -> Figure:
-  """Mean entropy of the hybrid modules, and how often each kind of operation stands in the genotype of an epoch."""
+  """Mean entropy of the hybrid modules, and how often each family of operations stands in the genotype of an epoch."""
   epochs = search.column("epoch")
   figure = new_figure(5.2)
   upper, lower = figure.subplots(2, 1, height_ratios=(2, 3))
@@ -99,13 +99,13 @@ def entropy_figure(search: History) -> Figure:
   upper.set_title("entropy of the softmax weights; 0 where one operation has all the weight")
   upper.set_ylabel("mean entropy (nats)")
   upper.legend(loc="best", ncols=2)
-  kinds = list(FAMILIES)
+  families = list(FAMILIES)
   counts = np.array([operation_families(record["genotype"]) for record in search.records]).T
   drawn = lower.imshow(
     counts, aspect="auto", interpolation="nearest", cmap="cividis", vmin=0,
-    extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(kinds) - 0.5, -0.5),
+    extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(families) - 0.5, -0.5),
   )
-  lower.set_yticks(range(len(kinds)), kinds)
+  lower.set_yticks(range(len(families)), families)
   lower.set(xlabel="epoch", title="operations in the genotype of each epoch, both cells")
   lower.grid(False)
   bar = figure.colorbar(drawn, ax=lower, label="times")
@@ -116,9 +116,9 @@ def entropy_figure(search: History) -> Figure:
 
 
 def operation_families(rows: Mapping[str, Sequence[Sequence]]) -> list[int]:
-  """How often each kind of `FAMILIES` stands in the rows of both cells."""
+  """How often each of `FAMILIES` stands in the rows of both cells."""
   found = [family(name) for cell in CELLS for name, _ in rows[cell]]
-  return [found.count(kind) for kind in FAMILIES]
+  return [found.count(name) for name in FAMILIES]
 
 
 def rates_figure(search: History | None, trainings: Mapping[tuple[str, str], History]) -> Figure:

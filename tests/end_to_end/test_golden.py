@@ -13,7 +13,7 @@ from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.networks import DerivedNet, Supernet
 from nas3d_jax.models.operations import Operation
 from nas3d_jax.models.released_weights import convert_derived, convert_operation, convert_supernet
-from nas3d_jax.models.search_space import CANDIDATES, direction, edge_list, hybrid_shapes
+from nas3d_jax.models.search_space import CANDIDATES, direction_of, edge_list, hybrid_shapes
 from nas3d_jax.training.losses import dice_loss
 
 OPERATIONS = [name for names in CANDIDATES.values() for name in names]
@@ -121,7 +121,7 @@ def test_genotype(golden, number):
   case = json.loads(golden("genotypes.json").read_text())[number]
   hybrid = {}
   for name in hybrid_shapes(CONFIG):
-    cell, kind = name.split("_")
-    rows = [row for row, (_, state) in enumerate(edge_list(3)) if direction(cell, state) == kind]
-    hybrid[name] = jnp.asarray(case[f"alpha{1 if kind == 'normal' else 2}_{cell}"])[np.asarray(rows)]
+    cell, direction = name.split("_")
+    rows = [row for row, (_, state) in enumerate(edge_list(3)) if direction_of(cell, state) == direction]
+    hybrid[name] = jnp.asarray(case[f"alpha{1 if direction == 'normal' else 2}_{cell}"])[np.asarray(rows)]
   assert Genotype.from_hybrid(hybrid, CONFIG) == Genotype(case["down"], case["up"])

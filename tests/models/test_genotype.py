@@ -12,7 +12,7 @@ from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.search_space import (
   CANDIDATES,
-  direction,
+  direction_of,
   edge_list,
   edge_row,
   hybrid_shapes,
@@ -42,7 +42,7 @@ class TestEdges:
     ("cell", "expected"), [("down", ["down", "down", "normal", "normal"]), ("up", ["normal", "up", "normal", "normal"])]
   )
   def test_directions(self, cell, expected):
-    assert [direction(cell, state) for state in range(4)] == expected
+    assert [direction_of(cell, state) for state in range(4)] == expected
 
   def test_shapes_of_the_hybrid_parameters(self):
     """9 edges a cell: 6 halve and 3 keep downward, 3 double and 6 keep upward."""
@@ -59,8 +59,8 @@ class TestEdges:
     assert edge_row(cell, node, state) == row
 
   def test_fifteen_operations(self):
-    for kind, names in CANDIDATES.items():
-      assert [operation_direction(name) for name in names] == [kind] * len(names)
+    for direction, names in CANDIDATES.items():
+      assert [operation_direction(name) for name in names] == [direction] * len(names)
     assert sum(map(len, CANDIDATES.values())) == 15
 
 
@@ -267,7 +267,7 @@ def genotypes(draw):
     rows = []
     for node in range(nodes):
       for state in draw(st.permutations(range(node + 2)))[:2]:
-        rows.append((draw(st.sampled_from(CANDIDATES[direction(cell, state)])), state))
+        rows.append((draw(st.sampled_from(CANDIDATES[direction_of(cell, state)])), state))
     cells[cell] = tuple(rows)
   return Genotype(**cells)
 

@@ -12,7 +12,7 @@ from nas3d_jax.models.cells import DerivedCell, SearchCell
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.networks import DerivedNet, Supernet, merge, partition
-from nas3d_jax.models.search_space import CANDIDATES, direction
+from nas3d_jax.models.search_space import CANDIDATES, direction_of
 from nas3d_jax.training.losses import dice_loss
 from tests.support import reference
 
@@ -259,9 +259,9 @@ def test_cells_stand_alone(kind, lengths):
   """X0 has twice the lengths of X1, here 4, 8, 12; a cell halves or doubles the latter."""
   x0, x1 = jnp.zeros((1, 8, 16, 24, 5)), jnp.zeros((1, 4, 8, 12, 7))
   weights = {
-    towards: jnp.ones((rows, len(names)))
-    for towards, names in CANDIDATES.items()
-    if (rows := sum(direction(kind, state) == towards for state in (0, 1, 0, 1, 2)))
+    direction: jnp.ones((rows, len(names)))
+    for direction, names in CANDIDATES.items()
+    if (rows := sum(direction_of(kind, state) == direction for state in (0, 1, 0, 1, 2)))
   }
   cell = SearchCell(kind, channels=6, nodes=2)
   assert jax.eval_shape(cell.init_with_output, jax.random.key(0), x0, x1, weights)[0].shape == (1, *lengths, 12)

@@ -127,7 +127,7 @@ READ = {
   "up": ("up_dil_conv", "up_se_conv", "up_dep_conv", "up_conv"),
 }
 STATES = pytest.mark.parametrize(
-  ("towards", "cell", "state"),
+  ("direction", "cell", "state"),
   [
     ("normal", "down_1", "state_2"),
     ("normal", "up_0", "state_0"),
@@ -154,8 +154,8 @@ def in_one_piece(parts):
 
 @STATES
 @pytest.mark.parametrize("name", ["scale", "bias"])
-def test_norms_of_a_state_stand_side_by_side(places, towards, cell, state, name):
-  names = READ[towards]
+def test_norms_of_a_state_stand_side_by_side(places, direction, cell, state, name):
+  names = READ[direction]
   assert sorted(names, key=fused_operations.rank) == list(names)
   parts = [places[cell][state][operation]["norm"][name] for operation in names]
   assert all(part.shape == parts[0].shape for part in parts)
@@ -170,11 +170,11 @@ def test_what_is_not_read_together_stands_apart(places):
 
 
 @STATES
-def test_fused_operations_read_the_vector_in_order(monkeypatch, places, towards, cell, state):
+def test_fused_operations_read_the_vector_in_order(monkeypatch, places, direction, cell, state):
   """The rows that the norm is given are consecutive numbers of the vector."""
   given = places[cell][state]
-  operations = {name: given.get(name, {}) for name in CANDIDATES[towards]}
-  edges, channels = given[READ[towards][0]]["norm"]["scale"].shape
+  operations = {name: given.get(name, {}) for name in CANDIDATES[direction]}
+  edges, channels = given[READ[direction][0]]["norm"]["scale"].shape
   seen = []
 
   def normalized(raws, bias, scale, shift, weight, layout, summed):
@@ -186,14 +186,14 @@ def test_fused_operations_read_the_vector_in_order(monkeypatch, places, towards,
   @jax.jit
   def rows():
     x, weights = jnp.ones((1, 2, 2, 2, channels)), {name: jnp.ones(edges) for name in operations}
-    fused_operations.evaluate(x, operations, towards, "paper", weights, summed=True)
+    fused_operations.evaluate(x, operations, direction, "paper", weights, summed=True)
     return tuple(seen)
 
   scale, shift = rows()
   for part in (scale, shift):
-    assert part.shape == (len(READ[towards]) * edges, channels)
+    assert part.shape == (len(READ[direction]) * edges, channels)
     assert in_one_piece([part])
-  np.testing.assert_array_equal(scale[:edges], given[READ[towards][0]]["norm"]["scale"])
+  np.testing.assert_array_equal(scale[:edges], given[READ[direction][0]]["norm"]["scale"])
 
 
 @pytest.mark.parametrize("which", ["supernet", "derived"])

@@ -14,7 +14,7 @@ from nas3d_jax.data.phantom import phantom_case
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.search_space import CANDIDATES, direction, edge_list
+from nas3d_jax.models.search_space import CANDIDATES, direction_of, edge_list
 from nas3d_jax.report import case_figures, case_views, cell_figures, network_figures, search_figures
 from nas3d_jax.report.gallery import Gallery, label_colours
 from nas3d_jax.report.run_contents import History
@@ -38,7 +38,7 @@ def random_genotype(nodes, seed):
     rows = []
     for node in range(nodes):
       for state in sorted(random.permutation(node + 2)[:2].tolist()):
-        rows.append((str(random.choice(CANDIDATES[direction(cell, state)])), state))
+        rows.append((str(random.choice(CANDIDATES[direction_of(cell, state)])), state))
     cells[cell] = tuple(rows)
   return Genotype(**cells)
 

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 
 from nas3d_jax.models.operations import parameter_shapes
-from nas3d_jax.models.search_space import CANDIDATES, direction, edge_list
+from nas3d_jax.models.search_space import CANDIDATES, direction_of, edge_list
 
 TAPS = list(itertools.product(range(3), repeat=3))
 
@@ -99,7 +99,7 @@ def operation(name, x, p, variant):
 
 
 def edge_parameters(stacked, name, channels, edge, variant):
-  """Parameters of one operation out of those of a fan."""
+  """Parameters of one operation out of those stacked over edges."""
   single = {}
   for (layer, array), leaf in parameter_shapes(name, channels, variant).items():
     single.setdefault(layer, {})[array] = np.take(np.asarray(stacked[layer][array]), edge, axis=leaf.edge_axis)
@@ -114,11 +114,11 @@ def search_node(node, states, p, alphas, *, kind, config):
   """Sum of one hybrid module over each state before the node."""
   total = 0
   for state in range(node + 2):
-    towards = direction(kind, state)
-    alike = [edge for edge in edge_list(config.nodes) if direction(kind, edge[1]) == towards]
-    weights = softmax(alphas[f"{kind}_{towards}"][alike.index((node, state))])
+    direction = direction_of(kind, state)
+    alike = [edge for edge in edge_list(config.nodes) if direction_of(kind, edge[1]) == direction]
+    weights = softmax(alphas[f"{kind}_{direction}"][alike.index((node, state))])
     readers = [reader for reader, source in edge_list(config.nodes) if source == state]
-    for weight, name in zip(weights, CANDIDATES[towards], strict=True):
+    for weight, name in zip(weights, CANDIDATES[direction], strict=True):
       x, stacked = states[state], p[f"state_{state}"].get(name, {})
       single = edge_parameters(stacked, name, x.shape[-1], readers.index(node), config.variant)
       total = total + weight * operation(name, x, single, config.variant)
