@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from nas3d_jax.data.brain import LAM, XI
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import check_plain
 from nas3d_jax.models.config import Architecture, NetworkConfig, UNetConfig
@@ -57,8 +58,8 @@ class RunMetadata:
   dropout_rate: float
   schema: Schema
   patch_size: int
-  xi: float = 100.0
-  lam: float = 0.1
+  xi: float = XI
+  lam: float = LAM
   epoch: int
   step: int
   versions: Mapping[str, str] = dataclasses.field(hash=False)

@@ -1,4 +1,4 @@
-"""Computes confidences of whole volumes: auto-fitted patches, forward pass, averaged overlaps (section 2.3)."""
+"""Computes probabilities of whole volumes: auto-fitted patches, forward pass, averaged overlaps (section 2.3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nas3d_jax.data.brain import brain_cube, intensity_range
+from nas3d_jax.data.brain import LAM, XI, brain_cube, intensity_range
 from nas3d_jax.data.patches.grid import PatchAverage, extract_patch, gaussian_weights, patch_grid
 from nas3d_jax.data.patches.normalize import normalize
 from nas3d_jax.errors import InputError
@@ -32,8 +32,8 @@ FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((-4,
 def make_predict_step(
   net: Network,
   *,
-  xi: float = 100.0,
-  lam: float = 0.1,
+  xi: float = XI,
+  lam: float = LAM,
   precision: Precision = "float32",
   replicas: Replicas = ONE_DEVICE,
 ) -> PredictStep:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from nas3d_jax.data.brain import LAM, XI
 from nas3d_jax.errors import InputError
 
 _SPACE = (-4, -3, -2)
@@ -15,8 +16,8 @@ _SPACE = (-4, -3, -2)
 
 def normalize(
   volume: ArrayLike,
-  xi: float = 100.0,
-  lam: float = 0.1,
+  xi: float = XI,
+  lam: float = LAM,
   *,
   low: ArrayLike | None = None,
   high: ArrayLike | None = None,
