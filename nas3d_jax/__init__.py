@@ -10,7 +10,7 @@
     genotype = nas3d_jax.Genotype.from_hybrid(hybrid, config)
     net = nas3d_jax.DerivedNet(config, genotype)
     variables = jax.jit(net.init)(jax.random.key(1), x)
-    confidence = jax.jit(net.apply)(variables, x)           # [N, D, H, W, region], between 0 and 1
+    probabilities = jax.jit(net.apply)(variables, x)        # [N, D, H, W, region], between 0 and 1
 
 A name is imported when it is first used, so that the command line answers without waiting for JAX.
 """

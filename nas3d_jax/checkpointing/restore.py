@@ -16,7 +16,7 @@ AnyNetwork = Supernet | DerivedNet | UNet3D
 def restore(
   run_or_checkpoint: str | Path, which: checkpoints.Which = "best"
 ) -> tuple[AnyNetwork, Variables, RunMetadata]:
-  """Restores a network; `net.apply(variables, x)` then gives the confidences of `metadata.schema.region_names`.
+  """Restores a network; `net.apply(variables, x)` then gives the probabilities of `metadata.schema.region_names`.
 
   `x` is normalised with `metadata.xi` and `metadata.lam`, its channels are `metadata.schema.modality_names`.
 

@@ -65,7 +65,7 @@ class Supernet(Network):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Computes the confidence of each region.
+    """Computes the probability of each region.
 
     Args:
       x: normalised modalities, [N, D, H, W, in_channels] floating point; lengths are multiples of 2 ** (depth + 1).
@@ -106,7 +106,7 @@ class DerivedNet(Network):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Computes the confidence of each region: arguments, result and errors of `Supernet`."""
+    """Computes the probability of each region: arguments, result and errors of `Supernet`."""
     self.genotype.check(self.config)
 
     def make_cell(kind, channels, name):
@@ -145,7 +145,7 @@ def _zeros_of(key: jax.Array, shapes: Mapping[str, tuple[int, int]]) -> dict[str
 def _u_shape(
   config: NetworkConfig, x: jax.Array, make_cell: MakeCell, dropout_rate: float, train: bool, dtype: Any
 ) -> jax.Array:
-  """P0 and P1, downward cells, upward cells with skips, dropout, confidence (Fig. 3); called inside a compact module.
+  """P0 and P1, downward cells, upward cells with skips, dropout, output head (Fig. 3); called inside a compact module.
 
   Channels and lengths with m = 4 kernels, n = 3 nodes, depth 4 and an input of 64^3:
 
@@ -181,11 +181,11 @@ def _u_shape(
     y = make_cell("up", channels, f"up_{level}")(skips.pop(), y)
     channels //= 2
   y = nn.Dropout(dropout_rate, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
-  return Confidence(config.out_channels, name="head")(y)
+  return OutputHead(config.out_channels, name="head")(y)
 
 
-class Confidence(nn.Module):
-  """The last 1x1x1 convolution and the sigmoid: confidence of each region, in float32.
+class OutputHead(nn.Module):
+  """The last 1x1x1 convolution and the sigmoid: probability of each region, in float32.
 
   Attributes:
     regions: number of regions.

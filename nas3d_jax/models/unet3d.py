@@ -31,7 +31,7 @@ class UNet3D(Network):
   below the first level, and a context module, whose output is added to its input. Upward, each level has nearest
   upsampling by 2, a 3x3x3 convolution to f_k channels, concatenation with the level's output on the way down, and a
   localisation module. The three finest levels have a segmentation layer each, 1x1x1. From the coarsest on, their
-  outputs are upsampled (nearest) and added; the sigmoid of the sum is the confidence.
+  outputs are upsampled (nearest) and added; the sigmoid of the sum is the probability.
 
   Where Isensee et al. are silent or differ between text, figure and programs, this holds:
 
@@ -58,7 +58,7 @@ class UNet3D(Network):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-    """Computes the confidence of each region.
+    """Computes the probability of each region.
 
     Args:
       x: normalised modalities, [N, D, H, W, in_channels] floating point; lengths are multiples of 2 ** (levels - 1).

@@ -162,14 +162,14 @@ class Schema:
     return xp.stack(masks, axis=-1)
 
   def decode(self, confidence: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """The label volume that confidences of the regions stand for.
+    """The label volume that probabilities of the regions stand for.
 
-    A region holds where its confidence is at least the threshold; the labels are painted in the
+    A region holds where its probability is at least the threshold; the labels are painted in the
     schema's order, each over the one before.
 
     Args:
-      confidence: array [..., R] of confidences from 0 to 1.
-      threshold: the least confidence with which a region holds.
+      confidence: array [..., R] of probabilities from 0 to 1.
+      threshold: the least probability with which a region holds.
 
     Returns:
       uint8 array [...] of label values.

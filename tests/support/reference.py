@@ -140,7 +140,7 @@ def projection(x, p, stride=1):
 
 
 def network(config, variables, x, genotype=None):
-  """Confidences of the supernet, or of the derived network of a genotype."""
+  """Probabilities of the supernet, or of the derived network of a genotype."""
   params, x = variables["params"], np.asarray(x, np.float64)
 
   def cell(kind, level, x0, x1):
