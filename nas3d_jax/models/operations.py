@@ -41,8 +41,18 @@ class Leaf:
 def parameter_shapes(operation: str, channels: int, variant: Variant) -> dict[Path, Leaf]:
   """The arrays of an operation by (layer, name), float32 (Table 1).
 
-  Kernels are [3, 3, 3, C_in, (E,) C_out]. Those of operations that double the resolution hold what an input voxel adds:
-  input voxel i adds kernel[k] to output voxel 2 i - 1 + k (2 i - 2 + 2 k where dilated).
+  For C channels and, where operations are stacked, E edges:
+
+      layer        kernel                   bias
+      conv         [3, 3, 3, C, (E,) C]     [(E,) C]
+      depthwise    [3, 3, 3, C (, E)]       [(E,) C]
+      pointwise    [C, (E,) C]              [(E,) C]
+      squeeze      [C (, E)]                [(E)]
+      excite       [(E,) C]                 [(E,) C]
+
+  A norm has scale and bias, [(E,) C] each. Inputs stand before outputs. Kernels of operations that double the
+  resolution hold what an input voxel adds: input voxel i adds kernel[k] to output voxel 2 i - 1 + k (2 i - 2 + 2 k
+  where dilated).
 
   The name of a layer decides its initial values, see `initialization.FAN_IN`.
 
