@@ -44,7 +44,7 @@ class Packing:
     shapes = {path: tuple(leaf.shape) for path, leaf in _leaves(tree)}
     if not shapes:
       raise InputError("tree must have at least one parameter, got none; give the params of a network's init")
-    self._shapes = {path: shapes[path] for path in sorted(shapes, key=_place)}
+    self._shapes = {path: shapes[path] for path in sorted(shapes, key=_sort_key)}
     sizes = {path: math.prod(shape) for path, shape in self._shapes.items()}
     ends = np.cumsum(list(sizes.values()))
     self._starts = {path: int(end) - sizes[path] for path, end in zip(sizes, ends, strict=True)}
@@ -138,7 +138,7 @@ def _leaves(tree: Mapping[str, Any], path: Path = ()):
       yield (*path, name), value
 
 
-def _place(path: Path) -> tuple:
+def _sort_key(path: Path) -> tuple:
   """The sort key of a leaf: within hybrid modules by layer, array, operation, the order in which rows are read.
 
   `fused_operations` joins the same array of all operations, such as norm/scale: [rows of one, rows of the next, ...].

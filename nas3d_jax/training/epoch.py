@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from nas3d_jax.data.patches.host_source import Weighted
+from nas3d_jax.data.patches.host_source import ValidationBatch
 from nas3d_jax.data.patches.patch_order import PatchOrder
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.distributed import first_says, is_silent
@@ -158,7 +158,9 @@ def run_epoch(
     bar.update(sums.steps, **sums.so_far())
 
 
-def mean_loss(what: str, batches: Iterable[Weighted], total: int, loss: Callable[[Any, Any], jax.Array]) -> float:
+def mean_loss(
+  what: str, batches: Iterable[ValidationBatch], total: int, loss: Callable[[Any, Any], jax.Array]
+) -> float:
   """Mean of a loss over the patches of a pass.
 
   Args:
@@ -205,7 +207,13 @@ class EpochProgress:
   """
 
   def __init__(self, losses: Sequence[str], order: PatchOrder, skips: Skips):
-    """Args: names of the losses; the order whose patches make an epoch; the count of steps left out."""
+    """Before the first step.
+
+    Args:
+      losses: their names.
+      order: one pass over its patches makes an epoch.
+      skips: counts the steps that are left out.
+    """
     self._losses, self._order, self.skips = tuple(losses), order, skips
     self.epoch = 0
     self._begin()

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from nas3d_jax.checkpointing.metadata import Kind
+from nas3d_jax.data.patches.batch import Batch
 from nas3d_jax.data.patches.patch_stream import PatchStream
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.packing import PackedNet
@@ -27,7 +28,7 @@ from nas3d_jax.training.nonfinite import Skips, Source
 from nas3d_jax.training.optimizers import with_moments
 from nas3d_jax.training.run_directory import Run
 from nas3d_jax.training.setup import RunSetup
-from nas3d_jax.training.steps import Batch, SearchState, TrainState, make_chunk, make_validation_step, steps_per_call
+from nas3d_jax.training.steps import SearchState, TrainState, make_chunk, make_validation_step, steps_per_call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,24 +152,36 @@ class Session(abc.ABC, Generic[State, Items]):
     )
     return sums.means()
 
-  def advance(self, most: int) -> Taken:
-    """Takes one step, or, of cases on the device, as many as one program takes, `most` at most; each on new patches."""
+  def advance(self, max_steps: int) -> Taken:
+    """Takes one step, or up to `max_steps` where the cases are on the device; each on new patches.
+
+    A step is, in order: `patch_batches` cuts the next batch of each feed; `prepare_batch` augments it (in a search that
+    of the kernel feed alone, by a key that follows from the step), normalises it by equation 2 and makes regions of its
+    labels; the step of `steps.py` updates: in a search the hybrid parameters on the one batch, then the kernel
+    parameters, with the new hybrid parameters, on the other. `HostSource.next_batch` does the first two.
+
+    Where the cases are on the device, `PatchOrder.take` gives the indices of the patches of several steps, and one
+    program, `make_chunk`, does the rest for all of them, by `DeviceSource.batch` and the same step with the same keys.
+
+    Returns:
+      The number of steps taken, and their metrics as `run_epoch` wants them.
+    """
     if self._chunk is None:
       batches = [feed.stream.host.next_batch(self._key(feed, self.state.step)) for feed in self.feeds]
       self.state, metrics = self._step(self.state, *batches)
       return 1, metrics
     limit = steps_per_call()
-    count = min(most, limit)
-    places = [feed.stream.order.take(count, limit) for feed in self.feeds]
+    count = min(max_steps, limit)
+    indices = [feed.stream.order.take(count, limit) for feed in self.feeds]
     data = [feed.stream.device.data for feed in self.feeds]
-    self.state, metrics = self._chunk(self.state, data, places, count)
+    self.state, metrics = self._chunk(self.state, data, indices, count)
     return count, metrics
 
-  def _cut_batches(self, data: Sequence[Any], places: Sequence[jax.Array], step: jax.Array) -> list[Batch]:
+  def _cut_batches(self, data: Sequence[Any], indices: Sequence[jax.Array], step: jax.Array) -> list[Batch]:
     """The batches of a step, inside the program of a chunk."""
     return [
-      feed.stream.device.batch(own, at, self._key(feed, step))
-      for feed, own, at in zip(self.feeds, data, places, strict=True)
+      feed.stream.device.batch(own, rows, self._key(feed, step))
+      for feed, own, rows in zip(self.feeds, data, indices, strict=True)
     ]
 
   def _key(self, feed: Feed, step: jax.Array | int) -> jax.Array | None:

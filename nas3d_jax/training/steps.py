@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from nas3d_jax.data.patches.batch import Batch
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.networks import merge, partition
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
 from nas3d_jax.training.losses import dice_loss
 
-Batch = tuple[jax.Array, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Net = nn.Module | PackedNet
@@ -115,9 +115,10 @@ def make_search_step(
     replicas: devices that share a batch, each of which takes its rows of it; state and metrics are the same on all.
 
   Returns:
-    A jitted function (state, hybrid batch, kernel batch) -> (state, {"hybrid_loss", "kernel_loss"}); a batch is an
-    image [N, D, H, W, M] and a target [N, D, H, W, R], float32. The state given is donated: its buffers are gone after
-    the call.
+    A jitted function (state, hybrid batch, kernel batch) -> (state, metrics). A batch is an image [N, D, H, W, M] and a
+    target [N, D, H, W, R], float32. Metrics are the scalars "hybrid_loss" and "kernel_loss", float32, and
+    "hybrid_finite" and "kernel_finite", bool: whether the update was done. The state given is donated: its buffers are
+    gone after the call.
   """
 
   def value(hybrid, kernel, batch, key):
@@ -178,7 +179,8 @@ def make_train_step(
     replicas: devices that share a batch, see `make_search_step`.
 
   Returns:
-    A jitted function (state, batch) -> (state, {"loss", "finite"}); batch and donation as in `make_search_step`.
+    A jitted function (state, batch) -> (state, metrics), the scalars "loss" and "finite"; batch, metrics and donation
+    as in `make_search_step`.
   """
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -216,7 +218,7 @@ def _strongly_typed(variables):
 
 
 def _finite(tree: Any) -> jax.Array:
-  """Whether all numbers of a tree are."""
+  """Whether every number in the tree is finite."""
   return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
@@ -237,32 +239,32 @@ def steps_per_call() -> int:
 
 
 def make_chunk(
-  step: Callable[..., tuple[Any, dict[str, jax.Array]]],
-  draw: Callable[[Any, Any, jax.Array], tuple[Any, ...]],
-  losses: tuple[str, ...],
-) -> Callable[[Any, Any, Any, int], tuple[Any, dict[str, jax.Array]]]:
+  step: Callable[..., tuple[Any, Metrics]],
+  draw: Callable[[Any, Any, jax.Array], Sequence[Any]],
+  metrics: Sequence[str],
+) -> Callable[[Any, Any, Any, int], tuple[Any, Metrics]]:
   """Cutting, normalising, augmenting and updating as one program.
 
   Args:
-    step: (state, *batches) -> (state, losses); the state has `step`.
-    draw: (data, order of one step, number of the step) -> the batches of that step.
-    losses: names of the losses.
+    step: (state, *batches) -> (state, metrics); the state has `step`.
+    draw: (data, indices of one step, number of the step) -> the batches of that step.
+    metrics: names of the metrics.
 
   Returns:
-    A jitted function (state, data, order, count) -> (state, losses): `order` is a tree of arrays [limit, ...], of which
-    the first `count` rows are used, one a step; losses are [limit] float32, of which the first `count` count. The state
-    given is donated. Another count is no other program.
+    A jitted function (state, data, indices, count) -> (state, metrics): `indices` is a tree of arrays [limit, ...], of
+    which the first `count` rows are used, one a step; each metric is float32 [limit], of which the first `count` hold.
+    The state given is donated. Changing `count` does not recompile.
   """
 
-  def chunk(state, data, order, count):
-    limit = jax.tree.leaves(order)[0].shape[0]
+  def chunk(state, data, indices, count):
+    limit = jax.tree.leaves(indices)[0].shape[0]
 
     def body(index, carry):
-      state, sums = carry
-      batches = draw(data, jax.tree.map(lambda rows: rows[index], order), state.step)
+      state, taken = carry
+      batches = draw(data, jax.tree.map(lambda rows: rows[index], indices), state.step)
       state, current = step(state, *batches)
-      return state, {name: sums[name].at[index].set(current[name]) for name in sums}
+      return state, {name: taken[name].at[index].set(current[name]) for name in taken}
 
-    return jax.lax.fori_loop(0, count, body, (state, {name: jnp.zeros(limit) for name in losses}))
+    return jax.lax.fori_loop(0, count, body, (state, {name: jnp.zeros(limit) for name in metrics}))
 
   return jax.jit(chunk, donate_argnums=0)

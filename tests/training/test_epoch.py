@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nas3d_jax.data.patches.host_source import Weighted
+from nas3d_jax.data.patches.host_source import ValidationBatch
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.stopping import Stopped
 from nas3d_jax.training import epoch
@@ -120,7 +120,7 @@ def test_an_epoch_without_a_finite_step_has_no_mean():
 
 def batches(*counts):
   """Batches of 2, the last of which may be filled up."""
-  return [Weighted(number, None, count, f"case {number}") for number, count in enumerate(counts)]
+  return [ValidationBatch(number, None, count, f"case {number}") for number, count in enumerate(counts)]
 
 
 def test_the_mean_counts_each_patch_once():

@@ -55,8 +55,8 @@ def reside(dataset: Dataset, refs: Sequence[PatchRef]) -> Resident:
     dataset: where they lie.
     refs: the patches, as `host_batches.patch_index` lists them.
   """
-  places = {index: place for place, index in enumerate(_cases(refs))}
-  cases = [dataset.cases[index] for index in places]
+  rows = {index: row for row, index in enumerate(_cases(refs))}
+  cases = [dataset.cases[index] for index in rows]
   images, labels = [dataset.image(case) for case in cases], [dataset.labels(case) for case in cases]
   voxels = np.cumsum([0, *(label.size for label in labels)])
   dtype = np.result_type(*(image.dtype for image in images))
@@ -71,7 +71,7 @@ def reside(dataset: Dataset, refs: Sequence[PatchRef]) -> Resident:
     shape=jnp.asarray([label.shape for label in labels], jnp.int32),
     low=jnp.asarray([case.low for case in cases], jnp.float32),
     high=jnp.asarray([case.high for case in cases], jnp.float32),
-    patches=jnp.asarray([(places[ref.case_index], *ref.start) for ref in refs], jnp.int32),
+    patches=jnp.asarray([(rows[ref.case_index], *ref.start) for ref in refs], jnp.int32),
   )
 
 
@@ -80,7 +80,7 @@ def cut(resident: Resident, indices: jax.Array, patch_size: int) -> dict[str, ja
 
   Args:
     resident: the cases.
-    indices: int32 [N], places in the list of patches.
+    indices: int32 [N], of the patches in `resident.patches`.
     patch_size: p, length of a patch along each axis in voxels.
 
   Returns:

@@ -8,6 +8,7 @@ import jax
 
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.patches import device_cases, host_batches
+from nas3d_jax.data.patches.batch import Batch
 from nas3d_jax.data.patches.host_batches import PatchRef
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
 
@@ -22,27 +23,34 @@ class DeviceSource:
   def __init__(
     self, dataset: Dataset, refs: Sequence[PatchRef], *, patch_size: int, replicas: Replicas = ONE_DEVICE
   ):
-    """Copies the cases of these patches; p in voxels; the devices that share a batch."""
+    """Copies the cases to each device.
+
+    Args:
+      dataset: where the cases lie.
+      refs: the patches; the cases that they are of are copied.
+      patch_size: p, length of a patch along each axis in voxels.
+      replicas: the devices that share a batch.
+    """
     self._schema, self._patch_size, self._replicas = dataset.schema, patch_size, replicas
     self.data = replicas.replicate(device_cases.reside(dataset, refs))
 
   def batch(
-    self, data: device_cases.Resident, places: jax.Array, key: jax.Array | None = None
-  ) -> tuple[jax.Array, jax.Array]:
-    """The batch of the patches at some places, inside a computation.
+    self, data: device_cases.Resident, indices: jax.Array, key: jax.Array | None = None
+  ) -> Batch:
+    """The batch of some patches, inside a computation.
 
     Args:
       data: `data`, as the program got it.
-      places: int32 [N], places in the list of patches.
+      indices: int32 [N], of the patches in the list that the cases were copied for.
       key: of the augmentation, None without.
 
     Returns:
       Image [N, p, p, p, M] and target [N, p, p, p, R], float32, each device its rows.
     """
 
-    def prepare(data, places, *key):
-      batch = device_cases.cut(data, places, self._patch_size)
+    def prepare(data, indices, *key):
+      batch = device_cases.cut(data, indices, self._patch_size)
       return host_batches.prepare_batch(batch, self._schema, *map(self._replicas.own_key, key))
 
     keys = () if key is None else (key,)
-    return self._replicas.jit(prepare, (WHOLE, SPLIT, *[WHOLE] * len(keys)), SPLIT)(data, places, *keys)
+    return self._replicas.jit(prepare, (WHOLE, SPLIT, *[WHOLE] * len(keys)), SPLIT)(data, indices, *keys)

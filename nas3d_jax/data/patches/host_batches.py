@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import grain
 import jax
@@ -22,11 +21,10 @@ from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.patches import grid
 from nas3d_jax.data.patches.augment import augment
+from nas3d_jax.data.patches.batch import Batch, RawBatch
 from nas3d_jax.data.patches.normalize import normalize
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema.schema import Schema
-
-Batch = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +32,7 @@ class PatchRef:
   """Where a patch lies.
 
   Attributes:
-    case_index: position of its case in `dataset.cases`.
+    case_index: index of its case in `dataset.cases`.
     start: its first voxel along D, H and W, from the corner of the brain cube.
   """
 
@@ -179,7 +177,7 @@ def patch_order(patches: int, *, seed: int = 0) -> Sequence[int]:
     seed: that of the stream.
 
   Returns:
-    A sequence without end; item i is the place of the i-th patch in the list.
+    A sequence without end; item i is the index of the i-th patch in the list.
 
   Raises:
     InputError: a number is out of range.
@@ -214,8 +212,8 @@ def _check(name: str, value: int, least: int = 1) -> None:
 
 
 def prepare_batch(
-  batch: Batch, schema: Schema, key: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
+  batch: RawBatch, schema: Schema, key: jax.Array | None = None
+) -> Batch:
   """Augments, normalises (equations 1 and 2) and splits labels into regions, on the device.
 
   For `jit`, with `schema` bound by `functools.partial`. Jitted apart from the step, it keeps the

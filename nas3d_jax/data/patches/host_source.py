@@ -12,17 +12,16 @@ import numpy as np
 
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.patches import host_batches
+from nas3d_jax.data.patches.batch import Batch, RawBatch
 from nas3d_jax.data.patches.host_batches import PatchRef
 from nas3d_jax.data.patches.patch_order import PatchOrder
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
 
-Batch = tuple[jax.Array, jax.Array]
-
 _prepare = jax.jit(host_batches.prepare_batch, static_argnames="schema")
 
 
-class Weighted(NamedTuple):
-  """A batch of a pass.
+class ValidationBatch(NamedTuple):
+  """A batch of a single pass, whose patches count by their weights.
 
   Attributes:
     batch: image and target.
@@ -44,7 +43,14 @@ class HostSource:
   """
 
   def __init__(self, dataset: Dataset, order: PatchOrder, *, patch_size: int, replicas: Replicas = ONE_DEVICE):
-    """Args: where the cases lie; which patches, and in which order; p in voxels; the devices that share a batch."""
+    """Nothing is read yet.
+
+    Args:
+      dataset: where the cases lie.
+      order: which patches, and in which order.
+      patch_size: p, length of a patch along each axis in voxels.
+      replicas: the devices that share a batch.
+    """
     self._dataset, self._order, self._patch_size, self._replicas = dataset, order, patch_size, replicas
     # What this process reads of each batch.
     self._own = order.size // replicas.processes
@@ -65,7 +71,7 @@ class HostSource:
     self._stream_at = self._order.taken
     return self._prepared(batch, key)
 
-  def one_pass(self) -> Iterator[Weighted]:
+  def one_pass(self) -> Iterator[ValidationBatch]:
     """Each patch once, in the order of the list, without augmentation; the position stays where it is."""
     refs, size, steps = self._order.refs, self._order.size, self._order.steps
     filled = [*refs, *refs[:1] * (steps * size - len(refs))]
@@ -75,7 +81,7 @@ class HostSource:
         here = filled[step * size :][:size]
         count = int(weight[step].sum())
         own = self._replicas.split(weight[step, self._replicas.process])
-        yield Weighted(self._prepared(batch), own, count, self._in_words(here[:count]))
+        yield ValidationBatch(self._prepared(batch), own, count, self._in_words(here[:count]))
 
   def describe(self, ago: int) -> str:
     """The patches of a batch taken earlier in words; `ago` is how many batches were taken since, 0 for the last one."""
@@ -121,7 +127,7 @@ class HostSource:
     plain = functools.partial(host_batches.prepare_batch, schema=schema)
     return replicas.jit(plain, (SPLIT,), SPLIT), replicas.jit(augmented, (SPLIT, WHOLE), SPLIT)
 
-  def _prepared(self, batch: Any, key: jax.Array | None = None) -> Batch:
+  def _prepared(self, batch: RawBatch, key: jax.Array | None = None) -> Batch:
     if self._replicas.mesh is None:
       return _prepare(batch, schema=self._dataset.schema, key=key)
     plain, augmented = self._prepare_on_each

@@ -18,14 +18,21 @@ class PatchOrder:
   lie, and however many devices and processes share them.
 
   Attributes:
-    refs: the patches, as `host_batches.patch_index` lists them; a place is an index into this list.
+    refs: the patches, as `host_batches.patch_index` lists them.
     seed: of the order.
     size: N, patches in a batch, over all devices.
     taken: patches that were taken.
   """
 
   def __init__(self, refs: Sequence[PatchRef], *, batch_size: int, devices: int = 1, seed: int):
-    """Args: the patches; how many of them the batch of one device has; how many devices share a batch; a seed."""
+    """Begins at the first patch.
+
+    Args:
+      refs: the patches, as `host_batches.patch_index` lists them.
+      batch_size: patches in the batch of one device.
+      devices: how many of them share a batch.
+      seed: of the order.
+    """
     self.refs, self.seed, self.size, self.taken = refs, seed, batch_size * devices, 0
     self._batch_size = batch_size
     self._order = host_batches.patch_order(len(refs), seed=seed)
@@ -36,16 +43,20 @@ class PatchOrder:
     return host_batches.steps_per_epoch(self.refs, self.size)
 
   def take(self, count: int, limit: int) -> np.ndarray:
-    """Takes the next `count` batches; the places of their patches, int32 [limit, N], of which the other rows are 0."""
-    places = np.zeros((limit, self.size), np.int32)
+    """Takes the next `count` batches.
+
+    Returns:
+      The indices of their patches in `refs`, int32 [limit, N], a row for each batch; the rows beyond `count` are 0.
+    """
+    indices = np.zeros((limit, self.size), np.int32)
     for step in range(count):
-      places[step] = self._places(self.taken + step * self.size)
+      indices[step] = self._indices(self.taken + step * self.size)
     self.taken += count * self.size
-    return places
+    return indices
 
   def drawn(self, ago: int) -> list[PatchRef]:
     """The patches of a batch taken earlier; `ago` is how many batches were taken since, 0 for the last one."""
-    return [self.refs[place] for place in self._places(self.taken - (ago + 1) * self.size)]
+    return [self.refs[index] for index in self._indices(self.taken - (ago + 1) * self.size)]
 
   @property
   def position(self) -> dict[str, Any]:
@@ -56,5 +67,6 @@ class PatchOrder:
     """Goes to a `position`; one that counts batches is of a single device with this batch size."""
     self.taken = position["next_patch"] if "next_patch" in position else position["next_index"] * self._batch_size
 
-  def _places(self, first: int) -> list[int]:
-    return [int(self._order[place]) for place in range(first, first + self.size)]
+  def _indices(self, first: int) -> list[int]:
+    """Of the patches of a batch in `refs`; `first` of the order is the first of them."""
+    return [int(self._order[position]) for position in range(first, first + self.size)]
