@@ -33,14 +33,16 @@ class RunConfig:
   variant: Variant = option(
     "squeeze-and-excitation convolution as in the paper or as in its released program", "paper", network="searched"
   )
-  # Of parameters, order, augmentation and dropout.
+  # Augmentation follows from it as well.
   seed: int = option("seed of parameters, order, dropout", 0)
   skip_empty: bool = option("leave out patches without tumour", True)
   augment: bool = option("scale, flip and rotate patches", True)
   data_placement: Placement = option(
     "where the data lies; auto: on an accelerator where it fits", "auto", changeable=True
   )
-  precision: Precision = option("of convolutions; all else is float32", "float32")
+  precision: Precision = option(
+    "of convolutions; bfloat16 also stores activations so; parameters and losses are float32", "float32"
+  )
   devices: int | None = option("devices that share the work; not given: all there are", None, least=1, changeable=True)
   skip_nonfinite: int = option(
     "steps that may be left out because a loss or gradient was not finite", 0, least=0, changeable=True
@@ -74,10 +76,10 @@ class SearchConfig(RunConfig):
   """
 
   workdir: str | Path = option("run directory with dataset/; search/ is written", kw_only=False, changeable=True)
-  # The others are the kernel part.
+  # The cases of all other folds are the kernel part.
   fold: int = option("the fold that is the hybrid part", 0)
   patch_size: int = option("edge of a patch, in voxels", 64, least=1)
-  # N_E and N_C of Table 2. A search may be made longer.
+  # N_E and N_C of Table 2. Both may change when the search goes on, to make it longer.
   epochs: int = option("epochs at most", 100, least=1, changeable=True)
   min_count: int = option("stop when a genotype appeared this many times", 40, least=1, changeable=True)
   hybrid_learning_rate: float = option("Adam, weights of the operations", 1e-3, above=0)
@@ -94,7 +96,7 @@ class TrainConfig(RunConfig):
     InputError: a field is of another type or out of range, or a genotype is given to a 3D U-Net.
   """
 
-  # `unet3d/<fold>/` for the 3D U-Net.
+  # The 3D U-Net is written to `unet3d/<fold>/` instead.
   workdir: str | Path = option("run directory with dataset/; train/<fold>/ is written", kw_only=False, changeable=True)
   fold: int | Literal["all"] = option("the fold to validate on, or all", 0)
   network: Architecture = option(
@@ -103,10 +105,10 @@ class TrainConfig(RunConfig):
   genotype: str | Path | None = option(
     "JSON file; not given: search/genotype.json of the run", None, network="searched"
   )
-  # Of a run, its best checkpoint. Not given, they are drawn.
+  # A run means its best checkpoint; None draws new parameters.
   init_from: str | Path | None = option("run or checkpoint whose parameters to start from", None)
   patch_size: int = option("edge of a patch, in voxels", 128, least=1)
-  # A training may be made longer.
+  # May change when the training goes on, to make it longer.
   epochs: int = option("epochs", 200, least=1, changeable=True)
   filters: int = option("channels of the first level of the 3D U-Net", 16, least=1, network="unet3d")
   levels: int = option("resolutions of the 3D U-Net", 5, least=1, network="unet3d")
