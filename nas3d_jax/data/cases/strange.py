@@ -7,7 +7,7 @@ the range of intensities, a header that says two things about the place of the v
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import nibabel as nib
@@ -16,6 +16,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from nas3d_jax.data.cases.case_files import few
 from nas3d_jax.data.cases.find_and_read import RawCase
 from nas3d_jax.schema.schema import Schema
 
@@ -127,11 +128,6 @@ def summary(cases: Mapping[str, Iterable[tuple[str, str]]]) -> list[str]:
       places = ", ".join(dict.fromkeys(place for name in names for place in found[name]))
       lines.append(f"warning: {words} ({places}) in {len(names)} of {len(cases)} cases: {few(names)}; see inspect")
   return lines
-
-
-def few(names: Sequence[str], most: int = 3) -> str:
-  """The first names of many, for a line."""
-  return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _lengths(spacing: NDArray) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 
 from nas3d_jax.data.brain import brain_cube, intensity_range
-from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, of_case, refuse
+from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, few, of_case, refuse
 from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.data.cases.find_and_read import RawCase, find_cases, read_case
 from nas3d_jax.data.cases.strange import strangeness, summary
@@ -227,7 +227,7 @@ def _reuse(
   before = {case.name: (case.grade, case.checksums) for case in dataset.cases}
   changed = sorted(n for n in now.keys() | before.keys() if now.get(n) != before.get(n))
   if changed:
-    raise InputError(f"{out} was made of other files of {', '.join(changed)}; {remedy}")
+    raise InputError(f"{out} was made of other files of {few(changed, 10)}; {remedy}")
   Console(stderr=True).print(f"{out} is there, from the same files with the same flags: reused")
   return dataset
 
