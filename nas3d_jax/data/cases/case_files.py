@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from nas3d_jax.errors import InputError
@@ -46,6 +46,11 @@ def refuse(faults: Collection[Fault], consequence: str) -> None:
     count = len({fault.case for fault in faults})
     lines = "\n".join(f"  {fault}" for fault in sorted(faults, key=lambda fault: fault.case))
     raise InputError(f"{count} of the cases {consequence}:\n{lines}")
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+  """The first names of many, for a line."""
+  return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
-from nas3d_jax.data.cases.case_files import CaseFiles, of_case
+from nas3d_jax.data.cases.case_files import CaseFiles, few, of_case
 from nas3d_jax.data.cases.find_and_read import RawCase
 from nas3d_jax.data.cases.nifti import read_affine
 from nas3d_jax.data.conform import conform
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.geometry import Geometry, most_common
+
+_MOST_NAMES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +34,8 @@ class CommonGeometry:
     turned = {name: one.turned(self.chosen.orientation) for name, one in self.found.items()}
     resampled = sorted(name for name, one in turned.items() if not self.chosen.matches(one))
     only = sorted(name for name, one in self.found.items() if one != turned[name] and name not in resampled)
-    lines += [f"turned: {', '.join(only)}"] if only else []
-    lines += [f"resampled: {', '.join(resampled)}"] if resampled else []
+    lines += [f"turned: {_which(only)}"] if only else []
+    lines += [f"resampled: {_which(resampled)}"] if resampled else []
     return "\n".join(lines)
 
 
@@ -92,6 +94,11 @@ def differs(geometry: Geometry | None, orientation: str | None, spacing: Iterabl
     return orientation is not None or spacing is not None
   wanted = Geometry(orientation or geometry.orientation, tuple(spacing or geometry.spacing))
   return not geometry.matches(wanted)
+
+
+def _which(names: Sequence[str]) -> str:
+  """All names, or of many how many and the first."""
+  return ", ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} cases, {few(names)}"
 
 
 def _geometry_of(files: CaseFiles) -> Geometry | None:

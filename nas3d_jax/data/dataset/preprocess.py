@@ -22,9 +22,10 @@ import numpy as np
 from rich.console import Console
 
 from nas3d_jax.data.brain import brain_cube, intensity_range
-from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, of_case, refuse
+from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, few, of_case, refuse
 from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.data.cases.find_and_read import RawCase, find_cases, read_case
+from nas3d_jax.data.cases.strange import strangeness, summary
 from nas3d_jax.data.dataset import staging
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.common_geometry import check_wanted, common_geometry, conform_case, differs
@@ -116,6 +117,9 @@ def preprocess(
     if faults:
       staging.discard(partial)
     refuse(faults, _UNUSABLE)
+    results, strange = zip(*results, strict=True)
+    for line in summary({case.name: found for case, found in zip(results, strange, strict=True)}):
+      Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
     labelled = [case.label_counts is not None for case in results]
     dealt = assign_folds([case.grade for case in results], labelled, folds, seed)
     cases = [dataclasses.replace(case, fold=f) for case, f in zip(results, dealt, strict=True)]
@@ -130,18 +134,24 @@ def preprocess(
     return Dataset.open(out)
 
 
-def _store_case(files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geometry | None) -> Case | CaseError:
-  """Checks a case and writes its arrays, unless an earlier run did; its record comes last."""
+def _store_case(
+  files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geometry | None
+) -> tuple[Case, list[tuple[str, str]]] | CaseError:
+  """Checks a case and writes its arrays, unless an earlier run did; with its `strangeness`. Its record comes last."""
   record = folder / RECORDS / f"{files.name}.json"
   if record.exists():
-    case = Case.from_dict(read_json(record), schema)
+    kept = read_json(record)
+    # A record without was made before there was such a thing.
+    strange = [(kind, where) for kind, where in kept.pop("strange", ())]
+    case = Case.from_dict(kept, schema)
     stored = {name: sum_or_none(folder / CASES / files.name / name) for name in case.arrays or ()}
     if case.checksums == file_sums(files.named) and case.grade == files.grade and case.arrays == stored:
-      return case
+      return case, strange
     record.unlink()
   try:
     raw = read_case(files, schema)
     _check_inside(raw)
+    strange = strangeness(raw, schema)
     raw = conform_case(raw, geometry)
     cube = brain_cube(raw.image)
     box = tuple(slice(start, stop) for start, stop in cube)
@@ -171,8 +181,8 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geo
     checksums=raw.checksums,
     arrays=arrays,
   )
-  write_json(record, case.to_dict())
-  return case
+  write_json(record, {**case.to_dict(), "strange": strange})
+  return case, strange
 
 
 def _check_inside(raw: RawCase) -> None:
@@ -217,7 +227,7 @@ def _reuse(
   before = {case.name: (case.grade, case.checksums) for case in dataset.cases}
   changed = sorted(n for n in now.keys() | before.keys() if now.get(n) != before.get(n))
   if changed:
-    raise InputError(f"{out} was made of other files of {', '.join(changed)}; {remedy}")
+    raise InputError(f"{out} was made of other files of {few(changed, 10)}; {remedy}")
   Console(stderr=True).print(f"{out} is there, from the same files with the same flags: reused")
   return dataset
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
 from nas3d_jax.data.cases.nifti import exact
-from nas3d_jax.data.inspection.examine_case import Examination, Finding, lengths, millimetres, voxels
+from nas3d_jax.data.inspection.examine_case import Examination, Finding
+from nas3d_jax.data.inspection.words import lengths, millimetres, number, voxels
 from nas3d_jax.schema.schema import Schema
 
 FEWEST_CASES = 5
@@ -140,19 +141,18 @@ def _duplicates(cases: Sequence[Examination]) -> Iterator[Finding]:
 def _intensities(modality: str, cases: Sequence[Examination]) -> Iterator[Finding]:
   known = [case for case in cases if modality in case.intensities]
   strange: dict[str, list[str]] = defaultdict(list)
+  sides: dict[str, set[str]] = defaultdict(set)
   for field, name in _STATISTICS.items():
     values = np.asarray([getattr(case.intensities[modality], field) for case in known], float)
     limits = intensity_limits(values)
     for case, value in zip(known, values.tolist(), strict=True):
       if limits is not None and not limits[0] <= value <= limits[1]:
-        strange[case.name].append(f"{name} {_number(value)} instead of {_number(limits[0])} to {_number(limits[1])}")
+        strange[case.name].append(f"{name} {number(value)} instead of {number(limits[0])} to {number(limits[1])}")
+        sides[case.name].add("lower" if value < limits[0] else "higher")
   for case, found in strange.items():
-    reason = f"intensities of {modality} are far from those of the other cases: {', '.join(found)}"
+    how = f"far {sides[case].pop()} than" if len(sides[case]) == 1 else "far from"
+    reason = f"intensities of {modality} are {how} those of the other cases: {', '.join(found)}"
     yield Finding(case, "warning", "intensity", reason, "see that it is the right image, in the same units")
-
-
-def _number(value: float) -> str:
-  return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def intensity_limits(values: Any) -> tuple[float, float] | None:

@@ -14,6 +14,8 @@ from nas3d_jax.data.brain import box_of
 from nas3d_jax.data.cases.case_files import CaseFiles
 from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
 from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_labels, read_volume
+from nas3d_jax.data.cases.strange import BACKGROUND, HEADER, RANGE, background, squeezed, two_geometries
+from nas3d_jax.data.inspection.words import lengths, millimetres, number, voxels
 from nas3d_jax.schema.schema import Schema
 
 Severity = Literal["error", "warning"]
@@ -103,10 +105,13 @@ class _Reading:
     # Where an image is not zero; None as long as none was read, and useless once one could not be.
     self.brain: np.ndarray | None = None
     self.whole = True
+    self.backgrounds: dict[str, float] = {}
+    self.contradictions: dict[str, list[str]] = {}  # in a header -> the files that have it
 
   def examine(self) -> Examination:
     for key, path in self.files.named.items():
       self._file(key, path)
+    self._whole_case()
     first = self.first and self.first[1]
     return Examination(
       self.files.name, self.shape, first and first.spacing, first and first.affine, self.checksums, self.intensities,
@@ -130,8 +135,26 @@ class _Reading:
     for note in volume.notes:
       self._add("warning", "put_right", note, "nothing needs to be done")
     self._scale(path, volume)
+    for text in two_geometries(volume.header):
+      self.contradictions.setdefault(text, []).append(self._what(path))
     for kind, data in self._volumes(path, volume):
       self._volume(kind, data, volume)
+
+  def _whole_case(self) -> None:
+    """Notes what the files of a case mostly have in common, once."""
+    for text, files in self.contradictions.items():
+      remedy = "the sform is taken where there is one, and distances are measured by it; correct the header"
+      self._add("warning", HEADER, f"in the header of {', '.join(files)}: {text}", remedy)
+    if self.backgrounds:
+      values = ", ".join(f"{number(value)} in {kind}" for kind, value in self.backgrounds.items())
+      remedy = "voxels of 0 alone count as background: set these to 0, or they count as brain"
+      self._add("warning", BACKGROUND, f"the background is not 0, but {values}", remedy)
+
+  def _what(self, path: Path) -> str:
+    """What a file is called in messages."""
+    if path == self.files.segmentation:
+      return "segmentation"
+    return "image" if self._holds_all(path) else self.schema.modality_names[self.files.images.index(path)]
 
   def _add(self, severity: Severity, kind: str, reason: str, remedy: str) -> None:
     self.findings.append(Finding(self.files.name, severity, kind, reason, remedy))
@@ -166,7 +189,8 @@ class _Reading:
         self.brain = inside
       else:
         self.brain |= inside
-    self._image(kind, flat[inside], flat.size)
+    if self._image(kind, flat[inside], flat.size) and (value := background(data)) is not None:
+      self.backgrounds[kind] = value
 
   def _geometry(self, kind: str, shape: tuple[int, ...], volume: Volume) -> bool:
     """Whether a volume has the shape of the first; notes where its grid is another."""
@@ -189,26 +213,33 @@ class _Reading:
       reason = f"{path.name} has scale factors, slope {slope:g} and intercept {intercept:g}"
       self._add("warning", "scale", reason, "they are applied; see that the values are what they should be")
 
-  def _image(self, kind: str, inside: np.ndarray, size: int) -> None:
-    """Intensities of the voxels that are not zero, out of so many."""
+  def _image(self, kind: str, inside: np.ndarray, size: int) -> bool:
+    """Notes the intensities of the voxels that are not zero, out of so many; whether they are usable."""
     remedy = "put the right volume there, or leave the case out"
     if not inside.size:
       self._add("error", "constant", f"{kind} is 0 in every voxel", remedy)
-      return
+      return False
     low, high = float(inside.min()), float(inside.max())
     if not (low >= -_LARGEST and high <= _LARGEST):  # NaN fails both
       nans, count = int(np.isnan(inside).sum()), int((~(np.abs(inside) <= _LARGEST)).sum())
       which = "NaN" if nans == count else "infinite or beyond single precision" if not nans else "NaN or infinite"
       reason = f"{kind} has {voxels(count)} that are {which}"
       self._add("error", "not_finite", reason, "export the volume again, or replace them by 0")
-      return
+      return False
     if low == high:
       where = "in every voxel" if inside.size == size else "in every voxel that is not zero"
       self._add("error", "constant", f"{kind} is {low:g} {where}", remedy)
-      return
+      return False
     middle, most = (inside.size - 1) // 2, (inside.size - 1) * 99 // 100
     inside.partition((middle, most))
     self.intensities[kind] = Intensities(low, float(inside[middle]), float(inside[most]), high)
+    if core := squeezed(inside):
+      reason = (
+        f"a few voxels rule the range of {kind}, {number(low)} to {number(high)}: nearly all lie from "
+        f"{number(core.least)} to {number(core.greatest)}, {core.share:.1%} of it"
+      )
+      self._add("warning", RANGE, reason, "the range scales the network's input: correct these voxels, or cut them off")
+    return True
 
   def _outside(self, flat: np.ndarray, on_grid: bool) -> None:
     """Labelled voxels where all modalities are 0; preprocessing would lose those outside the box of the brain."""
@@ -243,11 +274,6 @@ def _value_counts(flat: np.ndarray) -> dict[float, int]:
   return found
 
 
-def lengths(shape: tuple[int, ...]) -> str:
-  """Lengths of a volume for a reader."""
-  return " x ".join(map(str, shape))
-
-
 def _affines_differ(kind: str, volume: Volume, name: str, first: Volume) -> str:
   """In what two affines differ: orientation, voxel size, place or direction."""
   one, other = ("".join(map(str, nib.aff2axcodes(v.affine))) for v in (volume, first))
@@ -259,13 +285,3 @@ def _affines_differ(kind: str, volume: Volume, name: str, first: Volume) -> str:
     places = [", ".join(f"{x:.4g}" for x in v.affine[:3, 3]) for v in (volume, first)]
     return f"{kind} lies elsewhere than {name}: its first voxel is at ({places[0]}) mm, not ({places[1]})"
   return f"{kind} is turned against {name}: their affines differ"
-
-
-def voxels(count: int) -> str:
-  """A number of voxels for a reader."""
-  return f"{count} voxel{'' if count == 1 else 's'}"
-
-
-def millimetres(spacing: tuple[float, ...]) -> str:
-  """Edge lengths of a voxel for a reader."""
-  return " x ".join(f"{length:.4g}" for length in spacing) + " mm"

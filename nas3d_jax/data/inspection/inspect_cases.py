@@ -18,7 +18,8 @@ from nas3d_jax.data.cases.detect_schema import find_schema, say_schema
 from nas3d_jax.data.cases.find_and_read import find_cases
 from nas3d_jax.data.cases.nifti import exact
 from nas3d_jax.data.inspection.compare_cases import compare, label_findings
-from nas3d_jax.data.inspection.examine_case import Examination, Finding, examine, lengths, millimetres
+from nas3d_jax.data.inspection.examine_case import Examination, Finding, examine
+from nas3d_jax.data.inspection.words import lengths, millimetres
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.builtin import SCHEMAS, challenge, of_challenge
 from nas3d_jax.schema.schema import Schema
@@ -37,6 +38,9 @@ KINDS: Mapping[str, str] = {
   "unlabelled": "warning: no segmentation, where most cases have one",
   "outside_brain": "warning: labelled voxels within that box where all modalities are 0",
   "put_right": "warning: something that reading put right, such as labels rounded by scale factors",
+  "background": "warning: most voxels on the faces of an image have one value that is not 0",
+  "range": "warning: all but a few voxels of an image lie within a tenth of its range",
+  "header": "warning: a header that contradicts itself: sform, qform, pixdim or unit",
   "scale": "warning: scale factors other than 1 and 0 in a header",
   "shape": "warning: another shape than most cases",
   "spacing": "warning: another voxel size than most cases",

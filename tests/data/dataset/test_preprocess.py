@@ -252,3 +252,18 @@ def test_channels_that_are_called_otherwise_make_another_data_set(tmp_path, out)
   path.write_text(path.read_text().replace("T1w", "?").replace("T2w", "T1w").replace("?", "T2w"))
   with pytest.raises(InputError, match=r"was made of other files of BRATS_001, BRATS_002; give --overwrite"):
     preprocess(tmp_path / "in", out, folds=2)
+
+
+def test_what_is_strange_is_said_in_a_line_each_and_again_by_a_run_that_goes_on(data_dir, out, capfd, monkeypatch):
+  for case in (1, 2):
+    rewrite(file_of(data_dir, case, "flair"), lambda v: np.where(v == 0, -3.5, v).astype(np.float32))
+  rewrite(file_of(data_dir, 3, "t2"), put((8, 9, 10), np.int16(32767)))
+  expected = [
+    "warning: the background is not 0 (flair) in 2 of 4 cases: Phantom_0001, Phantom_0002; see inspect",
+    "warning: a few voxels rule the range of intensities (t2) in 1 of 4 cases: Phantom_0003; see inspect",
+  ]
+  monkeypatch.setattr("nas3d_jax.data.dataset.preprocess.assign_folds", lambda *_: 1 / 0)
+  for _ in range(2):
+    with pytest.raises(ZeroDivisionError):
+      preprocess(data_dir, out, folds=2)
+    assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning")] == expected

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gzip
 import json
 import shutil
 
@@ -93,6 +94,22 @@ def corner_of_the_brain(data, case):
   corner = tuple(int(found.min()) for found in np.nonzero(brain))
   assert not brain[corner]
   return corner
+
+
+def rewrite_headers(data, case, files=FILES, *, pixdim=None, qform=None, unit=None):
+  """Stores volumes again whose sform stays while other fields of the header change."""
+  for file in files:
+    image = nib.load(path(data, case, file))
+    header, voxels = image.header, np.asarray(image.dataobj).tobytes(order="F")
+    if pixdim is not None:
+      header["pixdim"][1:4] = pixdim
+    if qform is not None:
+      header.set_qform(qform, 1)
+    if unit is not None:
+      header.set_xyzt_units(unit)
+    header["vox_offset"] = 352
+    # nibabel's own writer would put sform and pixdim right.
+    path(data, case, file).write_bytes(gzip.compress(header.binaryblock + bytes(4) + voxels))
 
 
 CORNER = (0, 0, slice(0, 3))
@@ -200,6 +217,30 @@ FAULTS = {
   "bright": (
     lambda d: edit(d, 5, "t1", lambda v: v * 12),
     5, "intensity", "intensities of t1 .*median .*, 99th percentile",
+  ),
+  "background": (
+    lambda d: edit(d, 5, "t1", lambda v: np.where(v == 0, 654, v)),
+    5, "background", "^the background is not 0, but 654 in t1$",
+  ),
+  "one bright voxel": (
+    lambda d: edit(d, 5, "t1", put(32767, (10, 10, 10))),
+    5, "range", r"^a few voxels rule the range of t1, \d+ to 32767: nearly all lie from 268 to 664, 1.2% of it$",
+  ),
+  "one dark voxel": (lambda d: edit(d, 5, "t1", put(-32000, (10, 10, 10))), 5, "range", "range of t1, -32000 to"),
+  "sform and pixdim": (
+    lambda d: rewrite_headers(d, 4, pixdim=(1.3, 1.3, 10)),
+    4, "header",
+    "header of flair, t1, t1ce, t2, segmentation: the sform has voxels of 1 x 1 x 1 mm, pixdim says 1.3 x 1.3 x 10 mm",
+  ),
+  "sform and qform": (
+    lambda d: rewrite_headers(d, 4, FILES[:1], qform=np.diag([-1.0, -1, 1, 1])),
+    4, "header", "header of flair: sform and qform place voxels up to 23 mm apart",
+  ),
+  "mirrored qform": (
+    lambda d: rewrite_headers(d, 4, qform=np.diag([1.0, -1, 1, 1])), 4, "header", "orientation LPS, the qform RPS"
+  ),
+  "micrometres": (
+    lambda d: rewrite_headers(d, 4, unit="micron"), 4, "header", "lengths are said to be micrometres, and taken as mm"
   ),
   "negative": (
     lambda d: edit(d, 5, "t1", lambda v: np.where(v > 0, v - 2000, 0).astype(np.int16)), 5, "intensity", "t1 .*median -"
