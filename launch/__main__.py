@@ -26,6 +26,7 @@ from typing import Any
 
 from absl import flags
 
+from launch.flags import unwritable
 from nas3d_jax.runtime.stopping import Stop, StopBySignal, Stopped
 
 STAGES = ("phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str], stop: Stop | None = None) -> int:
     return _complain(f"what is {surplus[0]!r}? Flags are written --name=value")
   if missing:
     return _complain(f"--{missing[0]} is missing (python -m launch {name} --help)")
+  if wrong := unwritable(values):
+    return _complain(wrong)
   return _run(stage, (values, stop or Stop()) if name in _SAVING else (values,))
 
 
