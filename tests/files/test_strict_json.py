@@ -35,7 +35,9 @@ def test_json_that_is_refused(content, message):
     parse_json(content)
 
 
-@pytest.mark.parametrize("content", [b"[" * 64 + b"]" * 64, b'"\\ud83d\\ude00"', b"1e308", b"[true, null, -0.0]", b"\xef\xbb\xbf{}"])
+@pytest.mark.parametrize(
+  "content", [b"[" * 64 + b"]" * 64, b'"\\ud83d\\ude00"', b"1e308", b"[true, null, -0.0]", b"\xef\xbb\xbf{}"]
+)
 def test_json_that_is_read(content):
   assert parse_json(content) == json.loads(content)
 
