@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -29,8 +30,8 @@ def last_json(command: list[str]) -> dict[str, Any]:
 def main() -> None:
   """Parses the flags, measures and prints."""
   flags = argparse.ArgumentParser(description=__doc__)
-  flags.add_argument("--peer", required=True, help="the other program")
-  flags.add_argument("--peer_python", default=sys.executable)
+  flags.add_argument("--peer", required=True, type=os.path.expanduser, help="the other program")
+  flags.add_argument("--peer_python", type=os.path.expanduser, default=sys.executable)
   flags.add_argument("--peer_flags", default="", help="more of its flags, as in one string")
   flags.add_argument("--our_flags", default="", help="more of ours, such as --precision=tf32")
   flags.add_argument("--job", default="search")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -85,7 +86,9 @@ def predict_all(data_dir: Path, out: Path, patch: int) -> dict[str, float]:
 def main() -> None:
   """Parses the flags, measures and prints."""
   flags = argparse.ArgumentParser(description=__doc__)
-  flags.add_argument("--data_dir", required=True, help="cases with segmentations, as `preprocess` takes them")
+  flags.add_argument(
+    "--data_dir", required=True, type=os.path.expanduser, help="cases with segmentations, as `preprocess` takes them"
+  )
   flags.add_argument("--search_patch", type=int, default=64)
   flags.add_argument("--patch", type=int, default=128)
   flags.add_argument("--steps", type=int, default=4)

@@ -26,6 +26,8 @@ from typing import Any
 
 from absl import flags
 
+from launch.flags import unwritable
+from nas3d_jax.runtime import standard_streams
 from nas3d_jax.runtime.stopping import Stop, StopBySignal, Stopped
 
 STAGES = ("phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
@@ -49,6 +51,13 @@ def main(arguments: Sequence[str], stop: Stop | None = None) -> int:
   Returns:
     The exit code: 0, 1 where inspect found something, 2 for a wrong input, 130 or 143 where a signal ended it.
   """
+  code = _command(arguments, stop)
+  if lost := standard_streams.what_was_lost():
+    return _complain(f"stdout cannot be written to ({lost.strerror}); make room, or print to another file")
+  return code
+
+
+def _command(arguments: Sequence[str], stop: Stop | None) -> int:
   # XLA reports as errors on stderr what is none: that a program in the cache was compiled with
   # features such as "prefer-no-gather", on this same machine. True errors come as exceptions. It
   # has to be said before JAX is imported.
@@ -77,6 +86,8 @@ def main(arguments: Sequence[str], stop: Stop | None = None) -> int:
     return _complain(f"what is {surplus[0]!r}? Flags are written --name=value")
   if missing:
     return _complain(f"--{missing[0]} is missing (python -m launch {name} --help)")
+  if wrong := unwritable(values):
+    return _complain(wrong)
   return _run(stage, (values, stop or Stop()) if name in _SAVING else (values,))
 
 
@@ -149,10 +160,12 @@ def again(arguments: Sequence[str]) -> tuple[str, str]:
 
 
 def _complain(message: str) -> int:
-  print(f"error: {message}", file=sys.stderr)
+  shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
+  print(f"error: {shown}", file=sys.stderr)
   return _WRONG_INPUT
 
 
 if __name__ == "__main__":
+  standard_streams.withstand()
   with StopBySignal(*again(sys.argv[1:])) as by_signal:
     sys.exit(main(sys.argv[1:], by_signal))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import PLATFORM_HELP
+from launch.flags import PLATFORM_HELP, define_path
 from nas3d_jax.runtime.stopping import Stop
 
 REQUIRED = ("workdir",)
@@ -17,7 +17,7 @@ REQUIRED = ("workdir",)
 
 def define(values: flags.FlagValues) -> None:
   """Defines the flags of this stage on `values`."""
-  flags.DEFINE_string("workdir", None, "folder to write everything to", flag_values=values)
+  define_path(values, "workdir", "folder to write everything to")
   flags.DEFINE_string("platform", None, PLATFORM_HELP, flag_values=values)
 
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import define_schema
+from launch.flags import define_path, define_schema
 
 REQUIRED = ("predictions", "data_dir", "out")
 
 
 def define(values: flags.FlagValues) -> None:
   """Defines the flags of this stage on `values`."""
-  flags.DEFINE_string("predictions", None, "folder of <case>.nii.gz", flag_values=values)
-  flags.DEFINE_string(
-    "data_dir", None, "folder of the cases with their segmentations", flag_values=values
-  )
-  flags.DEFINE_string("out", None, "folder to write the scores to", flag_values=values)
+  define_path(values, "predictions", "folder of <case>.nii.gz")
+  define_path(values, "data_dir", "folder of the cases with their segmentations")
+  define_path(values, "out", "folder to write the scores to")
   define_schema(values, of=" of the truth")
   flags.DEFINE_float(
     "tolerance", 1.0, "distance in mm up to which surfaces agree, for surface_dice", lower_bound=0.0,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
 from absl import flags
@@ -15,6 +17,46 @@ flags.disclaim_key_flags()
 Config = TypeVar("Config")
 PLATFORM_HELP = "cpu, gpu or another of JAX's platforms; not given: an accelerator if there is one"
 _HOSTS = ("coordinator", "processes", "process")
+
+
+class _PathParser(flags.ArgumentParser):
+  """Reads a path: `~` and `~user` become the folder that they stand for, here and nowhere else.
+
+  Args:
+    named: whether the path may stand behind NAME=.
+  """
+
+  def __init__(self, named: bool = False):
+    self._named = named
+
+  def parse(self, argument: str) -> str:
+    """The path as it is used from here on.
+
+    Raises:
+      ValueError: it cannot be used, wherever it leads.
+    """
+    from nas3d_jax.validation import path_fault
+
+    name, equals, path = argument.rpartition("=") if self._named else ("", "", argument)
+    expanded = os.path.expanduser(path)
+    if path.startswith("~") and expanded == path:
+      raise ValueError(f"no home is known of {path.partition('/')[0]}; for a folder of that name write ./{path}")
+    if (fault := path_fault(expanded)) is not None:
+      raise ValueError(fault)
+    return f"{name}{equals}{expanded}"
+
+
+def define_path(values: flags.FlagValues, name: str, help: str) -> None:
+  """Defines a flag that is a path on `values`, for the module that calls."""
+  flags.DEFINE(_PathParser(), name, None, help, values, flags.ArgumentSerializer())
+
+
+def define_paths(
+  values: flags.FlagValues, name: str, help: str, default: tuple[str, ...] = (), *, named: bool = False
+) -> None:
+  """The same of a flag that may be given again; `named`: whether each path may stand behind NAME=."""
+  parser, serializer = _PathParser(named), flags.ArgumentSerializer()
+  flags.DEFINE_multi(parser, serializer, name, list(default), help, flag_values=values)
 
 
 def define_options(values: flags.FlagValues, config: type) -> None:
@@ -34,6 +76,10 @@ def define_options(values: flags.FlagValues, config: type) -> None:
       low, high = (bound if bound is None else float(bound) for bound in (low, high))
       # A flag cannot leave out its bounds; the check of the configuration does.
       flags.DEFINE_float(name, default, option.help, lower_bound=low, upper_bound=high, **own)
+    elif option.path and option.kind is tuple:
+      define_paths(values, name, option.help, option.default, named=option.named)
+    elif option.path:
+      define_path(values, name, option.help)
     elif option.commas:
       flags.DEFINE_list(name, default, option.help, **own)
     elif option.kind is tuple:
@@ -46,7 +92,32 @@ def define_schema(values: flags.FlagValues, of: str = "", otherwise: str = "foun
   """Defines the flag on `values`, for the module that calls; see `schema_help`."""
   from nas3d_jax.inference.config import schema_help
 
-  flags.DEFINE_string("schema", None, schema_help(of, otherwise), flag_values=values)
+  define_path(values, "schema", schema_help(of, otherwise))
+
+
+def unwritable(values: flags.FlagValues) -> str | None:
+  """What is wrong with the first flag whose text no file could hold, and no path; None where all are well."""
+  for name in values:
+    for text in _texts(values[name].value):
+      if "\0" in text or not _is_unicode(text):
+        what = "has the character NUL" if "\0" in text else "is not UTF-8"
+        return f"--{name} must be a text that a file can hold, got {text!r:.200}, which {what}; write it otherwise"
+  return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+  if isinstance(value, str):
+    yield value
+  elif isinstance(value, list):
+    yield from (text for text in value if isinstance(text, str))
+
+
+def _is_unicode(text: str) -> bool:
+  try:
+    text.encode("utf-8")
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def build(config: type[Config], values: flags.FlagValues, **changes: Any) -> Config:

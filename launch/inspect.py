@@ -13,18 +13,19 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.flags import define_schema
+from launch.flags import define_path, define_schema
 
 REQUIRED = ("data_dir",)
 
 
 def define(values: flags.FlagValues) -> None:
   """Defines the flags of this stage on `values`."""
-  own = dict(flag_values=values)
-  flags.DEFINE_string("data_dir", None, "folder of the cases", **own)
+  define_path(values, "data_dir", "folder of the cases")
   define_schema(values)
-  flags.DEFINE_integer("workers", None, "cases read at once; not given: the cores, 4 at most", lower_bound=1, **own)
-  flags.DEFINE_string("json", None, "file to write everything to, beside the table; - prints it in its place", **own)
+  flags.DEFINE_integer(
+    "workers", None, "cases read at once; not given: the cores, 4 at most", lower_bound=1, flag_values=values
+  )
+  define_path(values, "json", "file to write everything to, beside the table; - prints it in its place")
 
 
 def main(values: flags.FlagValues) -> int:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from absl import flags
 
+from launch.flags import define_path
+
 REQUIRED = ("out",)
 
 
 def define(values: flags.FlagValues) -> None:
   """Defines the flags of this stage on `values`."""
-  flags.DEFINE_string("out", None, "folder to write the cases to", flag_values=values)
+  define_path(values, "out", "folder to write the cases to")
   flags.DEFINE_integer("cases", 4, "number of cases", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("seed", 0, "the same seed makes the same cases", flag_values=values)
   flags.DEFINE_list("shape", "240,240,155", "voxels along the three axes", flag_values=values)

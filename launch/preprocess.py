@@ -12,20 +12,17 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.flags import define_schema
+from launch.flags import define_path, define_schema
 
 REQUIRED = ("data_dir", "workdir")
 
 
 def define(values: flags.FlagValues) -> None:
   """Defines the flags of this stage on `values`."""
-  flags.DEFINE_string(
-    "data_dir",
-    None,
-    "folder of the cases: of case folders, with or without HGG and LGG, or of a dataset.json",
-    flag_values=values,
+  define_path(
+    values, "data_dir", "folder of the cases: of case folders, with or without HGG and LGG, or of a dataset.json"
   )
-  flags.DEFINE_string("workdir", None, "run directory; dataset/ is written", flag_values=values)
+  define_path(values, "workdir", "run directory; dataset/ is written")
   define_schema(values)
   flags.DEFINE_integer(
     "folds", 5, "folds, as even in grade as can be; 2 for two cases", flag_values=values

@@ -9,29 +9,25 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import define_schema
+from launch.flags import define_path, define_paths, define_schema
 
 REQUIRED = ("workdir",)
 
 
 def define(values: flags.FlagValues) -> None:
   """Defines the flags of this stage on `values`."""
-  flags.DEFINE_string("workdir", None, "run directory with dataset/", flag_values=values)
-  flags.DEFINE_string(
-    "out", None, "folder to write to; not given: report/ of the run directory", flag_values=values
-  )
-  flags.DEFINE_multi_string(
+  define_path(values, "workdir", "run directory with dataset/")
+  define_path(values, "out", "folder to write to; not given: report/ of the run directory")
+  define_paths(
+    values,
     "portal_csv",
-    [],
     "NETWORK/SPLIT=FILE: scores that a challenge's portal gave for cases without truth, as "
     "searched/test=scores.csv; NETWORK is searched or unet3d, SPLIT test or ensemble; a mere FILE is searched/test. "
     "Read are the columns Label and, for every region, Dice_ET, Sensitivity_ET, Specificity_ET, Hausdorff95_ET and so "
     "on; others are passed over, and rows Mean, StdDev, Median, 25quantile and 75quantile left out. May be given again",
-    flag_values=values,
+    named=True,
   )
-  flags.DEFINE_string(
-    "test_dir", None, "folder of the unseen cases, for pictures; not given: that of the experiment", flag_values=values
-  )
+  define_path(values, "test_dir", "folder of the unseen cases, for pictures; not given: that of the experiment")
   define_schema(values, of=" in test_dir", otherwise="as they were scored")
   flags.DEFINE_integer("seed", 0, "seed of the bootstrap intervals", lower_bound=0, flag_values=values)
   flags.DEFINE_bool("overwrite", False, "draw every figure anew", flag_values=values)

@@ -95,19 +95,17 @@ _MODULES = {
   "surfaces": "evaluation.surfaces",
   "unet3d": "models.unet3d",
 }
-_PACKAGES = (
-  "checkpointing", "data", "evaluation", "experiment", "files", "inference", "models", "report", "runtime", "schema",
-  "training",
-)
+
+_module = importlib.import_module("nas3d_jax.lazy").modules_of(__name__)
 
 
 def __getattr__(name: str) -> Any:
   for module, names in _HOMES.items():
     if name in names:
       return getattr(importlib.import_module(f"nas3d_jax.{module}"), name)
-  if name in _MODULES or name in _PACKAGES:
-    return importlib.import_module(f"nas3d_jax.{_MODULES.get(name, name)}")
-  raise AttributeError(f"module 'nas3d_jax' has no attribute {name!r}")
+  if name in _MODULES:
+    return importlib.import_module(f"nas3d_jax.{_MODULES[name]}")
+  return _module(name)
 
 
 def __dir__() -> list[str]:

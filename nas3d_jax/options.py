@@ -14,10 +14,11 @@ import types
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.validation import is_number, is_whole
+from nas3d_jax.validation import check_path, is_number, is_whole
 
 Config = TypeVar("Config")
 _OPTION, _PART = "option", "part"
@@ -35,11 +36,13 @@ class Option:
     below: number that it must be below.
     wanted: what an error asks for, where that does not follow from the bounds.
     commas: whether the flag of a tuple takes all of it, with commas, instead of being given again for each.
+    named: whether each value is a path that may stand behind NAME=.
     changeable: whether it may differ when a run goes on.
     network: the only network that it concerns; None: all.
     kind: bool, int, float, tuple, or str for all else.
     choices: the values of a `Literal`; empty: others.
     optional: whether None is a value.
+    path: whether it is a path, or paths.
   """
 
   help: str
@@ -49,14 +52,16 @@ class Option:
   below: float | None = None
   wanted: str = ""
   commas: bool = False
+  named: bool = False
   changeable: bool = False
   network: str | None = None
   kind: type = str
   choices: tuple[str, ...] = ()
   optional: bool = False
+  path: bool = False
 
   def typed(self, hint: Any) -> Option:
-    """The option with what the type of its field tells: `kind`, `choices` and `optional`."""
+    """The option with what the type of its field tells: `kind`, `choices`, `optional` and `path`."""
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     members = typing.get_args(hint) if union else (hint,)
     kinds = [member for member in members if member is not types.NoneType]
@@ -66,10 +71,14 @@ class Option:
       kind=kind if kind in (bool, int, float, tuple) else str,
       choices=typing.get_args(kinds[0]) if kind is Literal else (),
       optional=len(kinds) < len(members),
+      path=self.named or _holds_path(hint),
     )
 
   def check(self, name: str, value: Any) -> None:
-    """Raises InputError, with the name and the value, where it is of another type or out of range; not of texts."""
+    """Raises InputError, with the name and the value, where it is of another type, out of range or no path to use."""
+    for path in (value if isinstance(value, tuple) else (value,)) if self.path and not self.named else ():
+      if isinstance(path, (str, Path)):
+        check_path(name, path)
     if not (self._fits(value) or (value is None and self.optional)):
       raise InputError(f"{name} must be {self.wanted or self._spelled()}{', or None' * self.optional}, got {value!r}")
 
@@ -169,6 +178,10 @@ def check_options(config: Any) -> None:
   for field, hint in _fields(type(config)):
     if _OPTION in field.metadata:
       field.metadata[_OPTION].typed(hint).check(field.name, getattr(config, field.name))
+
+
+def _holds_path(hint: Any) -> bool:
+  return hint is Path or any(map(_holds_path, typing.get_args(hint)))
 
 
 @functools.cache

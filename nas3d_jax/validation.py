@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from typing import Any
 
@@ -29,3 +30,35 @@ def check_whole(name: str, value: Any, low: int, kind: type = int) -> None:
   """Raises InputError, with the name and the value, unless `is_whole(value, low, kind)`."""
   if not is_whole(value, low, kind):
     raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+
+
+# In bytes, of one name and of a whole path: less than systems take, for the files that are written below and beside it.
+_LONGEST_NAME, _LONGEST_PATH = 230, 3800
+
+
+def path_fault(path: str | os.PathLike[str]) -> str | None:
+  """Why a path cannot be used wherever it leads, with the remedy; None if it can.
+
+  Records, checkpoints and reports hold paths as UTF-8, which not every path on disk is.
+  """
+  text = os.fspath(path)
+  if not text:
+    return "it is empty; give a path"
+  if "\0" in text:
+    return "it has the character NUL, which no path can have; leave it out"
+  whole = os.path.abspath(text)
+  try:
+    same = whole.encode("utf-8") == os.fsencode(whole)
+  except UnicodeEncodeError:
+    same = False
+  if not same:
+    return f"{whole!r} is not UTF-8 on this disk; rename that folder, or give a link to it that has another name"
+  if max(map(len, os.fsencode(whole).split(b"/"))) > _LONGEST_NAME or len(os.fsencode(whole)) > _LONGEST_PATH:
+    return f"a name may have {_LONGEST_NAME} bytes and a path {_LONGEST_PATH}; give a shorter one"
+  return None
+
+
+def check_path(name: str, value: str | os.PathLike[str]) -> None:
+  """Raises InputError, with the name and the value, where `path_fault` finds one."""
+  if (fault := path_fault(value)) is not None:
+    raise InputError(f"{name} must be a path that can be used, got {os.fspath(value)!r:.300}: {fault}")

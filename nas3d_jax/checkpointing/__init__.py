@@ -4,3 +4,7 @@ Rooms: `checkpoints` (the one that knows Orbax), `step_folders` (which steps the
 of what is read), `serialization` (state as plain trees), `metadata` (all but the arrays), `restore` (a network
 from a checkpoint), `quiet` (what Orbax would print).
 """
+
+from nas3d_jax.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

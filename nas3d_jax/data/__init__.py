@@ -5,3 +5,7 @@ in them), `dataset` (cases checked, cropped and dealt into folds), `patches` (wh
 (the brain cube and the intensities in it), `conform` (another orientation and voxel size, and back), `phantom` (cases
 that are made up).
 """
+
+from nas3d_jax.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

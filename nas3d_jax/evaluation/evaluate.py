@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from nas3d_jax.data.cases.case_files import CaseError, Fault, refuse
+from nas3d_jax.data.cases.case_files import CaseError, Fault, check_names, refuse
 from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.data.cases.find_and_read import geometry_faults, label_faults
 from nas3d_jax.data.cases.nifti import Volume, VolumeError, exact, read_labels
@@ -126,7 +126,7 @@ def _pair(
   if not wanted:
     where = f"{predictions_dir} and {data_dir}" if cases is None else "cases"
     raise InputError(f"there is no case to score in {where}; give at least one")
-  faults = [fault for fault in faults if fault.case in wanted]
+  faults = [*(fault for fault in faults if fault.case in wanted), *check_names(wanted)]
   for case in wanted:
     found = predictions.get(case, [])
     if not found:

@@ -4,3 +4,7 @@ Rooms: `run` is the way in; `config` (what is compared), `inputs` (data set and 
 trainings, predictions and so on, in order), `status` (how far each is, by what is on disk), `costs` (parameters,
 operations, memory, time).
 """
+
+from nas3d_jax.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

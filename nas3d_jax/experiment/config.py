@@ -55,7 +55,7 @@ class ExperimentConfig:
   test_schema: str | Path | None = option(schema_help(" in test_dir"), None)
   # For the report. A mere file is searched/test.
   portal_csv: tuple[str, ...] = option(
-    "scores that a challenge's portal gave for them, NETWORK/SPLIT=FILE; may be given again", ()
+    "scores that a challenge's portal gave for them, NETWORK/SPLIT=FILE; may be given again", (), named=True
   )
   folds: int | None = option("folds; not given: the data set's, 5 for a new one", None, least=1)
   nested: bool = option("search once a fold, on the other folds alone", False)

@@ -53,7 +53,8 @@ def check_plain(value: Any, most: int | None = None) -> None:
 
   Raises:
     InputError: it is nested more than 64 deep (or holds itself), a number is not finite or beyond double precision, a
-      text has half of a surrogate pair, which no file takes, something is of another type, or there are too many.
+      text has half of a surrogate pair, which no file takes, or NUL, which no name of a file takes, something is of
+      another type, or there are too many.
   """
   left, seen = [(value, 0)], 0
   while left:
@@ -71,6 +72,8 @@ def check_plain(value: Any, most: int | None = None) -> None:
     elif isinstance(item, str):
       if _SURROGATE.search(item):
         raise InputError(f"text {item!r:.80} has half of a surrogate pair")
+      if "\0" in item:
+        raise InputError(f"text {item!r:.80} has the character NUL")
     elif isinstance(item, (int, float)):
       if not abs(item) <= _LARGEST:  # NaN fails too; a whole number is compared exactly
         raise InputError("a number in it is not finite, or too large")
@@ -125,5 +128,13 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-  """Writes an object as readable JSON, whole or not at all."""
+  """Writes an object as readable JSON, whole or not at all.
+
+  Raises:
+    InputError: `parse_json` would refuse it, as it would a name that is not UTF-8. Nothing is written.
+  """
+  try:
+    check_plain(value)
+  except InputError as error:
+    raise InputError(f"{path} cannot be written: {error}; rename what is called so, or correct it") from error
   write_whole(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

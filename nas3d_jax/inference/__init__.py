@@ -4,3 +4,7 @@ Rooms: `predict` is the way in, `cross_validation` gives each case the fold that
 inference), `volume` (one case by patches), `ensemble` (the mean of networks), `postprocessing` (small components),
 `jobs` (many cases, read ahead and written behind), `prediction_folder` (what lies on disk).
 """
+
+from nas3d_jax.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

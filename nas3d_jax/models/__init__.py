@@ -8,3 +8,7 @@ From the ground up:
 - `cells` (Fig. 4 to 6); `networks` (Fig. 3); `unet3d` (the network of the comparison)
 - `packing` (parameters as one vector); `precision`; `flops`; `released_weights` (of the authors' program)
 """
+
+from nas3d_jax.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def write_report(
   out = Path(workdir) / REPORT if out is None else Path(out)
   _check_out(out)
   with locked(out), writing(out):
-    return _write(material, Path(workdir).resolve().name, out, seed, test_schema, overwrite)
+    return _write(material, Path(os.path.abspath(workdir)).name, out, seed, test_schema, overwrite)
 
 
 def _write(

@@ -2,5 +2,9 @@
 
 Rooms: `devices` (which one computes, and its cache of programs), `distributed` (several processes as one run),
 `data_parallel` (one batch on several devices), `stopping` (SIGTERM and Ctrl-C), `parallel` (many cases in threads),
-`progress_bar`, `compiling` (what is shown while a program is compiled).
+`progress_bar`, `compiling` (what is shown while a program is compiled), `standard_streams` (stdout and stderr).
 """
+
+from nas3d_jax.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

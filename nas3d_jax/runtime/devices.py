@@ -135,8 +135,11 @@ def enable_compilation_cache(folder: str | Path | None = None) -> Path:
 
   Returns:
     The folder; JAX makes it with the first program that took longer than a second to compile.
+
+  Raises:
+    InputError: it would lie in the home of a user who has none.
   """
-  folder = Path(folder or jax.config.jax_compilation_cache_dir or _cache_folder())
+  folder = Path(folder or os.path.expanduser(jax.config.jax_compilation_cache_dir or _cache_folder()))
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
   return folder
@@ -189,7 +192,10 @@ def _cache_folder() -> Path:
   # hand one of them programs with instructions that it does not have.
   info = Path("/proc/cpuinfo")
   processor = processor_kind(info.read_text() if info.exists() else host.processor())
-  base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+  # Values of variables are not expanded by every shell.
+  base = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+  if base.parts[0].startswith("~"):
+    raise InputError(f"no home is known for the cache of compiled programs, got {str(base)!r}; set XDG_CACHE_HOME")
   jaxlib = importlib.metadata.version("jaxlib")
   return base / "nas3d_jax" / "xla" / f"jaxlib-{jaxlib}-{host.machine()}-{processor}"
 

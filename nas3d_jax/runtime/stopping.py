@@ -174,7 +174,7 @@ def _tell(text: str) -> None:
   """One line on stderr, past Python's buffer, whose lock the main thread may hold; below a progress bar."""
   with contextlib.suppress(OSError):
     start = f"{_SHOW_CURSOR}\n" if os.isatty(2) else ""
-    os.write(2, f"{start}{text}\n".encode())
+    os.write(2, f"{start}{text}\n".encode("utf-8", "surrogateescape"))
 
 
 def _name(number: int) -> str:

@@ -5,3 +5,7 @@ Rooms: `search` and `train` are the two loops; `session` (what both hold between
 `epoch` (steps, means and checkpoints of an epoch), `losses`, `optimizers`, `genotype_counts` (lines 8 and 9 of
 Table 2), `nonfinite` (steps left out), `run_directory` (history and checkpoints on disk).
 """
+
+from nas3d_jax.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

@@ -4,6 +4,8 @@ import importlib
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,35 @@ def test_links_lead_somewhere(page):
     assert target.is_relative_to(ROOT), link
     if anchor:
       assert anchor in anchors(target.read_text("utf-8")), link
+
+
+def names_of(text):
+  """Every dotted name of ours that a page writes, and what its tables say to be in a module."""
+  found = set(re.findall(r"\bnas3d_jax\.([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)", text))
+  heads = "|".join(nas3d_jax.__all__)
+  found |= set(re.findall(rf"`((?:{heads})\.\w+)[`(]", text))
+  for module, what in re.findall(r"^\| `nas3d_jax\.([\w.]+)` \|(.*)\|$", text, re.MULTILINE):
+    found |= {f"{module}.{name}" for name in re.findall(r"`(\w+)`", what)}
+  return found
+
+
+def test_names_in_the_documentation_are_there_after_one_import():
+  """Each in a state in which nothing else was used before, as the first line that somebody writes."""
+  names = sorted(set().union(*map(names_of, TEXTS.values())))
+  assert {"schema.BRATS2019", "models.packing.PackedNet", "Genotype.from_hybrid", "models.cells.SearchCell"} <= {*names}
+  script = f"""
+import functools, sys
+for name in {names}:
+  for module in [module for module in sys.modules if module.split(".")[0] == "nas3d_jax"]:
+    del sys.modules[module]
+  import nas3d_jax
+  try:
+    functools.reduce(getattr, name.split("."), nas3d_jax)
+  except AttributeError as error:
+    print(name, error)
+"""
+  done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+  assert done.stdout == ""
 
 
 @pytest.mark.parametrize("page", TEXTS)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.files.strict_json import check_plain, parse_json
+from nas3d_jax.files.strict_json import check_plain, parse_json, write_json
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from nas3d_jax.files.strict_json import check_plain, parse_json
     (b'{"a": 1, "b": {"c": 1, "c": 2}}', "has 'c' twice"),
     (b'["\\ud800"]', "surrogate"),
     (b'{"\\udc80": 1}', "surrogate"),
-    (b"\xef\xbb\xbf{}", "BOM"),
+    (b'{"name": "a\\u0000b"}', "has the character NUL"),
     ("é".encode("latin-1"), "utf-8"),
     (b"", "Expecting value"),
     (b"{} {}", "Extra data"),
@@ -35,7 +35,9 @@ def test_json_that_is_refused(content, message):
     parse_json(content)
 
 
-@pytest.mark.parametrize("content", [b"[" * 64 + b"]" * 64, b'"\\ud83d\\ude00"', b"1e308", b"[true, null, -0.0]"])
+@pytest.mark.parametrize(
+  "content", [b"[" * 64 + b"]" * 64, b'"\\ud83d\\ude00"', b"1e308", b"[true, null, -0.0]", b"\xef\xbb\xbf{}"]
+)
 def test_json_that_is_read(content):
   assert parse_json(content) == json.loads(content)
 
@@ -57,3 +59,10 @@ def test_what_holds_itself_or_unfolds_without_end_is_not_plain():
 def test_other_types_are_not_plain(value):
   with pytest.raises(InputError, match="is of type"):
     check_plain(value)
+
+
+@pytest.mark.parametrize("value", [{"caf\udce9": 1}, {"a": ["b\0c"]}, {"a": float("nan")}, {"a": {1, 2}}])
+def test_what_could_not_be_read_again_is_not_written(tmp_path, value):
+  with pytest.raises(InputError, match=r"record.json cannot be written: .*; rename what is called so, or correct it"):
+    write_json(tmp_path / "record.json", value)
+  assert list(tmp_path.iterdir()) == []

@@ -10,10 +10,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# From the foundation up. A package imports from those on the floors before its own; on the first, errors and validation
-# lie below the rest.
+# From the foundation up. A package imports from those on the floors before its own; on the first, errors, lazy and
+# validation lie below the rest.
 FLOORS = (
-  "errors validation options files runtime schema",
+  "errors lazy validation options files runtime schema",
   "models data",
   "checkpointing",
   "training inference",
@@ -23,7 +23,8 @@ FLOORS = (
   "launch",
 )
 WITHOUT_JAX = (
-  "errors", "validation", "options", "files", "runtime.stopping", "runtime.parallel", "runtime.progress_bar", "schema",
+  "errors", "lazy", "validation", "options", "files", "runtime.stopping", "runtime.parallel", "runtime.progress_bar",
+  "runtime.standard_streams", "schema",
   "models.config", "models.search_space", "models.genotype", "data.cases", "data.dataset", "data.inspection",
   "data.brain", "data.conform", "data.phantom", "data.patches.grid", "data.patches.placement",
   "checkpointing.step_folders", "checkpointing.integrity", "checkpointing.metadata", "training.config",
@@ -81,14 +82,14 @@ def floor(package):
 @pytest.mark.parametrize("name", TREES.keys() - {"__init__"})
 def test_imports_point_down(name):
   own = name.split(".")[0]
-  others = {other.split(".")[0] for other in OURS[name]} - {own, "errors", "validation"}
+  others = {other.split(".")[0] for other in OURS[name]} - {own, "errors", "lazy", "validation"}
   assert "__init__" not in others, f"{name} imports the face of the library, which knows all of it"
   assert not {other for other in others if floor(other) >= floor(own)}, f"{name} imports from above or beside"
 
 
 def test_the_library_stands_in_its_packages():
   flat = {path.stem for path in ROOT.glob("nas3d_jax/*.py")}
-  assert flat == {"__init__", "errors", "options", "validation"}
+  assert flat == {"__init__", "errors", "lazy", "options", "validation"}
   for path in ROOT.glob("nas3d_jax/**/*.py"):
     assert (path.parent / "__init__.py").exists(), path
     assert path.name != "__init__.py" or ast.get_docstring(ast.parse(path.read_text("utf-8"))), path

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import nas3d_jax
+from nas3d_jax.lazy import modules_of
 
 ROOT = Path(nas3d_jax.__file__).parents[1]
 # Import names of jax, flax, optax, orbax-checkpoint, nibabel, numpy and absl-py, the documented needs of the library.
@@ -55,6 +56,34 @@ def test_packages_come_by_themselves():
   script = f"import nas3d_jax; print([getattr(nas3d_jax, name).__name__[10:] for name in {PACKAGES}])"
   assert ast.literal_eval(run(script)) == PACKAGES
   assert run("import nas3d_jax; print(nas3d_jax.schema.BRATS2019.name)") == "brats2019\n"
+
+
+def test_what_is_inside_packages_comes_by_itself():
+  script = "import nas3d_jax; print(nas3d_jax.data.patches.grid.patch_starts.__module__, nas3d_jax.packing.__name__)"
+  assert run(script) == "nas3d_jax.data.patches.grid nas3d_jax.models.packing\n"
+  # Whatever was imported before.
+  script = "import nas3d_jax.data.cases; print(nas3d_jax.data.brain.__name__, nas3d_jax.schema.schema.__name__)"
+  assert run(script) == "nas3d_jax.data.brain nas3d_jax.schema.schema\n"
+
+
+@pytest.mark.parametrize("package", ["data", "data.patches", "schema"])
+def test_unknown_module(package):
+  found = importlib.import_module(f"nas3d_jax.{package}")
+  with pytest.raises(AttributeError, match=f"module 'nas3d_jax.{package}' has no attribute 'unet'"):
+    found.unet  # noqa: B018
+  assert not hasattr(found, "__wrapped__")
+
+
+def test_a_module_that_lacks_another_says_which(monkeypatch, tmp_path):
+  (tmp_path / "some_package").mkdir()
+  (tmp_path / "some_package" / "__init__.py").write_text("")
+  (tmp_path / "some_package" / "module.py").write_text("import no_such_library")
+  monkeypatch.syspath_prepend(tmp_path)
+  get = modules_of("some_package")
+  with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_library'"):
+    get("module")
+  with pytest.raises(AttributeError, match="module 'some_package' has no attribute 'other'"):
+    get("other")
 
 
 def run(script):

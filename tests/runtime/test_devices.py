@@ -135,6 +135,18 @@ def test_cache_is_the_users_and_this_machines(monkeypatch, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+def test_a_cache_in_the_home_is_expanded_and_needs_one(monkeypatch, tmp_path):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.setenv("XDG_CACHE_HOME", "~/mine")
+  assert devices.enable_compilation_cache().is_relative_to(tmp_path / "mine")
+  jax.config.update("jax_compilation_cache_dir", "~/other")
+  assert devices.enable_compilation_cache() == tmp_path / "other"
+  jax.config.update("jax_compilation_cache_dir", None)
+  monkeypatch.setenv("XDG_CACHE_HOME", "~nobody.known/mine")
+  with pytest.raises(InputError, match=r"no home is known for the cache .*; set XDG_CACHE_HOME"):
+    devices.enable_compilation_cache()
+
+
 def test_processors_differ_by_model_and_instructions_alone():
   text = "cpu MHz\t\t: {}\nmodel name\t: {}\nflags\t\t: {}\n"
   kind = devices.processor_kind(text.format(2100.5, "A", "sse2 avx"))

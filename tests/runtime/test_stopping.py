@@ -16,7 +16,7 @@ import pytest
 from launch.__main__ import main
 from nas3d_jax.data.phantom import write_phantoms
 from nas3d_jax.runtime.distributed import StopTogether
-from nas3d_jax.runtime.stopping import Stop, StopBySignal, Stopped
+from nas3d_jax.runtime.stopping import Stop, StopBySignal, Stopped, _tell
 from tests.support.runs import StopAt, steps_kept
 
 ROOT = Path(__file__).parents[2]
@@ -275,3 +275,8 @@ def test_how_to_go_on_changes_when_something_is_saved():
   stop = Stop("sail on")
   stop.release(lambda: False)
   assert stop.again == "sail on"
+
+
+def test_the_last_line_holds_names_that_are_not_utf_8(capfdbinary):
+  _tell("python -m launch search --workdir=caf\udce9")
+  assert capfdbinary.readouterr().err == b"python -m launch search --workdir=caf\xe9\n"

@@ -4,3 +4,7 @@ Rooms: `find_and_read` is the way in; `case_folders` and `shared_folders` know a
 that names channels, `detect_schema` which schema fits, `segmentations` the truths alone; `case_files` (the files of a
 case, and faults), `nifti` (checked reading).
 """
+
+from nas3d_jax.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

@@ -11,13 +11,22 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.schema.schema import Schema
 
 
+def readable(name: str) -> str:
+  """A name on disk as a text that can be written: bytes that are not UTF-8 as \\xe9 and the like."""
+  return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 @dataclasses.dataclass(frozen=True)
 class Fault:
-  """One thing wrong with one case: its name, the reason, the remedy."""
+  """One thing wrong with one case: its name, the reason, the remedy, as texts that any file can hold."""
 
   case: str
   reason: str
   remedy: str
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      object.__setattr__(self, field.name, readable(getattr(self, field.name)))
 
   def __str__(self):
     return f"{self.case}: {self.reason}; {self.remedy}"
@@ -98,6 +107,12 @@ def is_truth(name: str, case: str, schema: Schema) -> bool:
     return "/" in name
   stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
   return stem in {case + suffix for suffix in schema.segmentation}
+
+
+def check_names(names: Iterable[str]) -> list[Fault]:
+  """What is wrong with names of cases, which every record has to hold: those that are not UTF-8."""
+  reason, remedy = "its name is not UTF-8, as those in records must be", "rename it, folder and files"
+  return [Fault(name, reason, remedy) for name in names if readable(name) != name]
 
 
 def of_case(name: str, error: InputError) -> CaseError:

@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
+from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, check_names, readable
 from nas3d_jax.data.cases.case_folders import find_in_folders
 from nas3d_jax.data.cases.nifti import Volume, VolumeError, exact, read_labels, read_volume
 from nas3d_jax.data.cases.shared_folders import find_in_layout
@@ -77,8 +77,9 @@ def find_cases(
     cases, faults = find(root, schema, labels=labels)
   except OSError as error:
     raise InputError(f"data_dir cannot be read ({error}); check its permissions") from error
+  faults = [*faults, *check_names(files.name for files in cases)]
   at_fault = {fault.case for fault in faults}
-  return sorted((c for c in cases if c.name not in at_fault), key=lambda files: files.name), faults
+  return sorted((c for c in cases if readable(c.name) not in at_fault), key=lambda files: files.name), faults
 
 
 def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:

@@ -3,3 +3,7 @@
 Rooms: `preprocess` makes one, by way of `common_geometry`, `folds` and `staging`; `dataset` opens it, `case` is one
 record of its manifest, `verify` compares checksums, `reference` finds the data set of a work directory.
 """
+
+from nas3d_jax.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

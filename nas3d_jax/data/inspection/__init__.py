@@ -3,3 +3,7 @@
 Rooms: `inspect_cases` is the way in; `examine_case` looks at one case, `compare_cases` at one among the others, `table`
 shows what they found, `words` writes amounts.
 """
+
+from nas3d_jax.lazy import modules_of
+
+__getattr__ = modules_of(__name__)

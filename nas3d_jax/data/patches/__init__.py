@@ -5,3 +5,7 @@ Rooms: `grid` (auto-fitted patches, section 2.3), `normalize` (eq. 2), `augment`
 `host_batches`) and `device_source` (cut on the device, by `device_cases`), `placement` (which of the two),
 `patch_stream` (an order with its sources).
 """
+
+from nas3d_jax.lazy import modules_of
+
+__getattr__ = modules_of(__name__)
