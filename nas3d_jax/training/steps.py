@@ -261,8 +261,9 @@ def make_chunk(
       state, sums = carry
       batches = draw(data, jax.tree.map(lambda rows: rows[index], order), state.step)
       state, current = step(state, *batches)
-      return state, {name: sums[name].at[index].set(current[name]) for name in sums}
+      return state, {name: sums[name].at[index].set(current[name].astype(jnp.float32)) for name in sums}
 
-    return jax.lax.fori_loop(0, count, body, (state, {name: jnp.zeros(limit) for name in losses}))
+    sums = {name: jnp.zeros(limit, jnp.float32) for name in losses}
+    return jax.lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), body, (state, sums))
 
   return jax.jit(chunk, donate_argnums=0)
