@@ -53,7 +53,7 @@ def make_predict_step(
   """
 
   def predict(variables, patch, low, high):
-    image = normalize(patch, xi, lam, low=low, high=high)
+    image = normalize(patch.astype(jnp.float32), xi, lam, low=low, high=high)
     with computing(precision):
       return net.apply(variables, image) if image.ndim == 5 else net.apply(variables, image[None])[0]
 

@@ -133,7 +133,7 @@ class SearchCell(nn.Module):
     for state in range(self.nodes + 1):
       readers = reading_nodes(state, self.nodes)
       direction = direction_of(self.kind, state)
-      rows = jnp.asarray([edge_row(self.kind, node, state) for node in readers])
+      rows = jnp.asarray([edge_row(self.kind, node, state) for node in readers], jnp.int32)
       modules = HybridModules(direction, self.channels, len(readers), self.variant, name=f"state_{state}")
       mixed = modules(states[state], weights[direction][rows])
       for index, node in enumerate(readers):
@@ -188,7 +188,7 @@ class DerivedCell(nn.Module):
       found.append((row, name, len(edges)))
       edges.append(operations.Parameters(name, self.channels, variant=self.variant, name=f"op_{row}")())
     stacked = {name: operations.stack(edges, name, self.channels, self.variant) for name, edges in by_operation.items()}
-    ones = {name: jnp.ones(len(edges)) for name, edges in by_operation.items()}
+    ones = {name: jnp.ones(len(edges), jnp.float32) for name, edges in by_operation.items()}
     results = fused_operations.evaluate(x, stacked, direction, self.variant, ones, summed=False)
     outputs = dict(zip(stacked, results, strict=True))
     finish = convolutions.depth_to_space if direction == "up" else (lambda y: y)

@@ -43,6 +43,7 @@ import jax.numpy as jnp
 from nas3d_jax.errors import InputError
 from nas3d_jax.models import convolutions, group_norm
 from nas3d_jax.models.config import Variant
+from nas3d_jax.models.ranks import spread
 from nas3d_jax.models.search_space import Direction, family
 
 Params = Mapping[str, Any]
@@ -112,19 +113,21 @@ def _raw_outputs(
       case "dil_conv":
         raws.append(_RawOutput((name,), _dilated(x, params["conv"]["kernel"], direction)))
       case "dep_conv":
-        dense_kernels[name] = params["depthwise"]["kernel"][..., None] * params["pointwise"]["kernel"]
+        depthwise = params["depthwise"]["kernel"][..., None]
+        dense_kernels[name] = depthwise * spread(params["pointwise"]["kernel"], depthwise)
       case "conv":
         dense_kernels[name] = params["conv"]["kernel"]
       case "se_conv":
         gate = _gate(x, params)
         if "conv" not in params:
-          factor = (gate * weights[name][:, None]).astype(x.dtype)
+          factor = (gate * weights[name][None, :, None]).astype(x.dtype)
           finished[name] = x[..., None, :] * group_norm.over_voxels(factor, x[..., None, :])
         elif x.shape[0] > 1:
           # For one sample a gate is a factor of the kernel; for more, every sample would need a kernel of its own.
           raws.append(_RawOutput((name,), _gated_apart(x, gate, params["conv"]["kernel"], direction)))
         else:
-          dense_kernels[name] = gate[0].T[..., None] * params["conv"]["kernel"]
+          kernel = params["conv"]["kernel"]
+          dense_kernels[name] = spread(gate[0].T[..., None], kernel) * kernel
       case _:
         raise InputError(f"operations must be candidates that this function computes, got {name!r}; add a case for it")
   if dense_kernels:
@@ -177,8 +180,8 @@ def _stack_rows(parts: Sequence[jax.Array]) -> jax.Array:
 def _gate(x: jax.Array, params: Params) -> jax.Array:
   """Squeeze and excitation: [N, D, H, W, C] -> [N, E, C] between 0 and 1, float32."""
   mean = x.astype(jnp.float32).mean((1, 2, 3))
-  hidden = jax.nn.relu(mean @ params["squeeze"]["kernel"] + params["squeeze"]["bias"])
-  return jax.nn.sigmoid(hidden[..., None] * params["excite"]["kernel"] + params["excite"]["bias"])
+  hidden = jax.nn.relu(mean @ params["squeeze"]["kernel"] + params["squeeze"]["bias"][None])
+  return jax.nn.sigmoid(hidden[..., None] * params["excite"]["kernel"][None] + params["excite"]["bias"][None])
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Array:
@@ -231,7 +234,8 @@ def _pool(x: jax.Array, name: str, weight: jax.Array) -> jax.Array:
   """A pool of 2x2x2 voxels, [N, 2 D, 2 H, 2 W, C], times each edge's weight [E] -> [N, D, H, W, E, C]."""
   blocks = convolutions.space_to_depth(x)
   pooled = blocks.mean(4) if name == "avg_pool" else _largest(blocks)
-  return pooled[..., None, :] * weight[:, None].astype(x.dtype)
+  pooled = pooled[..., None, :]
+  return pooled * spread(weight[:, None].astype(x.dtype), pooled)
 
 
 def _largest(blocks: jax.Array) -> jax.Array:

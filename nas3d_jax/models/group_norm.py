@@ -86,7 +86,7 @@ def group_norm(y: jax.Array, before: jax.Array, scale: jax.Array, bias: jax.Arra
     The shape and dtype of y.
   """
   one_row = (jnp.asarray(array)[None] for array in (before, scale, bias))
-  (z,) = normalized([jnp.asarray(y)[..., None, :]], *one_row, jnp.ones(1), (Rows((1,), (False,)),), True)
+  (z,) = normalized([jnp.asarray(y)[..., None, :]], *one_row, jnp.ones(1, jnp.float32), (Rows((1,), (False,)),), True)
   return materialize(z[..., 0, :])
 
 
@@ -128,16 +128,16 @@ def group_norm(y: jax.Array, before: jax.Array, scale: jax.Array, bias: jax.Arra
 
 def _forward(raws, bias, scale, shift, weight, layout, summed):
   mean, center, rho = _statistics(raws, bias, layout)
-  a = weight[:, None] * scale * rho
+  a = (weight[:, None] * scale)[None] * rho
   # All small arrays that loops over voxels read are materialized: XLA would compute them anew in every such loop.
-  a, b = materialize(jnp.stack([a, weight[:, None] * shift + (bias - center) * a]))
+  a, b = materialize(jnp.stack([a, (weight[:, None] * shift)[None] + (bias[None] - center) * a]))
   outputs, first_row = [], 0
   for y, (edges, relu) in zip(raws, layout, strict=True):
     row_of_raw = 0
     for edge_count, has_relu in zip(edges, relu, strict=True):
       rows = slice(first_row, first_row + edge_count)
       y_of_operation = y if len(edges) == 1 else y[..., row_of_raw : row_of_raw + edge_count, :]
-      z = y_of_operation * over_voxels(a[:, rows], y) + over_voxels(b[:, rows], y)
+      z = y_of_operation.astype(jnp.float32) * over_voxels(a[:, rows], y) + over_voxels(b[:, rows], y)
       outputs.append(jnp.maximum(z, 0) if has_relu else z)
       first_row, row_of_raw = first_row + edge_count, row_of_raw + edge_count
   outputs = [sum(outputs)] if summed else outputs
@@ -146,18 +146,20 @@ def _forward(raws, bias, scale, shift, weight, layout, summed):
 
 
 def _backward(layout, summed, saved, output_gradients):
-  raws, bias, scale, shift, weight, mean, center, rho, a, b = saved
-  w = weight[:, None]
+  raws, *of_rows, mean, center, rho, a, b = saved
+  # [1, R, C] or, the weight, [1, R, 1]: beside arrays [N, R, C].
+  bias, scale, shift, w = (jnp.expand_dims(part, (0, *range(2, 4 - part.ndim))) for part in of_rows)
   z_gradients, sums, first_row, first_operation = [], [], 0, 0  # g of each raw array; its sum_v g and sum_v g y
   for y, (edges, relu) in zip(raws, layout, strict=True):
     rows = slice(first_row, first_row + sum(edges))
     operations = slice(first_operation, first_operation + len(edges))
     of_operations = [output_gradients[0]] * len(edges) if summed else output_gradients[operations]
     g = (of_operations[0] if len(edges) == 1 else jnp.concatenate(of_operations, axis=-2)).astype(jnp.float32)
-    z = y * over_voxels(a[:, rows], y) + over_voxels(b[:, rows], y)
-    g = jnp.where(z > _floors(edges, relu), g, 0) if any(relu) else g
+    values = y.astype(jnp.float32)
+    z = values * over_voxels(a[:, rows], y) + over_voxels(b[:, rows], y)
+    g = jnp.where(z > _floors(edges, relu, z.ndim), g, 0) if any(relu) else g
     voxel_axes = _voxel_axes(y)
-    sums.append((jnp.sum(g, voxel_axes), jnp.sum(g * y, voxel_axes)))
+    sums.append((jnp.sum(g, voxel_axes), jnp.sum(g * values, voxel_axes)))
     z_gradients.append(g)
     first_row, first_operation = rows.stop, operations.stop
   sum_g, sum_gy = (jnp.concatenate(parts, axis=1) for parts in zip(*sums, strict=True))
@@ -170,7 +172,7 @@ def _backward(layout, summed, saved, output_gradients):
   for y, (edges, _), g in zip(raws, layout, z_gradients, strict=True):
     rows = slice(first_row, first_row + sum(edges))
     a_rows, constant_rows, slope_rows = (over_voxels(part[:, rows], y) for part in (a, constant, slope))
-    y_gradient = a_rows * g + (constant_rows + slope_rows * y)
+    y_gradient = a_rows * g + (constant_rows + slope_rows * y.astype(jnp.float32))
     if y.shape[-2] != y_gradient.shape[-2]:  # edges share the one row
       y_gradient = sum(y_gradient[..., row : row + 1, :] for row in range(y_gradient.shape[-2]))
     raw_gradients.append(y_gradient.astype(y.dtype))
@@ -215,13 +217,15 @@ def _statistics(raws, bias, layout) -> tuple[jax.Array, jax.Array, jax.Array]:
     values = y.astype(jnp.float32)
     sums.append([jnp.broadcast_to(jnp.sum(v, _voxel_axes(y)), shape) for v in (values, jnp.square(values))])
   mean, mean_square = (jnp.concatenate(parts, axis=1) / _voxel_count(raws) for parts in zip(*sums, strict=True))
+  bias = bias[None]
   center, square = over_group(jnp.stack([mean + bias, mean_square + 2 * bias * mean + jnp.square(bias)]))
   # Not `jnp.maximum`: its gradient is lost where XLA computes the difference a second time, rounded otherwise.
   return mean, center, jax.lax.rsqrt(jax.nn.relu(square - jnp.square(center)) + EPSILON)
 
 
-def _floors(edges: tuple[int, ...], relu: tuple[bool, ...]) -> np.ndarray | float:
-  """Where z is above this, the gradient passes: 0 for ReLU, -inf without; one number, or [rows, 1]."""
+def _floors(edges: tuple[int, ...], relu: tuple[bool, ...], rank: int) -> np.ndarray | float:
+  """Where z of that rank is above this, the gradient passes: 0 for ReLU, -inf without; a number or [..., rows, 1]."""
   if all(relu):
     return 0.0
-  return np.repeat(np.where(relu, 0, -np.inf).astype(np.float32), edges)[:, None]
+  floors = np.repeat(np.where(relu, 0, -np.inf).astype(np.float32), edges)
+  return floors.reshape(*(1,) * (rank - 2), -1, 1)

@@ -47,7 +47,8 @@ def initial_values(key: jax.Array, shapes: Mapping[str, Any], *, host: bool = Fa
   """
   layers = list(_layers(shapes, ()))
   sizes = [math.prod(leaf.shape) for _, leaf, bound in layers if bound]
-  draw = jax.random.uniform(key, (sum(sizes),), minval=-1.0, maxval=1.0) if sizes else jnp.zeros(0)
+  ends = np.float32(-1), np.float32(1)
+  draw = jax.random.uniform(key, (sum(sizes),), jnp.float32, *ends) if sizes else jnp.zeros(0, jnp.float32)
   draw, array = (np.asarray(draw), np) if host else (draw, jnp)
   start, tree = 0, {}
   for (path, name), leaf, bound in layers:

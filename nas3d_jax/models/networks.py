@@ -14,8 +14,10 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.models import convolutions
 from nas3d_jax.models.cells import DerivedCell, Projection, SearchCell
 from nas3d_jax.models.config import SEARCH_DROPOUT, TRAIN_DROPOUT, NetworkConfig, UNetConfig
+from nas3d_jax.models.dropout import Dropout
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.initialization import declare, initial_values
+from nas3d_jax.models.ranks import spread
 from nas3d_jax.models.search_space import CellKind, hybrid_shapes
 
 Variables = dict[str, Any]
@@ -139,7 +141,7 @@ def merge(hybrid: Mapping[str, Any], kernel: Mapping[str, Any]) -> dict[str, Any
 
 def _zeros_of(key: jax.Array, shapes: Mapping[str, tuple[int, int]]) -> dict[str, jax.Array]:
   """Hybrid parameters at the start: float32 zeros by name."""
-  return {name: nn.initializers.zeros(key, shape) for name, shape in shapes.items()}
+  return {name: nn.initializers.zeros(key, shape, jnp.float32) for name, shape in shapes.items()}
 
 
 def _u_shape(
@@ -180,7 +182,7 @@ def _u_shape(
   for level in range(config.depth + 1):
     y = make_cell("up", channels, f"up_{level}")(skips.pop(), y)
     channels //= 2
-  y = nn.Dropout(dropout_rate, broadcast_dims=(1, 2, 3), deterministic=not train)(y)
+  y = Dropout(dropout_rate)(y, train=train)
   return OutputHead(config.out_channels, name="head")(y)
 
 
@@ -198,7 +200,8 @@ class OutputHead(nn.Module):
     """[..., C] -> [..., regions] between 0 and 1, float32."""
     shapes = {"project": {"kernel": (x.shape[-1], self.regions), "bias": (self.regions,)}}
     layer = declare(self, shapes)["project"]
-    return jax.nn.sigmoid(convolutions.project(x, layer["kernel"]).astype(jnp.float32) + layer["bias"])
+    y = convolutions.project(x, layer["kernel"]).astype(jnp.float32)
+    return jax.nn.sigmoid(y + spread(layer["bias"], y))
 
 
 def check_call(config: NetworkConfig | UNetConfig, x: jax.Array, dropout_rate: float) -> None:

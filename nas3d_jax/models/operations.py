@@ -161,6 +161,6 @@ class Operation(nn.Module):
       raise InputError(f"x must have even lengths to be halved by {self.operation}, got shape {x.shape}; pad it")
     params = declare(self, layer_shapes(self.operation, self.channels, self.variant))
     stacked = stack([params], self.operation, self.channels, self.variant)
-    ones = {self.operation: jnp.ones(1)}
+    ones = {self.operation: jnp.ones(1, jnp.float32)}
     (y,) = fused_operations.evaluate(x, {self.operation: stacked}, direction, self.variant, ones, summed=False)
     return (convolutions.depth_to_space(y) if direction == "up" else y)[..., 0, :]

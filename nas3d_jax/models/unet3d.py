@@ -14,8 +14,10 @@ import jax.numpy as jnp
 
 from nas3d_jax.models import convolutions
 from nas3d_jax.models.config import UNET_DROPOUT, UNetConfig
+from nas3d_jax.models.dropout import Dropout
 from nas3d_jax.models.initialization import declare
 from nas3d_jax.models.networks import Network, check_call
+from nas3d_jax.models.ranks import spread
 
 SLOPE = 0.3
 EPSILON = 1e-5
@@ -104,7 +106,7 @@ class Context(nn.Module):
     """[N, D, H, W, C] -> [N, D, H, W, C]."""
     channels = x.shape[-1]
     x = Block(channels, name="first")(x)
-    x = nn.Dropout(self.dropout_rate, broadcast_dims=_SPACE, deterministic=not train)(x)
+    x = Dropout(self.dropout_rate)(x, train=train)
     return Block(channels, name="second")(x)
 
 
@@ -132,7 +134,7 @@ class Block(nn.Module):
       layers = declare(self, {"conv": {"kernel": (3, 3, 3, c_in, self.channels)}, "norm": norm})
       convolve = convolutions.conv if self.stride == 1 else convolutions.conv_down
       y = convolve(x, layers["conv"]["kernel"])
-    return jax.nn.leaky_relu(instance_norm(y, **layers["norm"]), SLOPE)
+    return jax.nn.leaky_relu(instance_norm(y, **layers["norm"]), jnp.asarray(SLOPE, y.dtype))
 
 
 class Segmentation(nn.Module):
@@ -149,7 +151,8 @@ class Segmentation(nn.Module):
     """[N, D, H, W, C] -> float32 [N, D, H, W, R], before the sigmoid."""
     shapes = {"project": {"kernel": (x.shape[-1], self.regions), "bias": (self.regions,)}}
     layer = declare(self, shapes)["project"]
-    return convolutions.project(x.astype(jnp.float32), layer["kernel"]) + layer["bias"]
+    y = convolutions.project(x.astype(jnp.float32), layer["kernel"])
+    return y + spread(layer["bias"], y)
 
 
 def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
@@ -166,7 +169,7 @@ def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
   values = x.astype(jnp.float32)
   mean = values.mean(_SPACE, keepdims=True)
   variance = jnp.square(values - mean).mean(_SPACE, keepdims=True)
-  return ((values - mean) * (scale * jax.lax.rsqrt(variance + EPSILON)) + bias).astype(x.dtype)
+  return ((values - mean) * (spread(scale, x) * jax.lax.rsqrt(variance + EPSILON)) + spread(bias, x)).astype(x.dtype)
 
 
 def upsample(x: jax.Array) -> jax.Array:

@@ -42,9 +42,30 @@ def adam(rate: float) -> optax.GradientTransformationExtraArgs:
   As a vector because a network has hundreds of arrays: a kernel for each would take longer to compile than the network.
   The moments in the state, too, are vectors: all leaves in the order of the tree, one behind the other.
   """
-  # Adam's other constants stay Python numbers: as float32 arrays of the state, 1 - b2 alone would be off by 1e-5.
-  adam_of_rate = optax.inject_hyperparams(optax.adam, static_args=("b1", "b2", "eps", "eps_root"))
-  return optax.flatten(adam_of_rate(learning_rate=rate))
+  return optax.flatten(optax.inject_hyperparams(_adam_of, hyperparam_dtype=jnp.float32)(learning_rate=rate))
+
+
+def _adam_of(learning_rate: Any) -> optax.GradientTransformation:
+  """`optax.adam` of a vector, its state and its numbers, in float32 also where double precision is turned on.
+
+  That of Optax computes the powers of its constants in the precision that is turned on, and not at all where types are
+  not promoted.
+  """
+  # These stay Python numbers where they can: in float32, 1 - b2 alone would be off by 1e-5.
+  b1, b2, epsilon = 0.9, 0.999, 1e-8
+
+  def corrected(moment, decay, count):
+    return moment / (1 - jnp.power(jnp.float32(decay), count.astype(jnp.float32)))
+
+  def update(gradient, state, params=None):
+    count = optax.safe_increment(state.count)
+    mu = (1 - b1) * gradient + b1 * state.mu
+    nu = (1 - b2) * jnp.square(gradient) + b2 * state.nu
+    step = corrected(mu, b1, count) / (jnp.sqrt(corrected(nu, b2, count)) + epsilon)
+    return step, optax.ScaleByAdamState(count, mu, nu)
+
+  by_moments = optax.GradientTransformation(optax.scale_by_adam().init, update)
+  return optax.chain(by_moments, optax.scale_by_learning_rate(learning_rate))
 
 
 def with_rate(optimizer_state: Any, rate: float) -> Any:

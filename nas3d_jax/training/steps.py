@@ -263,8 +263,9 @@ def make_chunk(
       state, taken = carry
       batches = draw(data, jax.tree.map(lambda rows: rows[index], indices), state.step)
       state, current = step(state, *batches)
-      return state, {name: taken[name].at[index].set(current[name]) for name in taken}
+      return state, {name: taken[name].at[index].set(current[name].astype(jnp.float32)) for name in taken}
 
-    return jax.lax.fori_loop(0, count, body, (state, {name: jnp.zeros(limit) for name in metrics}))
+    taken = {name: jnp.zeros(limit, jnp.float32) for name in metrics}
+    return jax.lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), body, (state, taken))
 
   return jax.jit(chunk, donate_argnums=0)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from nas3d_jax.errors import InputError
@@ -58,10 +59,10 @@ def draw_transform(key: jax.Array, shape: Shape, *, scale_std: float = 0.25) -> 
   symmetry_key, factor_key = jax.random.split(key)
   orders = jnp.asarray(axis_orders(shape), jnp.int32)
   # Two draws, not seven: each costs more compile time than all the rest here.
-  symmetry = jax.random.randint(symmetry_key, (), 0, 8 * len(orders))
-  order, flip = orders[symmetry // 8], (symmetry >> jnp.arange(3)) % 2 == 1
+  symmetry = jax.random.randint(symmetry_key, (), 0, 8 * len(orders), jnp.int32)
+  order, flip = orders[symmetry // 8], (symmetry >> jnp.arange(3, dtype=jnp.int32)) % 2 == 1
   factor = 1 + scale_std * jax.random.normal(factor_key, (3,), jnp.float32)
-  return Transform(order, flip, jnp.clip(factor, *FACTORS))
+  return Transform(order, flip, jnp.clip(factor, *map(np.float32, FACTORS)))
 
 
 def source_index(transform: Transform, shape: Shape) -> jax.Array:
@@ -125,7 +126,7 @@ def augment(
       "image must be [N, D, H, W, M] and target [N, D, H, W] or [N, D, H, W, R] of the same "
       f"N, D, H, W, got {image.shape} and {target.shape}"
     )
-  keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(image.shape[0]))
+  keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(image.shape[0], dtype=jnp.int32))
   draw = functools.partial(draw_transform, shape=image.shape[1:4], scale_std=scale_std)
   transforms = jax.vmap(draw)(keys)
   move = jax.vmap(apply_transform)

@@ -48,7 +48,7 @@ def normalize(
   if volume.ndim < 4:
     raise InputError(f"volume must be [..., D, H, W, modality], got shape {volume.shape}")
   present = volume != 0
-  values = volume.astype(jnp.promote_types(volume.dtype, jnp.float32))
+  values = volume.astype(jnp.float64 if volume.dtype == jnp.float64 else jnp.float32)
   least = _bound(jnp.min, values, present, low)
   greatest = _bound(jnp.max, values, present, high)
   span = jnp.where(greatest > least, greatest - least, 1)
@@ -60,7 +60,8 @@ def _bound(
 ) -> jax.Array:
   """The bound given, or else that of the voxels present: [..., 1, 1, 1, M]."""
   if given is not None:
-    return jnp.expand_dims(jnp.asarray(given, values.dtype), _SPACE)
+    given = jnp.expand_dims(jnp.asarray(given, values.dtype), _SPACE)
+    return jnp.expand_dims(given, range(values.ndim - given.ndim))
   # Absent voxels take the value of a present one, so that no infinity meets the gradient.
   filler = jnp.max(jnp.where(present, values, -jnp.inf), axis=_SPACE, keepdims=True)
   filler = jax.lax.stop_gradient(jnp.where(jnp.isfinite(filler), filler, 0))
