@@ -22,12 +22,14 @@ import textwrap
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import flags
 
 from launch.flags import unwritable
+from nas3d_jax.files.atomic import refusal
 from nas3d_jax.runtime import standard_streams
+from nas3d_jax.runtime.ending import end
 from nas3d_jax.runtime.stopping import Stop, StopBySignal, Stopped
 
 STAGES = ("phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
@@ -112,7 +114,6 @@ def _leave(code: int, said: str = "") -> None:
 
 def _code(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
   from nas3d_jax.errors import InputError
-  from nas3d_jax.files.atomic import refusal
 
   try:
     return stage.main(*arguments)
@@ -165,7 +166,38 @@ def _complain(message: str) -> int:
   return _WRONG_INPUT
 
 
+def command(arguments: Sequence[str]) -> NoReturn:
+  """Runs a command line and ends the process with its exit code, even where threads of a failed write still wait."""
+  code = _FAILED
+  with StopBySignal(*again(arguments)) as by_signal:
+    try:
+      code = main(arguments, by_signal)
+      sys.stdout.flush()
+    except BrokenPipeError:
+      pass  # whoever read it has what they wanted
+    except SystemExit as left:
+      code = left.code if isinstance(left.code, int) else _FAILED
+    except Exception as error:
+      # A full disk behind stdout is met outside of the stages too.
+      refused = refusal(error, "stdout") if isinstance(error, OSError) else None
+      if refused is None:
+        traceback.print_exc()
+      else:
+        code = _complain(str(refused))
+    if _is_one_of_several():
+      # JAX lets the processes leave each other at the end of Python.
+      sys.exit(code)
+    end(code)
+
+
+def _is_one_of_several() -> bool:
+  if "jax" not in sys.modules:
+    return False
+  from nas3d_jax.runtime.distributed import is_one_of_several
+
+  return is_one_of_several()
+
+
 if __name__ == "__main__":
   standard_streams.withstand()
-  with StopBySignal(*again(sys.argv[1:])) as by_signal:
-    sys.exit(main(sys.argv[1:], by_signal))
+  command(sys.argv[1:])

@@ -124,16 +124,29 @@ def searched(tmp_path_factory, phantom_dataset):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
+def make_disk(tmp_path):
+  """Makes folders on file systems of their own, by what limits them, where the system lets us."""
+  made = []
+
+  def make(limit):
+    folder = tmp_path / f"disk{len(made) or ''}"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", limit, "tmpfs", str(folder)]
+    try:
+      mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+      mounted = False
+    if not mounted:
+      pytest.skip("mounting a file system is not permitted here")
+    made.append(folder)
+    return folder
+
+  yield make
+  for folder in made:
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(make_disk):
   """A folder on a file system of its own that holds 400 KB, where the system lets us make one."""
-  folder = tmp_path / "disk"
-  folder.mkdir()
-  command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
-  try:
-    made = subprocess.run(command, capture_output=True, check=False).returncode == 0
-  except OSError:
-    made = False
-  if not made:
-    pytest.skip("mounting a file system is not permitted here")
-  yield folder
-  subprocess.run(["umount", "--lazy", str(folder)], check=True)
+  return make_disk("size=400k")

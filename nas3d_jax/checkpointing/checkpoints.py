@@ -1,4 +1,4 @@
-"""Checkpoints of a run, written with Orbax; the only file that knows Orbax.
+"""Checkpoints of a run, written with Orbax.
 
 A run keeps its last two checkpoints and the best, each a folder named after its step:
 
@@ -28,15 +28,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import orbax.checkpoint as ocp
 
 from nas3d_jax.checkpointing import integrity, literal_paths, step_folders
-from nas3d_jax.checkpointing.integrity import ARRAYS, CHECKSUMS, FORMAT_VERSION, VALUES, array_sums, value_sum
+from nas3d_jax.checkpointing.integrity import CHECKSUMS, FORMAT_VERSION, array_sums, value_sum
+from nas3d_jax.checkpointing.orbax_items import Writer, read_item
 from nas3d_jax.checkpointing.quiet import quiet, settle
 from nas3d_jax.checkpointing.serialization import checked_json, decode_position, encode_position, from_plain, to_plain
 from nas3d_jax.checkpointing.step_folders import StepFolders
@@ -67,24 +68,26 @@ class Checkpoints:
     self.folder = Path(folder).absolute()
     if not create and not self.folder.is_dir():
       raise InputError(f"no checkpoints in {self.folder}: no such folder")
-    self._open, self._writer = contextlib.ExitStack(), None
-    self._verified = False
-    if create:
-      self._open.enter_context(quiet("orbax"))
-      with writing(self.folder):
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0:
-          step_folders.clear_up(self.folder)
-        self._literal = self._open.enter_context(literal_paths.literal(self.folder))
-        handlers = {item: ocp.PyTreeCheckpointHandler() for item in ARRAYS}
-        handlers |= {item: _json(item) for item in (*VALUES, CHECKSUMS)}
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**handlers))
-    self.steps = StepFolders(self.folder, functools.partial(integrity.metric, _read), first=jax.process_index() == 0)
-    if create:
-      self._open.callback(self.steps.settle)
-      self._open.callback(self._writer.close)
-    self._unfinished: int | None = None
-    self._failed: Exception | None = None
+    self._writer, self._unfinished, self._verified = None, None, False
+    first = jax.process_index() == 0
+    with contextlib.ExitStack() as opened:
+      if create:
+        opened.enter_context(quiet("orbax"))
+        with writing(self.folder):
+          if self.folder.is_symlink() and not self.folder.exists():
+            raise InputError(
+              f"{self.folder} is a link to {os.readlink(self.folder)}, where there is nothing; make that folder, or "
+              "see that its disk is there"
+            )
+          self.folder.mkdir(parents=True, exist_ok=True)
+          if first:
+            step_folders.clear_up(self.folder)
+      self.steps = StepFolders(self.folder, functools.partial(integrity.metric, read_item), first=first)
+      if create:
+        self._literal = opened.enter_context(literal_paths.literal(self.folder))
+        self._writer = Writer(self.folder)
+        opened.callback(self._end_writing)
+      self._open = opened.pop_all()
 
   def save(
     self,
@@ -128,12 +131,9 @@ class Checkpoints:
       values["metrics"] = {"best_metric": metric}
     sums = {item: array_sums(tree) for item, tree in arrays.items()}
     values[CHECKSUMS] = {**sums, **{item: value_sum(value) for item, value in values.items()}}
-    items = {item: ocp.args.PyTreeSave(tree) for item, tree in arrays.items()}
-    items |= {item: ocp.args.JsonSave(value) for item, value in values.items()}
     if step == last:
       self.steps.renew(step)
-    with writing(self.folder):
-      self._writer.save(self._literal / str(step), args=ocp.args.Composite(**items))
+    self._writer.save(self._literal / str(step), arrays, values)
     self.steps.metrics[step], self._unfinished = metric, step
 
   def latest_step(self) -> int | None:
@@ -156,7 +156,7 @@ class Checkpoints:
   def iterators(self, step: int) -> dict[str, Any]:
     """Where the input iterators stood, by name, as given to `save`."""
     folder = self.step_folder(step)
-    entries = integrity.checked(_read, folder, "input")
+    entries = integrity.checked(read_item, folder, "input")
     with integrity.taking_apart(folder, "input"):
       return {name: decode_position(entry) for name, entry in entries.items()}
 
@@ -172,13 +172,10 @@ class Checkpoints:
     if self._unfinished is None:
       return
     try:
-      with writing(self.folder):
-        self._writer.wait_until_finished()
-        if self._failed is not None:
-          raise self._failed
+      self._writer.wait()
     except Exception:
       del self.steps.metrics[self._unfinished]
-      self._unfinished = self._failed = None
+      self._unfinished = None
       settle()
       raise
     step, self._unfinished = self._unfinished, None
@@ -190,7 +187,7 @@ class Checkpoints:
   def _verify(self, step: int) -> None:
     """Reads the first checkpoint of a run back, before the run relies on the next ones."""
     try:
-      integrity.check_whole(_read, self.folder / str(step))
+      integrity.check_whole(read_item, self.folder / str(step))
     except DamagedCheckpoint as error:
       raise InputError(
         f"what was written to {self.folder} does not come back as it was ({error}); put the run directory elsewhere"
@@ -200,16 +197,19 @@ class Checkpoints:
   def is_writing(self) -> bool:
     """Whether a checkpoint is not on disk yet; may be asked in any thread."""
     step = self._unfinished
-    try:
-      self._writer.check_for_errors()
-    except Exception as error:  # Orbax raises it once, and `wait` has to raise it
-      self._failed = error
-    return step is not None and self._failed is None and not (self.folder / str(step)).exists()
+    return step is not None and not self._writer.has_failed() and not (self.folder / str(step)).exists()
 
   def close(self) -> None:
     """Waits, then releases the folder; the object cannot be used after."""
     with self._open:
       self.wait()
+
+  def _end_writing(self) -> None:
+    """Ends the writer; what stood aside goes, or comes back where the new one is not whole."""
+    try:
+      self._writer.close()
+    finally:
+      self.steps.settle()
 
   def __enter__(self) -> Checkpoints:
     return self
@@ -270,45 +270,19 @@ def read_training(folder: Path, like: PyTree) -> PyTree:
 
 def read_metadata(folder: Path) -> dict[str, Any]:
   """The metadata of a step, plain JSON values; an InputError if a newer nas3d_jax wrote it, or it is damaged."""
-  return integrity.metadata(_read, folder)
+  return integrity.metadata(read_item, folder)
 
 
 def sound_steps(folder: Path, *, without: int | None = None) -> list[int]:
   """The steps of a `checkpoints` folder, except `without`, that can be read whole and are what was saved."""
-  return integrity.sound_steps(_read, folder, without)
+  return integrity.sound_steps(read_item, folder, without)
 
 
 def _read_arrays(folder: Path, item: str, like: PyTree | None) -> PyTree:
-  plain = integrity.checked(_read, folder, item)
+  plain = integrity.checked(read_item, folder, item)
   if like is None:
     return jax.tree.map(jax.numpy.array, plain)
   try:
     return from_plain(plain, like)
   except InputError as error:
     raise InputError(f"checkpoint {folder} does not fit, in its {item}: {error}") from None
-
-
-def _read(folder: Path, item: str) -> Any:
-  """One item of a step; an error of Orbax, TensorStore or JSON becomes one message."""
-  if not (folder / item).is_dir():
-    raise DamagedCheckpoint(f"no checkpoint in {folder}: it should hold params/ and metadata/, no {item}/")
-  with quiet("orbax"):
-    try:
-      if item not in ARRAYS:
-        with literal_paths.literal(folder.absolute()) as found:
-          return _json(item).restore(found / item)
-      with (
-        ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
-        literal_paths.merged(folder.absolute() / item) as merged,
-      ):
-        return checkpointer.restore(merged)
-    except Exception as error:
-      integrity.refuse_unreadable(folder, error)
-      reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-    if item in ARRAYS:
-      settle()  # not within `except`, which would keep the exception and all that hangs on it
-  raise integrity.unreadable(folder, item, reason)
-
-
-def _json(item: str) -> ocp.JsonCheckpointHandler:
-  return ocp.JsonCheckpointHandler("metrics" if item == "metrics" else "metadata")  # as Orbax's own manager names them

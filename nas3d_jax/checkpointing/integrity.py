@@ -13,6 +13,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,20 +120,27 @@ def unreadable(folder: Path, item: str, reason: str) -> DamagedCheckpoint:
   return DamagedCheckpoint(f"checkpoint {folder} cannot be read, {what}; {REMEDY}")
 
 
-def refuse_unreadable(folder: Path, error: Exception) -> None:
-  """Raises an InputError where it is not the checkpoint's fault that it could not be read, but the system's."""
-  if isinstance(error, MemoryError):
-    raise InputError(f"checkpoint {folder} cannot be read, there is not enough memory for it") from error
-  for path in folder.rglob("*"):
+def refuse_unreadable(folder: Path, *, scarce: bool = False) -> None:
+  """Raises an InputError where it is not the checkpoint's fault that it could not be read, but the system's.
+
+  Args:
+    folder: of the step.
+    scarce: whether memory ran out.
+  """
+  if scarce:
+    raise InputError(f"checkpoint {folder} cannot be read, there is not enough memory for it")
+  for path in (folder, *folder.rglob("*")):
     try:
       if path.is_file():
         path.open("rb").close()
+      else:
+        os.scandir(path).close()
     except OSError as refused:
-      if refused.errno not in (errno.EIO, errno.ENOENT):
+      if refused.errno not in (errno.EIO, errno.ENOENT, errno.ENOTDIR):
         raise InputError(
           f"checkpoint {folder} cannot be read ({path.name}: {refused.strerror}); correct the permissions, or what "
           "else the system complains about"
-        ) from error
+        ) from refused
 
 
 def _compare(read: Read, folder: Path, item: str, value: Any) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 _GRACE = 0.1
 """Seconds in which threads whose work is given up come to their end."""
+_late = {"times": 0}
+"""How often threads were left to themselves."""
 
 
 @contextlib.contextmanager
@@ -27,12 +29,13 @@ def quiet(library: str) -> Iterator[None]:
   Args:
     library: name of its folder.
   """
-  hook = sys.unraisablehook
+  hook, before = sys.unraisablehook, _late["times"]
 
   def unraisable(args: sys.UnraisableHookArgs) -> None:
     if not (isinstance(args.exc_value, RuntimeError) and "Event loop is closed" in str(args.exc_value)):
       hook(args)
 
+  unraisable.is_quiet = True
   sys.unraisablehook = unraisable
   try:
     with (
@@ -41,12 +44,15 @@ def quiet(library: str) -> Iterator[None]:
     ):
       yield
   finally:
-    if sys.unraisablehook is unraisable:
+    # After a failed read one hook stays, because threads may be later than any time that one could wait for them.
+    stays = _late["times"] > before and not getattr(hook, "is_quiet", False)
+    if sys.unraisablehook is unraisable and not stays:
       sys.unraisablehook = hook
 
 
 def settle() -> None:
   """Waits, inside `quiet`, for the threads of a failed read; call it after the exception is dropped."""
+  _late["times"] += 1
   time.sleep(_GRACE)
   gc.collect()
 

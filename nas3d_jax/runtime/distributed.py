@@ -120,12 +120,17 @@ class StopTogether(Stop):
     return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(self._asked) else None
 
 
+def is_one_of_several() -> bool:
+  """Whether other processes share the run."""
+  return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 def leave(code: int, said: str = "") -> None:
   """After a fault, prints `said` and ends this process at once if it is one of several; else does nothing.
 
   JAX would let it wait at the end for the others, which wait for it in the middle; its end stops them.
   """
-  if jax.distributed.is_initialized() and jax.process_count() > 1:
+  if is_one_of_several():
     print(end=said, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)

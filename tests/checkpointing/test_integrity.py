@@ -5,6 +5,8 @@ import hashlib
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,11 +15,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from nas3d_jax.checkpointing import checkpoints, quiet
+from nas3d_jax.checkpointing import checkpoints, orbax_items, quiet
 from nas3d_jax.checkpointing.checkpoints import Checkpoints, open_run
 from nas3d_jax.checkpointing.integrity import array_sums, check_arrays, check_value, value_sum
 from nas3d_jax.checkpointing.serialization import to_plain
 from nas3d_jax.errors import DamagedCheckpoint, InputError
+
+ROOT = Path(checkpoints.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +185,7 @@ def test_too_little_memory_is_no_damage(step, monkeypatch):
   def fail(*_, **__):
     raise MemoryError
 
-  monkeypatch.setattr(checkpoints.ocp.PyTreeCheckpointHandler, "restore", fail)
+  monkeypatch.setattr(orbax_items.ocp.PyTreeCheckpointHandler, "restore", fail)
   with pytest.raises(InputError, match="there is not enough memory") as error:
     checkpoints.read_variables(step)
   assert not isinstance(error.value, DamagedCheckpoint)
@@ -236,3 +240,36 @@ def test_sums_that_are_none_fit_nothing(expected):
     check_arrays(tree(), expected)
   with pytest.raises(DamagedCheckpoint, match="its checksum does not fit"):
     check_value({"a": 1}, expected)
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+from nas3d_jax.checkpointing.checkpoints import read_variables
+from nas3d_jax.errors import InputError
+if os.geteuid() == 0:
+  os.seteuid(65534)
+try:
+  read_variables(Path(sys.argv[1]))
+except InputError as error:
+  print(error)
+"""
+
+
+@pytest.mark.parametrize("name", ["params/_METADATA", "params/manifest.ocdbt", "params/d/*"])
+def test_a_file_that_may_not_be_read_is_one_message(name):
+  """And not damage: nothing is to be copied again. No thread says anything behind it."""
+  with tempfile.TemporaryDirectory() as folder:  # which other users reach
+    os.chmod(folder, 0o755)
+    with Checkpoints(Path(folder) / "checkpoints") as store:
+      many = {f"w{index}": np.ones((40, 40)) for index in range(60)}
+      store.save(1, variables=many, training={"epoch": 1}, metadata={}, iterators={}, best_metric=None)
+    step = store.folder / "1"
+    path = max(step.glob(name), key=lambda path: path.stat().st_size)
+    path.chmod(0)
+    done = subprocess.run(
+      [sys.executable, "-c", UNREADABLE, str(step)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+  expected = f"checkpoint {step} cannot be read ({path.name}: Permission denied); correct the permissions, or what else"
+  assert done.stdout == f"{expected} the system complains about\n"
+  assert done.stderr == ""

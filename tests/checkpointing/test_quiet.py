@@ -6,7 +6,7 @@ import types
 
 from absl import logging as absl_logging
 
-from nas3d_jax.checkpointing.quiet import quiet
+from nas3d_jax.checkpointing.quiet import quiet, settle
 
 
 def say(path):
@@ -35,3 +35,18 @@ def test_the_library_is_kept_quiet_and_others_are_not(caplog, monkeypatch):
   ]
   assert seen == ["something else"]
   assert sys.unraisablehook is before
+
+
+def test_threads_that_are_later_than_the_failed_read_stay_quiet(monkeypatch):
+  seen = []
+  monkeypatch.setattr(sys, "unraisablehook", lambda args: seen.append(str(args.exc_value)))
+  for _ in range(2):
+    with quiet("orbax"), quiet("orbax"):
+      settle()
+    after = sys.unraisablehook
+    unraisable(RuntimeError("Event loop is closed"))
+    unraisable(RuntimeError("something else"))
+  with quiet("orbax"):
+    pass
+  assert sys.unraisablehook is after
+  assert seen == ["something else"] * 2

@@ -113,7 +113,7 @@ def test_what_needs_no_jax(name):
 
 
 @pytest.mark.parametrize(
-  ("library", "module"), [("orbax", "checkpointing.checkpoints"), ("grain", "data.patches.host_batches")]
+  ("library", "module"), [("orbax", "checkpointing.orbax_items"), ("grain", "data.patches.host_batches")]
 )
 def test_one_file_knows(library, module):
   assert {name for name, names in THEIRS.items() if library in names} == {module}
