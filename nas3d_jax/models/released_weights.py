@@ -25,12 +25,20 @@ from nas3d_jax.models.search_space import (
   CANDIDATES,
   CELLS,
   CellKind,
+  Direction,
   direction_of,
   edge_list,
   hybrid_shapes,
   operation_direction,
   reading_nodes,
 )
+
+RELEASED: Mapping[Direction, tuple[str, ...]] = {
+  "normal": ("identity", "se_conv", "dil_conv", "dep_conv", "conv"),
+  "down": ("avg_pool", "max_pool", "down_se_conv", "down_dil_conv", "down_dep_conv", "down_conv"),
+  "up": ("up_se_conv", "up_dep_conv", "up_conv", "up_dil_conv"),
+}
+"""Operations of the released program by direction, in the order of its numbers and of the columns of its alphas."""
 
 # Layer here -> layer of the released program, within one operation.
 _NAMES = {
@@ -66,6 +74,9 @@ class _Entry:
 def convert_supernet(state_dict: Mapping[str, np.ndarray], config: NetworkConfig) -> dict[str, Any]:
   """Variables of `Supernet(config)` from those of the released program.
 
+  They hold the candidate operations that the released program has. One that was added to `CANDIDATES` lacks its
+  parameters and its column of hybrid parameters.
+
   Args:
     state_dict: names of the released program -> arrays in PyTorch's layout.
     config: size and variant; in variant "released" a squeeze-and-excitation operation of stride 1 has no convolution.
@@ -78,17 +89,19 @@ def convert_supernet(state_dict: Mapping[str, np.ndarray], config: NetworkConfig
   """
   rows = len(edge_list(config.nodes))
   alphas = {
-    f"alpha{1 if kind == 'normal' else 2}_{cell}": (rows, len(CANDIDATES[kind]))
+    f"alpha{1 if direction == 'normal' else 2}_{cell}": (rows, len(RELEASED[direction]))
     for cell in CELLS
-    for kind in ("normal", cell)
+    for direction in ("normal", cell)
   }
   params = _collect(state_dict, [*_backbone(config, "kernel."), *_search_cells(config)], alphas)
   params["hybrid"] = {}
   for name in hybrid_shapes(config):
-    cell, kind = name.split("_")
-    table = np.asarray(state_dict[f"alpha{1 if kind == 'normal' else 2}_{cell}"], np.float32)
-    used = [index for index, (_, state) in enumerate(edge_list(config.nodes)) if direction_of(cell, state) == kind]
-    params["hybrid"][name] = table[used]
+    cell, direction = name.split("_")
+    table = np.asarray(state_dict[f"alpha{1 if direction == 'normal' else 2}_{cell}"], np.float32)
+    used = [index for index, (_, state) in enumerate(edge_list(config.nodes)) if direction_of(cell, state) == direction]
+    theirs = RELEASED[direction]
+    columns = [theirs.index(operation) for operation in CANDIDATES[direction] if operation in theirs]
+    params["hybrid"][name] = table[used][:, columns]
   return {"params": params}
 
 
@@ -241,11 +254,11 @@ def _backbone(config: NetworkConfig, prefix: str) -> Iterator[_Entry]:
 
 
 def _search_cells(config: NetworkConfig) -> Iterator[_Entry]:
-  """Entries of all candidate operations of a supernet."""
+  """Entries of all operations of the released program on all edges of a supernet."""
   numbers = {edge: number for number, edge in enumerate(edge_list(config.nodes))}
   for cell, level, channels, _, _ in _cells(config):
     for state in range(config.nodes + 1):
-      for column, name in enumerate(CANDIDATES[direction_of(cell, state)]):
+      for column, name in enumerate(RELEASED[direction_of(cell, state)]):
         for node in reading_nodes(state, config.nodes):
           prefix = f"kernel.{cell}_cells.{level}._ops.{numbers[node, state]}._ops.{column}."
           target = (f"{cell}_{level}", f"state_{state}", name)

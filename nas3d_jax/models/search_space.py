@@ -3,16 +3,26 @@
 To add a candidate operation, change three files:
 
 1. `search_space.CANDIDATES`: its name under each direction that it has, with "down_" or "up_" in front where it changes
-   the resolution.
-2. `operations.parameter_shapes`: the arrays of its parameters, if they are not those of a convolution and its norm. A
-   layer of a new name also needs a line in `initialization.FAN_IN`.
-3. `fused_operations._raw_outputs`: a case that computes it. The kernel of a dense convolution joins `dense_kernels`,
-   another raw output joins `raws`, and a weighted result without norm joins `finished`. `_bias` adds what stands in
-   "conv" and "depthwise", else nothing.
+   the resolution. The rest of the name is its `family`.
+2. `operations.parameter_shapes`: the arrays of its parameters, if they are not those of a 3x3x3 convolution and its
+   norm. Layer "conv" may have a kernel of any size; a layer of a new name also needs a line in
+   `initialization.FAN_IN`.
+3. `fused_operations._raw_outputs`: a case for its family.
+   (a) Dense 3x3x3 convolutions: `dense_kernels[name]` = the kernel [3, 3, 3, C, E, C], in whatever way it comes from
+       the parameters. It becomes a part of the one wide convolution, whatever the direction.
+   (b) Others with norm and ReLU, such as a 5x5x5 convolution: a raw output y of their own, as
+       `raws.append(_RawOutput((name,), y))`: [N, D', H', W', E, C], for "up" [N, D, H, W, 8, E, C]. `_dilated` shows
+       how all edges are computed at once. Only the directions in which the operation is a candidate are needed.
+   (c) Those without norm, as pools: `finished[name]`, of the shape of y, times the weight [E].
+   `_bias` finds the bias of layers "conv" and "depthwise" with "pointwise". The list in `rank` is for speed alone.
 
-Supernet, hybrid parameters, genotype and derived network follow. Only a report needs more: a colour for the operation
-in `report.cell_figures.FAMILIES`. New columns change the shapes of the hybrid parameters, so that searches made before
-do not resume.
+Supernet, hybrid parameters, genotype, derived network, checkpoints and report follow; figures show a family that
+`report.cell_figures` does not know in grey. `released_weights` converts the operations of the authors' program only.
+Hybrid parameters get a column, so earlier searches cannot be resumed.
+
+Tests: `operation` in tests/support/reference.py needs its plain form, `FAN_IN` in tests/models/test_operations.py its
+fan-in where that is a new one; numbers of candidates stand in tests/models/test_genotype.py and
+tests/report/test_figures.py, what is read together in tests/models/test_packing.py.
 """
 
 from __future__ import annotations

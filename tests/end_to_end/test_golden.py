@@ -12,11 +12,11 @@ from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.networks import DerivedNet, Supernet
 from nas3d_jax.models.operations import Operation
-from nas3d_jax.models.released_weights import convert_derived, convert_operation, convert_supernet
-from nas3d_jax.models.search_space import CANDIDATES, direction_of, edge_list, hybrid_shapes
+from nas3d_jax.models.released_weights import RELEASED, convert_derived, convert_operation, convert_supernet
+from nas3d_jax.models.search_space import direction_of, edge_list, hybrid_shapes
 from nas3d_jax.training.losses import dice_loss
 
-OPERATIONS = [name for names in CANDIDATES.values() for name in names]
+OPERATIONS = [name for names in RELEASED.values() for name in names]
 CASES = [(name, "released") for name in OPERATIONS] + [(name, "paper") for name in OPERATIONS if "se_conv" in name]
 CONFIG = NetworkConfig(depth=2, variant="released")
 
