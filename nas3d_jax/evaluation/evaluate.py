@@ -131,14 +131,14 @@ def _pair(
     found = predictions.get(case, [])
     if not found:
       reason = f"no prediction {case}.nii.gz or .nii in {predictions_dir}"
-      faults.append(Fault(case, reason, "predict it, or name the cases to score"))
+      faults.append(Fault(case, reason, "predict it, or name the cases to score with --cases"))
     if len(found) > 1:
       files = " and ".join(path.name for path in found)
       faults.append(Fault(case, f"it has {len(found)} predictions: {files}", "keep one of them"))
     if case not in truths and case not in at_fault:
       file = f"{case}{schema.segmentation[0]}" if schema.layout == "folders" else f"labelsTr/{case}"
       reason = f"no segmentation {file}.nii.gz or .nii below {data_dir}"
-      faults.append(Fault(case, reason, "add it, or name the cases to score"))
+      faults.append(Fault(case, reason, "add it, or name the cases to score with --cases"))
   refuse(faults, _UNSCORED)
   return [_Pair(case, {"prediction": predictions[case][0], "truth": truths[case]}) for case in sorted(wanted)]
 
