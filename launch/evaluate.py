@@ -3,14 +3,14 @@
 Beside the paper's four metrics there are lesion-wise Dice and 95% Hausdorff distance as BraTS 2023
 defines them, the surface Dice at --tolerance, and the volumes of truth and prediction. Writes
 scores.csv and scores.json and prints the summary. A case without prediction, or a prediction
-without segmentation, is an error: none is left out.
+without segmentation, is an error unless --cases leaves it out.
 """
 
 from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import define_path, define_schema
+from launch.flags import define_names, define_path, define_schema
 
 REQUIRED = ("predictions", "data_dir", "out")
 
@@ -21,6 +21,7 @@ def define(values: flags.FlagValues) -> None:
   define_path(values, "data_dir", "folder of the cases with their segmentations")
   define_path(values, "out", "folder to write the scores to")
   define_schema(values, of=" of the truth")
+  define_names(values, "cases", None, "names of the cases to score, with commas; not given: all")
   flags.DEFINE_float(
     "tolerance", 1.0, "distance in mm up to which surfaces agree, for surface_dice", lower_bound=0.0,
     flag_values=values,
@@ -48,6 +49,7 @@ def main(values: flags.FlagValues) -> int:
     values["data_dir"].value,
     out,
     schema=values["schema"].value,
+    cases=values["cases"].value,
     tolerance=values["tolerance"].value,
     overwrite=values["overwrite"].value,
   )

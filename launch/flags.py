@@ -81,11 +81,24 @@ def define_options(values: flags.FlagValues, config: type) -> None:
     elif option.path:
       define_path(values, name, option.help)
     elif option.commas:
-      flags.DEFINE_list(name, default, option.help, **own)
+      define_names(values, name, None if default is None else [",".join(default)], option.help)
     elif option.kind is tuple:
       flags.DEFINE_multi_string(name, list(default), option.help, **own)
     else:
       flags.DEFINE_string(name, default if default is None else str(default), option.help, **own)
+
+
+class _Names(flags.MultiFlag):
+  """A list whose values may be given together, with commas, and by a flag that is given again."""
+
+  def _parse(self, arguments: Any) -> list[str] | None:
+    lists = super()._parse(arguments)
+    return None if lists is None else [name for names in lists for name in names]
+
+
+def define_names(values: flags.FlagValues, name: str, default: Any, help: str) -> None:
+  """Defines a flag that is a list on `values`, for the module that calls: `--x=a,b` and `--x=a --x=b` are one."""
+  flags.DEFINE_flag(_Names(flags.ListParser(), flags.ListSerializer(","), name, default, help), values)
 
 
 def define_schema(values: flags.FlagValues, of: str = "", otherwise: str = "found out") -> None:

@@ -25,7 +25,7 @@ def define(values: flags.FlagValues) -> None:
   define_path(values, "workdir", "run directory; dataset/ is written")
   define_schema(values)
   flags.DEFINE_integer(
-    "folds", 5, "folds, as even in grade as can be; 2 for two cases", flag_values=values
+    "folds", 5, "folds, as even in grade as can be; 2 for two cases, 1 for one", flag_values=values
   )
   flags.DEFINE_integer("seed", 0, "seed of the folds", flag_values=values)
   flags.DEFINE_string(

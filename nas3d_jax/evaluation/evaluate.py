@@ -20,6 +20,7 @@ from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.data.cases.find_and_read import geometry_faults, label_faults
 from nas3d_jax.data.cases.nifti import Volume, VolumeError, exact, read_labels
 from nas3d_jax.data.cases.segmentations import find_segmentations, nifti_files
+from nas3d_jax.data.cases.shared_folders import labels_folder
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation import metrics
 from nas3d_jax.evaluation.scores import RegionMetrics, Scores
@@ -131,14 +132,16 @@ def _pair(
     found = predictions.get(case, [])
     if not found:
       reason = f"no prediction {case}.nii.gz or .nii in {predictions_dir}"
-      faults.append(Fault(case, reason, "predict it, or name the cases to score"))
+      faults.append(Fault(case, reason, "predict it, or name the cases to score with --cases"))
     if len(found) > 1:
       files = " and ".join(path.name for path in found)
       faults.append(Fault(case, f"it has {len(found)} predictions: {files}", "keep one of them"))
     if case not in truths and case not in at_fault:
-      file = f"{case}{schema.segmentation[0]}" if schema.layout == "folders" else f"labelsTr/{case}"
-      reason = f"no segmentation {file}.nii.gz or .nii below {data_dir}"
-      faults.append(Fault(case, reason, "add it, or name the cases to score"))
+      whole = schema.layout == "folders"
+      file = f"{case}{schema.segmentation[0]}" if whole else case
+      where = f"below {data_dir}" if whole else f"in {labels_folder(data_dir.absolute(), schema)}"
+      reason = f"no segmentation {file}.nii.gz or .nii {where}"
+      faults.append(Fault(case, reason, "add it, or name the cases to score with --cases"))
   refuse(faults, _UNSCORED)
   return [_Pair(case, {"prediction": predictions[case][0], "truth": truths[case]}) for case in sorted(wanted)]
 

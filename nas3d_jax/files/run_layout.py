@@ -43,6 +43,8 @@ NONFINITE = "nonfinite"
 
 PREDICTIONS = "predictions"
 PREDICTIONS_JSON = "predictions.json"
+PROBABILITIES = "probabilities"
+"""Beside it, a folder."""
 MIN_COMPONENT = "min_component.json"
 SCORES = "scores"
 SCORES_JSON, SCORES_CSV = "scores.json", "scores.csv"
@@ -55,7 +57,13 @@ FIGURES, TABLES = "figures", "tables"
 MADE = "made.json"
 """Beside the figures: what each was drawn from."""
 
-WRITTEN_FOLDERS = tuple(
-  map(frozenset, ((MANIFEST, CONFIG), (IMAGE,), (CONFIG, CHECKPOINTS), (PREDICTIONS_JSON,), (SCORES_JSON,), (PAGE,)))
-)
-"""Names that together mark a folder as written by this library: it holds no cases."""
+WRITTEN_FOLDERS = tuple(map(frozenset, ((MANIFEST, CONFIG), (IMAGE,), (CONFIG, CHECKPOINTS))))
+"""Names that together mark a folder as written by this library, with all that is in it: it holds no cases."""
+WRITTEN_AMONG: Mapping[frozenset[str], frozenset[str]] = types.MappingProxyType({
+  frozenset({PREDICTIONS_JSON}): frozenset({PROBABILITIES}),
+  frozenset({SCORES_JSON}): frozenset(),
+  frozenset({PAGE, FIGURES}): frozenset({FIGURES, TABLES}),
+})
+"""Names that mark a folder that is written to by this library, and its own folders in it; others may hold cases."""
+WRITTEN_ENDINGS = (".lock", ".partial", ".former", ".removed")
+"""Of hidden files and folders that stand for work in progress."""

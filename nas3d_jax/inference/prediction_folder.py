@@ -25,14 +25,13 @@ from nas3d_jax.data.dataset.case import is_file_name
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import whole
 from nas3d_jax.files.hashing import file_sums
-from nas3d_jax.files.run_layout import PREDICTIONS_JSON
+from nas3d_jax.files.run_layout import PREDICTIONS_JSON, PROBABILITIES
 from nas3d_jax.files.strict_json import parse_json, write_json
 from nas3d_jax.inference.config import PAPER
 from nas3d_jax.schema.schema import Schema
 
 FORMAT = "nas3d_jax.predictions"
 VERSION = 1
-PROBABILITIES = "probabilities"
 _REMEDY = "give --overwrite to predict anew, or another --out"
 # What is wrong with the disk or the folder, not with one file: no other case can be written either.
 _DISK = frozenset(

@@ -110,8 +110,11 @@ def _write(
 
 
 def _check_out(out: Path) -> None:
-  """A folder that is new, empty or a report's."""
+  """Raises InputError unless a folder is new, empty or a report's, and can be written to."""
   if out.exists() and not out.is_dir():
     raise InputError(f"out must be a folder, got the file {out}")
   if out.exists() and not holds_nothing(out) and not (out / FIGURES).is_dir():
     raise InputError(f"{out} holds something else than a report; give another --out")
+  place = next((folder for folder in (out, *out.absolute().parents) if folder.exists()), out)
+  if not os.access(place, os.W_OK):
+    raise InputError(f"{out} cannot be written to, {place} is read-only for you; give a folder that can, --out=FOLDER")

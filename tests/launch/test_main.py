@@ -31,7 +31,7 @@ FLAGS = {
   "checkpoint_minutes overwrite platform devices coordinator processes process",
   "predict": "workdir fold cross_validation network checkpoint data_dir schema cases out patch_size tta overlap "
   "gaussian whole_volume patch_batch min_component_ml probabilities overwrite platform devices",
-  "evaluate": "predictions data_dir out schema tolerance overwrite",
+  "evaluate": "predictions data_dir out schema cases tolerance overwrite",
   "report": "workdir out portal_csv test_dir schema seed overwrite",
   "experiment": "workdir data_dir test_dir schema test_schema portal_csv folds nested seeds search_patch_size "
   "search_epochs min_count hybrid_learning_rate kernel_learning_rate search_dropout patch_size epochs batch_size "

@@ -100,6 +100,11 @@ class CaseFiles:
     name = self.segmentation.name if inside else f"{self.segmentation.parent.name}/{self.segmentation.name}"
     return {**self.named_images, name: self.segmentation}
 
+  def told(self, path: Path, text: str) -> str:
+    """A text about one of the files, in which its name tells it from the others: images and labels may share one."""
+    twins = {file for file in (*self.images, self.segmentation) if file is not None and file.name == path.name}
+    return text if len(twins) < 2 else text.replace(path.name, f"{path.parent.name}/{path.name}")
+
 
 def is_truth(name: str, case: str, schema: Schema) -> bool:
   """Whether a name in `CaseFiles.named` of a case is that of its segmentation."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
 from nas3d_jax.errors import InputError
-from nas3d_jax.files.run_layout import WRITTEN_FOLDERS
+from nas3d_jax.files.run_layout import PREDICTIONS_JSON, WRITTEN_AMONG, WRITTEN_ENDINGS, WRITTEN_FOLDERS
 from nas3d_jax.schema.schema import Schema
 
 GRADES = ("HGG", "LGG")
@@ -66,18 +66,30 @@ def stems(folder: Path) -> dict[str, list[Path]]:
 
 def _case_folders(folder: Path, depth: int) -> list[tuple[Path, bool]]:
   """These folders, and whether each holds NIfTI files."""
-  children = [child for child in sorted(folder.iterdir()) if not child.name.startswith(".")]
+  everything = sorted(folder.iterdir())
+  children = [child for child in everything if not child.name.startswith(".")]
   names = {child.name for child in children}
   if folder.name in _NO_CASES or any(names >= record for record in WRITTEN_FOLDERS):
     return []
-  found = [(folder, True)] if any(_is_nifti(child) for child in children) else []
+  # What was predicted or scored here may lie among cases: their folders are looked into.
+  own = [inside for record, inside in WRITTEN_AMONG.items() if names >= record]
+  written = bool(own) or any(c.name.startswith(".") and c.name.endswith(WRITTEN_ENDINGS) for c in everything)
+  children = [child for child in children if not any(child.name in inside for inside in own)]
+  found = [(folder, True)] if any(_of_case(child, folder.name, names, bool(own)) for child in children) else []
   folders = [child for child in children if child.is_dir()] if depth else []
   for child in folders:
     found += _case_folders(child, depth - 1)
-  lacking = not names or any(name.startswith(folder.name) for name in names)
+  lacking = not written and (not names or any(name.startswith(folder.name) for name in names))
   if not found and not folders and depth < _DEPTH and lacking and folder.name.upper() not in GRADES:
     found = [(folder, False)]
   return found
+
+
+def _of_case(path: Path, case: str, names: set[str], written: bool) -> bool:
+  """Whether a NIfTI file makes its folder a case; `written`: whether the folder has a record of this library."""
+  if not _is_nifti(path) or PREDICTIONS_JSON in names:
+    return False
+  return not written or (path.name.startswith(case) and _NIFTI.fullmatch(path.name)["stem"] != case)
 
 
 def _is_nifti(path: Path) -> bool:
@@ -103,19 +115,20 @@ def _case_files(folder: Path, schema: Schema, labels: bool) -> CaseFiles:
     paths, expected = matches[kind], f"{name}{suffixes[0]}.nii.gz"
     nowhere = [name + suffix for suffix in suffixes if _points_nowhere(folder, name + suffix)]
     if nowhere and not paths:
-      faults.append(Fault(name, f"{nowhere[0]} is a link to nowhere", "copy the file there, or correct the link"))
+      reason = f"{nowhere[0]} in {folder} is a link to nowhere"
+      faults.append(Fault(name, reason, "copy the file there, or correct the link"))
     elif len(paths) > 1:
       files = " and ".join(path.name for path in paths)
-      faults.append(Fault(name, f"{kind} is there twice: {files}", "keep one of them"))
+      faults.append(Fault(name, f"{kind} is there twice: {files} in {folder}", "keep one of them"))
     elif not paths and kind == "segmentation" and others:
-      reason = f"no segmentation {name}{suffixes[0]}.nii or .nii.gz, but {others} is there"
+      reason = f"no segmentation {name}{suffixes[0]}.nii or .nii.gz in {folder}, but {others} is there"
       # The extension shows whether a file is compressed: a new name must keep it.
       ending = ".nii.gz" if others.lower().endswith(".gz") else ".nii"
       remedy = f"rename it to {name}{suffixes[0]}{ending} if it is the segmentation, else move it"
       faults.append(Fault(name, reason, f"{remedy} out of the folder"))
     elif not paths and kind != "segmentation":
       seen = f" (other NIfTI files there: {others})" if others else ""
-      reason = f"no {kind} image {expected} or .nii in {folder.parent.name}/{name}{seen}"
+      reason = f"no {kind} image {expected} or .nii in {folder}{seen}"
       faults.append(Fault(name, reason, "add the file, or rename the one that it is"))
   if faults:
     raise CaseError(faults)

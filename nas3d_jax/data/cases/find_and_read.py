@@ -101,7 +101,7 @@ def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:
       volumes |= _split(volume, files, schema) if whole else {kind: volume}
       checksums[key] = volume.checksum
     except VolumeError as error:
-      found.append((error.reason, error.remedy))
+      found.append((files.told(path, error.reason), error.remedy))
   found += geometry_faults(volumes, "resample all files of the case to one grid")
   for name, volume in volumes.items():
     if name == "segmentation":

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 from nas3d_jax.data.cases.case_files import Fault
+from nas3d_jax.data.cases.case_folders import case_folders, stems
 from nas3d_jax.data.cases.shared_folders import find_labels
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema.builtin import BRATS2019
 from nas3d_jax.schema.schema import Schema
 
-_DEPTH = 4  # folders between data_dir and a file, as when the cases are found for preprocessing
 _ENDINGS = (".nii.gz", ".nii")
 
 
@@ -34,9 +34,7 @@ def find_segmentations(
   """
   if schema.layout != "folders":
     return find_labels(_existing_folder(data_dir, "data_dir"), schema), []
-  folders: dict[Path, dict[str, list[Path]]] = {}
-  for path, stem in nifti_files(data_dir, "data_dir", _DEPTH):
-    folders.setdefault(path.parent, {}).setdefault(stem, []).append(path)
+  folders = {folder: stems(folder) for folder in case_folders(_existing_folder(data_dir, "data_dir"))}
   truths: dict[str, list[Path]] = {}
   faults = []
   for folder, files in folders.items():
@@ -48,13 +46,21 @@ def find_segmentations(
       truths.setdefault(case, []).extend(found)
     elif files:
       others = ", ".join(path.name for paths in files.values() for path in paths)
-      reason = f"no segmentation {case}{schema.segmentation[0]}.nii or .nii.gz, but {others}"
+      reason = f"no segmentation {case}{schema.segmentation[0]}.nii or .nii.gz in {folder}, but {others}"
       faults.append(Fault(case, reason, "rename it if it is the segmentation, else move it away"))
   for case, paths in truths.items():
     if len(paths) > 1:
       where = " and ".join(map(str, paths))
       faults.append(Fault(case, f"it has {len(paths)} segmentations: {where}", "keep one of them"))
   return {case: truths[case][0] for case in sorted(truths) if len(truths[case]) == 1}, faults
+
+
+def labelled_cases(data_dir: str | Path, schema: Schema) -> set[str]:
+  """Names of the cases that have a segmentation, or several, whatever else is wrong with them."""
+  if schema.layout != "folders":
+    return set(find_labels(_existing_folder(data_dir, "data_dir"), schema))
+  folders = case_folders(_existing_folder(data_dir, "data_dir"))
+  return {f.name for f in folders if any(f.name + suffix in stems(f) for suffix in schema.segmentation)}
 
 
 def nifti_files(folder: str | Path, name: str, depth: int) -> list[tuple[Path, str]]:

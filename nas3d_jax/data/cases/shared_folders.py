@@ -17,6 +17,7 @@ from pathlib import Path
 from nas3d_jax.data.cases.case_files import CaseFiles, Fault
 from nas3d_jax.data.cases.dataset_json import NAME, DatasetJson
 from nas3d_jax.errors import InputError
+from nas3d_jax.files.run_layout import PREDICTIONS_JSON
 from nas3d_jax.schema.schema import Schema
 
 _IMAGES, _LABELS = ("imagesTr", "imagesTs"), ("labelsTr", "labelsTs")
@@ -34,7 +35,7 @@ def find_in_layout(root: Path, schema: Schema, *, labels: bool) -> tuple[list[Ca
   said, images, truths = _places(root, schema)
   channels = said.channels_of(schema)
   found = _files(images, said.ending)
-  segmentations = _files(truths, said.ending) if labels else {}
+  segmentations = _truths(truths, said.ending) if labels else {}
   faults: list[Fault] = []
   if schema.layout == "decathlon":
     if found and all(_CHANNEL.fullmatch(stem) and int(stem[-4:]) < len(channels) for stem in found):
@@ -66,7 +67,12 @@ def find_in_layout(root: Path, schema: Schema, *, labels: bool) -> tuple[list[Ca
 def find_labels(root: Path, schema: Schema) -> dict[str, Path]:
   """The segmentation of every case that has one, by name; the images may be absent."""
   said, _, truths = _places(root, schema)
-  return _files(truths, said.ending)
+  return _truths(truths, said.ending)
+
+
+def labels_folder(root: Path, schema: Schema) -> Path:
+  """Where the segmentations of a folder's cases lie, or should."""
+  return _places(root, schema)[2]
 
 
 def _places(root: Path, schema: Schema) -> tuple[DatasetJson, Path, Path]:
@@ -96,6 +102,11 @@ def _files(folder: Path, ending: str) -> dict[str, Path]:
   return {path.name.removesuffix(ending): path for path in good}
 
 
+def _truths(folder: Path, ending: str) -> dict[str, Path]:
+  """The segmentations in a folder; what was predicted into it is none."""
+  return {} if (folder / PREDICTIONS_JSON).exists() else _files(folder, ending)
+
+
 def _channel_files(
   found: dict[str, Path], count: int, numbers: list[int], schema: Schema, said: DatasetJson, faults: list[Fault]
 ) -> dict[str, tuple[Path, ...]]:
@@ -116,7 +127,8 @@ def _channel_files(
   for name, files in cases.items():
     for number, modality in zip(numbers, schema.modality_names, strict=True):
       if number not in files:
-        reason = f"no {modality} image {name}_{number:04d}{said.ending}"
+        folder = next(iter(files.values())).parent
+        reason = f"no {modality} image {name}_{number:04d}{said.ending} in {folder}"
         faults.append(Fault(name, reason, "add the file, or remove the others of the case"))
     if all(number in files for number in numbers):
       whole[name] = tuple(files[number] for number in numbers)

@@ -21,7 +21,7 @@ def assign_folds(
   Args:
     grades: grade of each case; None, unknown, counts as a grade.
     labelled: whether each case has a segmentation.
-    folds: number of folds, at least 2.
+    folds: number of folds, at least 2; 1 for a single labelled case.
     seed: seed of the shuffle, at least 0.
 
   Returns:
@@ -42,10 +42,13 @@ def assign_folds(
 
 
 def check_folds(labelled: int, folds: int) -> None:
-  """Raises InputError unless so many labelled cases can be dealt into so many folds."""
+  """Raises InputError unless so many labelled cases can be dealt into so many folds: one for a single case alone."""
+  if labelled == 1 and folds == 1 and folds is not True:
+    return
   check_whole("folds", folds, 2)
   if labelled < folds:
     remedy = f"use --folds={labelled}" if labelled > 1 else "add cases with a segmentation"
+    remedy += ", or use --folds=1, which is enough for train --fold=all" if labelled == 1 else ""
     raise InputError(
       f"folds must be at most the number of cases with a segmentation ({labelled}), got {folds}; "
       f"{remedy}"

@@ -69,7 +69,7 @@ def preprocess(
     data_dir: the folder of the cases, see `find_cases`.
     out_dir: the folder to write, `dataset` of a run directory.
     schema: what the modalities, labels and regions are, see `find_schema`; None means to find it out.
-    folds: number of folds, at least 2.
+    folds: number of folds, at least 2; 1 for a single labelled case.
     seed: seed of the folds.
     orientation: of the data set, as `Geometry` has it; None means that of most cases.
     spacing: edge lengths of its voxels along these axes, in mm; None means that of most cases.
@@ -84,7 +84,7 @@ def preprocess(
       nothing is written), there are fewer labelled cases than folds, out_dir holds something else, another process
       writes to it, or it cannot be written to.
   """
-  for name, value, low in (("folds", folds, 2), ("seed", seed, 0), ("workers", workers or 1, 1)):
+  for name, value, low in (("folds", folds, 1), ("seed", seed, 0), ("workers", workers or 1, 1)):
     check_whole(name, value, low)
   workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
   check_wanted(orientation, spacing)

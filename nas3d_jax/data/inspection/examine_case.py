@@ -124,16 +124,17 @@ class _Reading:
       labels = path == self.files.segmentation
       volume = read_labels(path) if labels else read_volume(path, 4 if self._holds_all(path) else 3)
     except VolumeError as error:
-      self._add("error", "unreadable", error.reason, error.remedy)
+      self._add("error", "unreadable", self.files.told(path, error.reason), error.remedy)
       self.whole = False
       return
     except MemoryError:
-      self._add("error", "unreadable", f"{path.name} does not fit into memory", "crop it, or use fewer workers")
+      reason = self.files.told(path, f"{path.name} does not fit into memory")
+      self._add("error", "unreadable", reason, "crop it, or use fewer workers")
       self.whole = False
       return
     self.checksums[key] = volume.checksum
     for note in volume.notes:
-      self._add("warning", "put_right", note, "nothing needs to be done")
+      self._add("warning", "put_right", self.files.told(path, note), "nothing needs to be done")
     self._scale(path, volume)
     for text in two_geometries(volume.header):
       self.contradictions.setdefault(text, []).append(self._what(path))
@@ -210,7 +211,7 @@ class _Reading:
   def _scale(self, path: Path, volume: Volume) -> None:
     slope, intercept = volume.header.get_slope_inter()
     if slope is not None and (slope, intercept) != (1.0, 0.0):
-      reason = f"{path.name} has scale factors, slope {slope:g} and intercept {intercept:g}"
+      reason = self.files.told(path, f"{path.name} has scale factors, slope {slope:g} and intercept {intercept:g}")
       self._add("warning", "scale", reason, "they are applied; see that the values are what they should be")
 
   def _image(self, kind: str, inside: np.ndarray, size: int) -> bool:

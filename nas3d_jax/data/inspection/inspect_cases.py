@@ -17,6 +17,7 @@ from typing import Any
 from nas3d_jax.data.cases.detect_schema import find_schema, say_schema
 from nas3d_jax.data.cases.find_and_read import find_cases
 from nas3d_jax.data.cases.nifti import exact
+from nas3d_jax.data.cases.segmentations import labelled_cases
 from nas3d_jax.data.inspection.compare_cases import compare, label_findings
 from nas3d_jax.data.inspection.examine_case import Examination, Finding, examine
 from nas3d_jax.data.inspection.words import lengths, millimetres
@@ -64,6 +65,7 @@ class Inspection:
     schema: what the cases were judged by.
     others: further schemas that they fit as well.
     cases: what was found in each case whose files could be identified, by name.
+    labelled: names of the cases that have a segmentation, whatever is wrong with them.
     findings: all that is wrong or strange, those of the data set as a whole first, then by case.
   """
 
@@ -71,6 +73,7 @@ class Inspection:
   schema: Schema
   others: tuple[Schema, ...]
   cases: tuple[Examination, ...]
+  labelled: frozenset[str]
   findings: tuple[Finding, ...]
 
   @property
@@ -91,7 +94,7 @@ class Inspection:
     return {
       "cases": len(self.names),
       "usable": len(set(self.names) - errors),
-      "labelled": sum(case.labelled for case in self.cases),
+      "labelled": len(self.labelled),
       "shapes": _census(lengths(case.shape) for case in self.cases if case.shape),
       "spacings": _census(millimetres(case.spacing) for case in self.cases if case.spacing),
       "orientations": _census(case.orientation for case in self.cases if case.orientation),
@@ -178,7 +181,10 @@ def inspect_cases(
   findings += compare(cases, chosen)
   # The sort is stable: what was found in a case stays in the order in which it was found, errors first.
   findings.sort(key=lambda finding: (finding.case is not None, finding.case or "", finding.severity))
-  return Inspection(Path(data_dir), chosen, others, tuple(cases), tuple(findings))
+  # Of the other cases the files are known: a segmentation of another name is none.
+  at_fault = {fault.case for fault in faults}
+  labelled = {case.name for case in cases if case.labelled} | (labelled_cases(data_dir, first) & at_fault)
+  return Inspection(Path(data_dir), chosen, others, tuple(cases), frozenset(labelled), tuple(findings))
 
 
 def _choose(schemas: Sequence[Schema], cases: Sequence[Examination]) -> tuple[Schema, tuple[Schema, ...]]:

@@ -149,7 +149,7 @@ def test_doubled_file(tmp_path, kind):
   save(folder / f"A_1_{kind}.nii", ramp(0))
   fault = only_fault(tmp_path)
   name = {"t2": "t2", "seg": "segmentation"}[kind]
-  assert fault.reason == f"{name} is there twice: A_1_{kind}.nii and A_1_{kind}.nii.gz"
+  assert fault.reason == f"{name} is there twice: A_1_{kind}.nii and A_1_{kind}.nii.gz in {folder}"
   assert fault.remedy == "keep one of them"
 
 

@@ -125,9 +125,9 @@ def test_what_is_wrong_with_files_of_nnunet(tmp_path):
     path.unlink()
   save(images / "stray.nii.gz", np.zeros(SHAPE))
   assert faults_of(tmp_path, schema_of("nnunet", tmp_path)) == [
-    "BraTS_0001: no t2 image BraTS_0001_0002.nii.gz",
+    f"BraTS_0001: no t2 image BraTS_0001_0002.nii.gz in {images}",
     f"BraTS_0002: BraTS_0002_0004.nii.gz is of channel 4, but {tmp_path / 'dataset.json'} has 4 channels",
-    "BraTS_0002: no flair image BraTS_0002_0003.nii.gz",
+    f"BraTS_0002: no flair image BraTS_0002_0003.nii.gz in {images}",
     "BraTS_0003: labelsTr has its segmentation, but imagesTr no image",
     "stray: stray.nii.gz has no number of a channel, as stray_0000.nii.gz has",
   ]
@@ -142,8 +142,8 @@ def test_what_is_wrong_with_files_of_the_decathlon(tmp_path):
   data[3, 3, 3, 2] = np.nan
   save(third, data)
   assert faults_of(tmp_path, DECATHLON) == [
-    "BRATS_001: BRATS_001.nii.gz has 3 channels, but dataset.json 4 (flair, t1, t1ce, t2)",
-    "BRATS_002: BRATS_002.nii.gz has 1 channels, but dataset.json 4 (flair, t1, t1ce, t2)",
+    "BRATS_001: imagesTr/BRATS_001.nii.gz has 3 channels, but dataset.json 4 (flair, t1, t1ce, t2)",
+    "BRATS_002: imagesTr/BRATS_002.nii.gz has 1 channels, but dataset.json 4 (flair, t1, t1ce, t2)",
     "BRATS_003: t1ce has 1 voxels that are NaN, infinite or beyond single precision",
   ]
 
@@ -155,7 +155,7 @@ def test_a_header_that_claims_more_than_there_is(tmp_path):
   raw[42:50] = np.asarray([32767] * 3 + [4], "<i2").tobytes()
   path.write_bytes(gzip.compress(bytes(raw)))
   (fault,) = faults_of(tmp_path, DECATHLON)
-  assert fault.startswith("BRATS_001: BRATS_001.nii.gz has 140724603846652 voxels, 536870912 are read at most")
+  assert fault.startswith("BRATS_001: imagesTr/BRATS_001.nii.gz has 140724603846652 voxels, 536870912 are read at most")
 
 
 def test_files_of_nnunet_that_a_decathlons_dataset_json_describes(tmp_path):

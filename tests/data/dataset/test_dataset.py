@@ -233,7 +233,9 @@ def test_folds_depend_on_the_seed_alone():
   ("labelled", "folds", "message"),
   [
     (4, 5, r"number of cases with a segmentation \(4\), got 5; use --folds=4"),
-    (1, 2, r"segmentation \(1\), got 2; add cases with a segmentation"),
+    (1, 2, r"segmentation \(1\), got 2; add cases with a segmentation, or use --folds=1"),
+    (1, True, "folds must be a whole number"),
+    (0, 1, "folds must be a whole number of at least 2, got 1"),
     (4, 1, "folds must be a whole number of at least 2, got 1"),
     (4, True, "folds must be a whole number"),
   ],

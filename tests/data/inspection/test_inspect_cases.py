@@ -286,6 +286,20 @@ def test_many_faults_at_once_do_not_hide_each_other(data):
   }
 
 
+def test_cases_with_a_segmentation_are_counted_whatever_else_is_wrong(data):
+  path(data, 0, "flair").unlink()
+  path(data, 1, "seg").unlink()
+  path(data, 2, "seg").rename(path(data, 2, "truth"))
+  path(data, 3, "seg").write_bytes(b"")
+  shutil.copy(path(data, 4, "seg"), path(data, 4, "seg").with_suffix(""))
+  inspection = inspect_cases(data)
+  # The first lacks an image, the fourth cannot be read, the fifth has two; the second and third have none.
+  assert inspection.labelled == {NAMES[i] for i in (0, 3, 4, 5)}
+  assert inspection.summary["labelled"] == 4
+  assert "6 cases in" in (text := shown(inspection, 200))
+  assert "4 with a segmentation" in text
+
+
 def test_what_is_in_a_good_folder(good):
   inspection = inspect_cases(good)
   assert inspection.ok
