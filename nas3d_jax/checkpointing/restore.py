@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
+
+import jax
+import numpy as np
 
 from nas3d_jax.checkpointing import checkpoints
 from nas3d_jax.checkpointing.metadata import RunMetadata
@@ -67,3 +71,12 @@ def build_network(metadata: RunMetadata) -> AnyNetwork:
   if metadata.genotype is None:
     return Supernet(metadata.network, dropout_rate=metadata.dropout_rate)
   return DerivedNet(metadata.network, metadata.genotype, dropout_rate=metadata.dropout_rate)
+
+
+def fingerprint(kind: str, variables: Variables) -> str:
+  """SHA-256 (hex) of a network, of which `kind` tells what else counts, and its parameters, wherever they lie."""
+  digest = hashlib.sha256(kind.encode())
+  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    array = np.asarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
+  return digest.hexdigest()

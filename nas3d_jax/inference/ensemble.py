@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from nas3d_jax.checkpointing import checkpoints
 from nas3d_jax.checkpointing.metadata import RunMetadata
-from nas3d_jax.checkpointing.restore import restore
+from nas3d_jax.checkpointing.restore import fingerprint, restore
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference.config import PAPER, InferenceChoices
 from nas3d_jax.inference.volume import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
@@ -98,10 +96,10 @@ def restore_ensemble(
     plain = metadata.to_dict()
     # Rows in their order: genotypes that are equal but for it hold their parameters in another.
     kind = json.dumps([plain[name] for name in ("network", "genotype", "xi", "lam")], sort_keys=True)
-    fingerprint = _fingerprint(kind, variables)
-    if fingerprint in sources:
-      raise InputError(f"checkpoint {folder} is the same as {sources[fingerprint]}; give each once")
-    sources[fingerprint] = str(folder)
+    known = fingerprint(kind, variables)
+    if known in sources:
+      raise InputError(f"checkpoint {folder} is the same as {sources[known]}; give each once")
+    sources[known] = str(folder)
     if kind not in steps:
       step = make_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
       steps[kind] = announced("the network", step)
@@ -141,12 +139,3 @@ def _common_geometry(runs: Sequence[str | Path], said: Sequence[RunMetadata]) ->
 
 def _named(geometry: Geometry | None) -> str:
   return "cases as they are" if geometry is None else f"cases in {geometry}"
-
-
-def _fingerprint(kind: str, variables: Variables) -> str:
-  """SHA-256 (hex) of a network and its parameters, wherever they are stored."""
-  digest = hashlib.sha256(kind.encode())
-  for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-    array = np.asarray(leaf)
-    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
-  return digest.hexdigest()

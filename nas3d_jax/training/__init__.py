@@ -2,6 +2,7 @@
 
 Rooms: `search` and `train` are the two loops; `session` (what both hold between two steps, and how they take one),
 `steps` (one update, or a chunk of them), `setup` (data set, network and devices of a run), `config` (their options),
-`epoch` (steps, means and checkpoints of an epoch), `losses`, `optimizers`, `genotype_counts` (lines 8 and 9 of
-Table 2), `nonfinite` (steps left out), `run_directory` (history and checkpoints on disk).
+`start` (the parameters that a training starts from), `epoch` (steps, means and checkpoints of an epoch), `losses`,
+`optimizers`, `genotype_counts` (lines 8 and 9 of Table 2), `nonfinite` (steps left out), `run_directory` (history and
+checkpoints on disk).
 """

@@ -15,6 +15,9 @@ from nas3d_jax.validation import check_whole, is_whole
 # Learning rate and dropout of each network, where none are given; Isensee et al. (2017) for the 3D U-Net.
 _DEFAULTS = {"searched": (1e-3, TRAIN_DROPOUT), "unet3d": (5e-4, UNET_DROPOUT)}
 
+START_SUM = "init_from_sha256"
+"""The setting of a run that tells which parameters `init_from` held when it began."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -55,7 +58,8 @@ class RunConfig:
     """The options that may differ when the run goes on; those that do not concern its network are among them."""
     network = getattr(self, "network", "searched")
     options = options_of(type(self)).items()
-    return frozenset(name for name, o in options if o.changeable or o.network not in (None, network))
+    own = {name for name, o in options if o.changeable or o.network not in (None, network)}
+    return frozenset({*own, START_SUM})
 
   @property
   def defaults(self) -> dict[str, Any]:
@@ -103,7 +107,8 @@ class TrainConfig(RunConfig):
     "JSON file; not given: search/genotype.json of the run", None, network="searched"
   )
   # Of a run, its best checkpoint. Not given, they are drawn.
-  init_from: str | Path | None = option("run or checkpoint whose parameters to start from", None)
+  # What was read is compared where the run goes on, not this: see `START_SUM`.
+  init_from: str | Path | None = option("run or checkpoint whose parameters to start from", None, changeable=True)
   patch_size: int = option("edge of a patch, in voxels", 128, least=1)
   # A training may be made longer.
   epochs: int = option("epochs", 200, least=1, changeable=True)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from nas3d_jax.checkpointing.restore import restore
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import GENOTYPE, SEARCH, TRAIN_FOLDERS
 from nas3d_jax.models.config import UNetConfig
@@ -24,9 +23,9 @@ from nas3d_jax.training.config import TrainConfig
 from nas3d_jax.training.epoch import SavedSums
 from nas3d_jax.training.genotype_counts import rows_of
 from nas3d_jax.training.optimizers import Plateau, adam, with_rate
-from nas3d_jax.training.run_directory import has_checkpoint
 from nas3d_jax.training.session import Feed, Session
 from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
+from nas3d_jax.training.start import start_of
 from nas3d_jax.training.steps import TrainState, make_train_step
 
 
@@ -51,13 +50,12 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Path:
     genotype = read_genotype(config.genotype or Path(config.workdir) / SEARCH / GENOTYPE)
     genotype.check(setup.network)
   folder = Path(config.workdir) / TRAIN_FOLDERS[config.network] / str(config.fold)
-  # Before the run is opened, which deletes what is to be overwritten; a run that goes on has its own parameters.
-  goes_on = has_checkpoint(folder) and not config.overwrite
-  start = None if goes_on or config.init_from is None else read_start(setup, genotype)
+  # Before the run is opened, which deletes what is to be overwritten.
+  start = start_of(setup, genotype, folder)
   with (
     computing(config.precision),
-    contextlib.closing(TrainSession(setup, folder, genotype, start)) as session,
-    setup.open_run(folder, genotype=genotype and rows_of(genotype)) as run,
+    contextlib.closing(TrainSession(setup, folder, genotype, start.variables)) as session,
+    setup.open_run(folder, genotype=genotype and rows_of(genotype), **start.settings) as run,
   ):
     session.resume(run, stop or Stop())
     # Section 3.5: each epoch is a pass over the patches of the training cases, then one over those left for validation.
@@ -166,26 +164,3 @@ def read_genotype(path: str | Path) -> Genotype:
     raise InputError(f"genotype {path} cannot be read ({error}); run the search first, or give --genotype") from error
   except InputError as error:
     raise InputError(f"{path}: {error}") from error
-
-
-def read_start(setup: RunSetup, genotype: Genotype | None) -> dict[str, Any]:
-  """The variables of `init_from` of a training, if they are of this very network.
-
-  Raises:
-    InputError: they are of another one, or cannot be restored.
-  """
-  net, variables, metadata = restore(setup.config.init_from)
-  # Rows in another order, or another operation with parameters of the same shape, would be taken for something else.
-  other = metadata.genotype and rows_of(metadata.genotype)
-  for name, there, here in (
-    ("architecture", metadata.architecture, setup.network.architecture),
-    ("genotype", other, genotype and rows_of(genotype)),
-    ("network", net.config, setup.network),
-    ("schema", metadata.schema, setup.dataset.schema),
-  ):
-    if there != here:
-      raise InputError(
-        f"init_from {setup.config.init_from} has another {name} than this training: {there} there, {here} here; give a "
-        "training of the same network"
-      )
-  return variables

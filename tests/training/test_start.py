@@ -1,0 +1,92 @@
+"""What a training started from is compared by its parameters, not by how its path is spelt."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import nas3d_jax.checkpointing.restore
+import nas3d_jax.training.train
+from nas3d_jax.errors import InputError
+from nas3d_jax.training.config import START_SUM
+from nas3d_jax.training.train import train
+from tests.support.runs import history, steps_kept
+from tests.support.toy import ToyDerivedNet
+from tests.training.test_train import GENOTYPE, make_config, write_genotype
+
+
+@pytest.fixture
+def started(workdir, monkeypatch):
+  """A run directory with train/0, and train/all that started from it, spelt relative to the folder above."""
+  for module in (nas3d_jax.training.train, nas3d_jax.checkpointing.restore):
+    monkeypatch.setattr(module, "DerivedNet", ToyDerivedNet)
+  monkeypatch.chdir(workdir.parent)
+  write_genotype(workdir, GENOTYPE)
+  train(make_config("run", epochs=1))
+  train(make_config("run", fold="all", epochs=1, init_from="run/train/0"))
+  return workdir
+
+
+def settings(workdir):
+  return json.loads((workdir / "train" / "all" / "config.json").read_text())["settings"]
+
+
+def go_on(workdir, start, epochs=2):
+  workdir = Path(workdir)
+  train(make_config(workdir, fold="all", epochs=epochs, init_from=start))
+  return [record["epoch"] for record in history(workdir / "train" / "all")]
+
+
+def test_another_spelling_is_the_same_start(started, tmp_path):
+  known = settings(started)[START_SUM]
+  for start in ("./run/train/0", "run/train/0/", started / "train" / "0", "run/dataset/../train/0"):
+    assert go_on("run", start) == [1, 2]
+  # A copy elsewhere has the same parameters; so has the folder of the step.
+  shutil.copytree(started / "train" / "0", tmp_path / "copy")
+  assert go_on("run", "copy", epochs=3) == [1, 2, 3]
+  assert go_on("run", tmp_path / "copy" / "checkpoints" / str(max(steps_kept(tmp_path / "copy"))), 3) == [1, 2, 3]
+  assert settings(started)[START_SUM] == known
+
+
+def test_a_moved_run_goes_on_also_where_its_start_went_on(started, monkeypatch):
+  moved = started.rename(started.with_name("moved"))
+  train(make_config(moved, epochs=3))
+  monkeypatch.chdir(moved)
+  assert go_on(".", "train/0") == [1, 2]
+
+
+@pytest.mark.parametrize(
+  ("start", "reason"),
+  [(None, "is None"), ("run/train/1", r"is 'run/train/1'\. Run"), ("gone", r"is 'gone' \(no checkpoint in .*gone")],
+)
+def test_another_start_is_refused(started, start, reason):
+  train(make_config("run", fold=1, epochs=1))
+  with pytest.raises(InputError, match=rf"other settings: init_from was 'run/train/0', {reason}"):
+    go_on("run", start)
+  assert len(history(started / "train" / "all")) == 1
+
+
+def test_before_the_first_checkpoint_any_start_will_do(started):
+  shutil.rmtree(started / "train" / "all" / "checkpoints")
+  known = settings(started)[START_SUM]
+  train(make_config("run", fold=1, epochs=1, learning_rate=0.2))
+  assert go_on("run", "run/train/1", epochs=1) == [1]
+  assert settings(started)[START_SUM] != known
+
+
+def test_a_run_that_does_not_know_its_start_goes_on_from_the_same_place(started):
+  path = started / "train" / "all" / "config.json"
+  content = json.loads(path.read_text())
+  del content["settings"][START_SUM]
+  path.write_text(json.dumps(content))
+  assert go_on("run", started / "train" / "0") == [1, 2]
+
+
+def test_fewer_epochs_than_are_done_are_refused(started):
+  train(make_config("run", epochs=2))
+  before = history(started / "train" / "0")
+  with pytest.raises(InputError, match=r"^epochs must be at least 2, to which the run in .*0 has come, got 1"):
+    train(make_config("run", epochs=1))
+  assert history(started / "train" / "0") == before
+  train(make_config("run", epochs=2))
