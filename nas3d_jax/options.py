@@ -33,8 +33,8 @@ class Option:
     least: number that it must not be below.
     above: number that it must be above.
     below: number that it must be below.
+    most: number that it must not be above.
     wanted: what an error asks for, where that does not follow from the bounds.
-    commas: whether the flag of a tuple takes all of it, with commas, instead of being given again for each.
     changeable: whether it may differ when a run goes on.
     network: the only network that it concerns; None: all.
     kind: bool, int, float, tuple, or str for all else.
@@ -47,8 +47,8 @@ class Option:
   least: float | None = None
   above: float | None = None
   below: float | None = None
+  most: float | None = None
   wanted: str = ""
-  commas: bool = False
   changeable: bool = False
   network: str | None = None
   kind: type = str
@@ -72,6 +72,8 @@ class Option:
     """Raises InputError, with the name and the value, where it is of another type or out of range; not of texts."""
     if not (self._fits(value) or (value is None and self.optional)):
       raise InputError(f"{name} must be {self.wanted or self._spelled()}{', or None' * self.optional}, got {value!r}")
+    if self.most is not None and value is not None and value > self.most:
+      raise InputError(f"{name} must be at most {self.most}, got {value!r}")
 
   def _fits(self, value: Any) -> bool:
     if self.choices:

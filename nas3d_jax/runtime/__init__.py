@@ -2,5 +2,5 @@
 
 Rooms: `devices` (which one computes, and its cache of programs), `distributed` (several processes as one run),
 `data_parallel` (one batch on several devices), `stopping` (SIGTERM and Ctrl-C), `parallel` (many cases in threads),
-`progress_bar`, `compiling` (what is shown while a program is compiled).
+`progress_bar`, `compiling` (what is shown while a program is compiled), `memory` (what is too large for it).
 """
