@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, Literal, TypeVar
 
 from absl import flags
@@ -32,14 +33,31 @@ def define_options(values: flags.FlagValues, config: type) -> None:
     elif option.kind is float:
       low, high = option.least if option.above is None else option.above, option.below
       low, high = (bound if bound is None else float(bound) for bound in (low, high))
-      # A flag cannot leave out its bounds; the check of the configuration does.
+      # A flag cannot leave out its bounds; the check of the configuration does, and knows the upper ones.
       flags.DEFINE_float(name, default, option.help, lower_bound=low, upper_bound=high, **own)
-    elif option.commas:
-      flags.DEFINE_list(name, default, option.help, **own)
     elif option.kind is tuple:
-      flags.DEFINE_multi_string(name, list(default), option.help, **own)
+      define_list(name, None if default is None else list(default), option.help, values)
     else:
       flags.DEFINE_string(name, default if default is None else str(default), option.help, **own)
+
+
+class _Listed(flags.MultiFlag):
+  """A flag that takes a list: given again, with commas, or both. A path that is there is taken whole."""
+
+  def _parse(self, arguments: Any) -> list[str]:
+    texts = [arguments] if isinstance(arguments, str) else arguments
+    return [part for text in texts for part in ([text] if _is_path(text) else self.parser.parse(text))]
+
+
+def _is_path(text: str) -> bool:
+  """Whether a path of this name, commas and all, is there; of NETWORK/SPLIT=FILE, the file counts."""
+  return "," in text and any(os.path.lexists(path) for path in (text, text.partition("=")[2]) if path)
+
+
+def define_list(name: str, default: list[str] | None, help: str, values: flags.FlagValues) -> None:
+  """Defines a flag of several values on `values`, for the module that calls."""
+  flag = _Listed(flags.ListParser(), flags.ArgumentSerializer(), name, default, help)
+  flags.DEFINE_flag(flag, values)
 
 
 def define_schema(values: flags.FlagValues, of: str = "", otherwise: str = "found out") -> None:

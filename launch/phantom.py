@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from absl import flags
 
+from launch.flags import define_list
+
 REQUIRED = ("out",)
 
 
@@ -16,7 +18,7 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string("out", None, "folder to write the cases to", flag_values=values)
   flags.DEFINE_integer("cases", 4, "number of cases", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("seed", 0, "the same seed makes the same cases", flag_values=values)
-  flags.DEFINE_list("shape", "240,240,155", "voxels along the three axes", flag_values=values)
+  define_list("shape", ["240", "240", "155"], "voxels along the three axes", values)
 
 
 def main(values: flags.FlagValues) -> int:

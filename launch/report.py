@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import define_schema
+from launch.flags import define_list, define_schema
 
 REQUIRED = ("workdir",)
 
@@ -20,14 +20,14 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "out", None, "folder to write to; not given: report/ of the run directory", flag_values=values
   )
-  flags.DEFINE_multi_string(
+  define_list(
     "portal_csv",
     [],
     "NETWORK/SPLIT=FILE: scores that a challenge's portal gave for cases without truth, as "
     "searched/test=scores.csv; NETWORK is searched or unet3d, SPLIT test or ensemble; a mere FILE is searched/test. "
     "Read are the columns Label and, for every region, Dice_ET, Sensitivity_ET, Specificity_ET, Hausdorff95_ET and so "
     "on; others are passed over, and rows Mean, StdDev, Median, 25quantile and 75quantile left out. May be given again",
-    flag_values=values,
+    values,
   )
   flags.DEFINE_string(
     "test_dir", None, "folder of the unseen cases, for pictures; not given: that of the experiment", flag_values=values
