@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import define_names, define_path, define_schema
+from launch.flags import define_list, define_path, define_schema
 
 REQUIRED = ("predictions", "data_dir", "out")
 
@@ -21,7 +21,7 @@ def define(values: flags.FlagValues) -> None:
   define_path(values, "data_dir", "folder of the cases with their segmentations")
   define_path(values, "out", "folder to write the scores to")
   define_schema(values, of=" of the truth")
-  define_names(values, "cases", None, "names of the cases to score, with commas; not given: all")
+  define_list("cases", None, "names of the cases to score, with commas; not given: all", values)
   flags.DEFINE_float(
     "tolerance", 1.0, "distance in mm up to which surfaces agree, for surface_dice", lower_bound=0.0,
     flag_values=values,

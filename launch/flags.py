@@ -54,9 +54,8 @@ def define_path(values: flags.FlagValues, name: str, help: str) -> None:
 def define_paths(
   values: flags.FlagValues, name: str, help: str, default: tuple[str, ...] = (), *, named: bool = False
 ) -> None:
-  """The same of a flag that may be given again; `named`: whether each path may stand behind NAME=."""
-  parser, serializer = _PathParser(named), flags.ArgumentSerializer()
-  flags.DEFINE_multi(parser, serializer, name, list(default), help, flag_values=values)
+  """The same of a flag of several paths; `named`: whether each may stand behind NAME=."""
+  define_list(name, list(default), help, values, _PathParser(named))
 
 
 def define_options(values: flags.FlagValues, config: type) -> None:
@@ -74,31 +73,38 @@ def define_options(values: flags.FlagValues, config: type) -> None:
     elif option.kind is float:
       low, high = option.least if option.above is None else option.above, option.below
       low, high = (bound if bound is None else float(bound) for bound in (low, high))
-      # A flag cannot leave out its bounds; the check of the configuration does.
+      # A flag cannot leave out its bounds; the check of the configuration does, and knows the upper ones.
       flags.DEFINE_float(name, default, option.help, lower_bound=low, upper_bound=high, **own)
     elif option.path and option.kind is tuple:
       define_paths(values, name, option.help, option.default, named=option.named)
     elif option.path:
       define_path(values, name, option.help)
-    elif option.commas:
-      define_names(values, name, None if default is None else [",".join(default)], option.help)
     elif option.kind is tuple:
-      flags.DEFINE_multi_string(name, list(default), option.help, **own)
+      define_list(name, None if default is None else list(default), option.help, values)
     else:
       flags.DEFINE_string(name, default if default is None else str(default), option.help, **own)
 
 
-class _Names(flags.MultiFlag):
-  """A list whose values may be given together, with commas, and by a flag that is given again."""
+class _Listed(flags.MultiFlag):
+  """A flag that takes a list: given again, with commas, or both. A path that is there is taken whole."""
 
-  def _parse(self, arguments: Any) -> list[str] | None:
-    lists = super()._parse(arguments)
-    return None if lists is None else [name for names in lists for name in names]
+  def _parse(self, arguments: Any) -> list[str]:
+    texts = [arguments] if isinstance(arguments, str) else arguments
+    parts = [part for text in texts for part in ([text] if _is_path(text) else flags.ListParser().parse(text))]
+    return [self.parser.parse(part) for part in parts]
 
 
-def define_names(values: flags.FlagValues, name: str, default: Any, help: str) -> None:
-  """Defines a flag that is a list on `values`, for the module that calls: `--x=a,b` and `--x=a --x=b` are one."""
-  flags.DEFINE_flag(_Names(flags.ListParser(), flags.ListSerializer(","), name, default, help), values)
+def _is_path(text: str) -> bool:
+  """Whether a path of this name, commas and all, is there; of NETWORK/SPLIT=FILE, the file counts."""
+  return "," in text and any(os.path.lexists(path) for path in (text, text.partition("=")[2]) if path)
+
+
+def define_list(
+  name: str, default: list[str] | None, help: str, values: flags.FlagValues, parser: flags.ArgumentParser | None = None
+) -> None:
+  """Defines a flag of several values on `values`, for the module that calls; the parser reads each."""
+  parser = parser or flags.ArgumentParser()
+  flags.DEFINE_flag(_Listed(parser, flags.ArgumentSerializer(), name, default, help), values)
 
 
 def define_schema(values: flags.FlagValues, of: str = "", otherwise: str = "found out") -> None:

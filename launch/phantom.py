@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import define_path
+from launch.flags import define_list, define_path
 
 REQUIRED = ("out",)
 
@@ -18,7 +18,7 @@ def define(values: flags.FlagValues) -> None:
   define_path(values, "out", "folder to write the cases to")
   flags.DEFINE_integer("cases", 4, "number of cases", lower_bound=1, flag_values=values)
   flags.DEFINE_integer("seed", 0, "the same seed makes the same cases", flag_values=values)
-  flags.DEFINE_list("shape", "240,240,155", "voxels along the three axes", flag_values=values)
+  define_list("shape", ["240", "240", "155"], "voxels along the three axes", values)
 
 
 def main(values: flags.FlagValues) -> int:

@@ -27,6 +27,10 @@ def main(values: flags.FlagValues) -> int:
   from nas3d_jax.inference.config import PredictConfig
 
   config = build(PredictConfig, values, fold=tuple(map(parse_fold, values["fold"].value)))
+  if config.checkpoint and values["network"].present:
+    from nas3d_jax.errors import InputError
+
+    raise InputError("--network says whose --fold is meant, and --checkpoint names a network itself; leave out one")
   start(values)
   from nas3d_jax.inference.predict import predict_cases
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.flags import define_path, define_schema
+from launch.flags import define_list, define_path, define_schema
 
 REQUIRED = ("data_dir", "workdir")
 
@@ -31,9 +31,7 @@ def define(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "orientation", None, "that all cases are turned to, as LPS; not given: that of most", flag_values=values
   )
-  flags.DEFINE_list(
-    "spacing", None, "voxel size along its axes in mm, as 1,1,1; not given: that of most", flag_values=values
-  )
+  define_list("spacing", None, "voxel size along its axes in mm, as 1,1,1; not given: that of most", values)
   flags.DEFINE_bool("overwrite", False, "make an existing data set anew", flag_values=values)
 
 

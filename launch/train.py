@@ -7,6 +7,8 @@ unet3d/<fold>/checkpoints. Run again, it goes on from its last checkpoint.
 
 from __future__ import annotations
 
+from typing import Any
+
 from absl import flags
 
 from launch.flags import build, define_options, define_platform, parse_fold, start
@@ -28,8 +30,21 @@ def main(values: flags.FlagValues, stop: Stop) -> int:
   from nas3d_jax.training.config import TrainConfig
 
   config = build(TrainConfig, values, fold=parse_fold(values["fold"].value))
+  _refuse_of_another_network(values, config)
   stop = start(values, stop)
   from nas3d_jax.training.train import train
 
   train(config, stop)
   return 0
+
+
+def _refuse_of_another_network(values: flags.FlagValues, config: Any) -> None:
+  """Raises InputError for a flag that does not concern the network, and would have no effect."""
+  from nas3d_jax.errors import InputError
+  from nas3d_jax.options import options_of
+
+  for name, option in options_of(type(config)).items():
+    if option.network not in (None, config.network) and values[name].present:
+      raise InputError(
+        f"--{name} is of --network={option.network}, got it with --network={config.network}; leave out one of them"
+      )

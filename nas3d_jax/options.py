@@ -34,8 +34,8 @@ class Option:
     least: number that it must not be below.
     above: number that it must be above.
     below: number that it must be below.
+    most: number that it must not be above.
     wanted: what an error asks for, where that does not follow from the bounds.
-    commas: whether the flag of a tuple takes all of it, with commas, instead of being given again for each.
     named: whether each value is a path that may stand behind NAME=.
     changeable: whether it may differ when a run goes on.
     network: the only network that it concerns; None: all.
@@ -50,8 +50,8 @@ class Option:
   least: float | None = None
   above: float | None = None
   below: float | None = None
+  most: float | None = None
   wanted: str = ""
-  commas: bool = False
   named: bool = False
   changeable: bool = False
   network: str | None = None
@@ -81,6 +81,8 @@ class Option:
         check_path(name, path)
     if not (self._fits(value) or (value is None and self.optional)):
       raise InputError(f"{name} must be {self.wanted or self._spelled()}{', or None' * self.optional}, got {value!r}")
+    if self.most is not None and value is not None and value > self.most:
+      raise InputError(f"{name} must be at most {self.most}, got {value!r}")
 
   def _fits(self, value: Any) -> bool:
     if self.choices:

@@ -6,6 +6,7 @@ substitute for patients.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,13 +17,17 @@ import numpy as np
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import read_json, write_json
+from nas3d_jax.runtime.memory import check_fits
 from nas3d_jax.runtime.progress_bar import ProgressBar
 from nas3d_jax.schema.builtin import BRATS2019
 from nas3d_jax.validation import check_whole, is_whole
 
 SHAPE = (240, 240, 155)
 """Voxels of a BraTS volume."""
-_SMALLEST = 16
+_SMALLEST, _LARGEST = 16, 2**15 - 1
+_MOST_CASES = 9999
+# Of memory a voxel: four modalities, their labels, and what it takes to draw one of them.
+_BYTES = 16
 _WITHOUT_ET = 0.2
 # What each modality (flair, t1, t1ce, t2) shows of each tissue, as BraTS volumes do on the average.
 _CONTRAST = np.asarray(
@@ -112,6 +117,8 @@ def write_phantoms(
   """
   _check_shape(shape)
   check_whole("cases", cases, 1)
+  if cases > _MOST_CASES:
+    raise InputError(f"cases must be at most {_MOST_CASES}, which their names can count, got {cases!r}")
   check_whole("seed", seed, 0)
   out = Path(out)
   flags = {"format": "nas3d_jax.phantoms", "version": 1, "seed": seed, "shape": [*shape]}
@@ -250,3 +257,6 @@ def _distance(
 def _check_shape(shape: Sequence[int]) -> None:
   if len(shape) != 3 or not all(is_whole(n, _SMALLEST) for n in shape):
     raise InputError(f"shape must be three lengths of at least {_SMALLEST} voxels, got {shape!r}")
+  if max(shape) > _LARGEST:
+    raise InputError(f"shape must be three lengths of at most {_LARGEST} voxels, as NIfTI-1 has them, got {shape!r}")
+  check_fits(_BYTES * math.prod(shape), f"shape={shape!r}", "give a smaller one")

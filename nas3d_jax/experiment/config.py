@@ -27,6 +27,9 @@ Split = Literal["training", "cross_validation", "test", "ensemble"]
 NETWORKS: tuple[Architecture, ...] = tuple(TRAIN_FOLDERS)
 
 
+# Each is a stage, or several.
+MOST_FOLDS, MOST_SEARCHES = 1000, 1000
+
 # Each search and training has its own.
 _ITS_OWN = ("fold", "seed", "genotype", "init_from", "network", "overwrite")
 
@@ -57,9 +60,9 @@ class ExperimentConfig:
   portal_csv: tuple[str, ...] = option(
     "scores that a challenge's portal gave for them, NETWORK/SPLIT=FILE; may be given again", (), named=True
   )
-  folds: int | None = option("folds; not given: the data set's, 5 for a new one", None, least=1)
+  folds: int | None = option("folds; not given: the data set's, 5 for a new one", None, least=1, most=MOST_FOLDS)
   nested: bool = option("search once a fold, on the other folds alone", False)
-  seeds: int = option("searches with seeds 0, 1, ...; seed 0 is trained", 1, least=1)
+  seeds: int = option("searches with seeds 0, 1, ...; seed 0 is trained", 1, least=1, most=MOST_SEARCHES)
   search_template: SearchConfig = part(
     without=_ITS_OWN,
     patch_size=("search_patch_size", "edge of a patch in the search, in voxels"),

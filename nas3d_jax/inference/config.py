@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import TRAIN_FOLDERS
-from nas3d_jax.models.config import Architecture
+from nas3d_jax.models.config import MOST_DEVICES, MOST_PATCH, Architecture
 from nas3d_jax.options import check_options, option, part
 from nas3d_jax.validation import is_whole
 
@@ -18,6 +18,9 @@ else:
   Schema = Any  # NumPy comes with it, for which `--help` would have to wait
 
 Fold = int | Literal["all"]
+
+# A pass is filled up to that many patches, however few a case has.
+MOST_PASS = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class InferenceChoices:
   gaussian: bool = option("weigh overlapping patches about their centres", False)
   # The brain cube, padded to the network's multiple.
   whole_volume: bool = option("the whole brain in one pass, no patches", False)
-  patch_batch: int = option("patches in one pass", 1, least=1)
+  patch_batch: int = option("patches in one pass", 1, least=1, most=MOST_PASS)
   # Of connected components.
   min_component_ml: float = option("take smaller components out of the innermost region, in ml", 0.0, least=0)
 
@@ -84,24 +87,28 @@ class PredictConfig:
 
   workdir: str | Path | None = option("run directory whose trainings --fold names", None)
   # The best checkpoint of each is used.
-  fold: tuple[Fold, ...] = option("trained fold, a number or all; may be given again", ())
+  fold: tuple[Fold, ...] = option("trained fold, a number or all; several with commas or given again", ())
   # Each case of the data set of `workdir` by the fold that was not trained on it.
   cross_validation: bool = option("all folds instead, each for its own cases", False)
   network: Architecture = option("whose folds", "searched")
-  checkpoint: tuple[str | Path, ...] = option("run or checkpoint instead; may be given again", ())
+  checkpoint: tuple[str | Path, ...] = option("run or checkpoint instead; several with commas or given again", ())
   data_dir: str | Path = option("folder of the cases")
   # A cross-validation reads the cases as the data set did.
   schema: str | Path | Schema | None = option(schema_help(), None)
   # Of a cross-validation, all that are in a fold.
-  cases: tuple[str, ...] | None = option("names of the cases, with commas; not given: all", None, commas=True)
+  cases: tuple[str, ...] | None = option("names of the cases, with commas or given again; not given: all", None)
   # See `PredictionFolder`.
   out: str | Path = option("folder to write <case>.nii.gz to")
-  patch_size: int | None = option("edge of a patch, in voxels; not given: that of the training", None, least=1)
+  patch_size: int | None = option(
+    "edge of a patch, in voxels; not given: that of the training", None, least=1, most=MOST_PATCH
+  )
   choices: InferenceChoices = part(PAPER)
   # Of the regions.
   probabilities: bool = option("write the probabilities as well", False)
   # They share the patches of a case.
-  devices: int | None = option("devices that share the work; not given: all there are", None, least=1)
+  devices: int | None = option(
+    "devices that share the work; not given: all there are", None, least=1, most=MOST_DEVICES
+  )
   overwrite: bool = option("predict again what is there", False)
 
   def __post_init__(self):
@@ -127,6 +134,13 @@ class PredictConfig:
       raise InputError(f"give either fold (with workdir) or checkpoint, at least one of them; got {got}")
     if self.fold and self.cross_validation:
       raise InputError(f"cross_validation takes all folds, got fold={self.fold} beside it; give one of them")
+    if self.checkpoint and self.network != "searched":
+      raise InputError(
+        f"network says whose fold is meant, and checkpoint names a network itself, got network={self.network!r}; leave "
+        "out one"
+      )
+    if self.choices.whole_volume and self.patch_size is not None:
+      raise InputError(f"whole_volume takes no patches, got patch_size={self.patch_size}; leave out one")
     if self.cross_validation and self.schema is not None:
       raise InputError("cross_validation reads the cases by the schema of the data set; leave out schema")
     if folds != (self.workdir is not None):

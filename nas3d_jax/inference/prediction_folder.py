@@ -71,6 +71,8 @@ class PredictionFolder:
     if strays:
       names = ", ".join(sorted(strays)[:5])
       raise InputError(f"{self.folder} holds {names}, predicted by no run; move it away, or give another --out")
+    if not any(path.exists() for case in former for path in self._paths(case, probabilities=True)):
+      former = {}  # nothing was made with these settings, so they bind nobody
     if former and not overwrite:
       _compare(self.folder, record["settings"], settings)
     self._settings = dict(settings)

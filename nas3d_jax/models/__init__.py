@@ -3,7 +3,8 @@
 From the ground up:
 
 - `config`; `search_space` (candidate operations, edges, hybrid parameters, section 2.2); `genotype` (section 2.4)
-- `convolutions`, with `gathered_convolutions` and `cpu_tuning`; `group_norm`; `initialization`
+- `convolutions`, with `gathered_convolutions` and `cpu_tuning`; `group_norm`; `dropout`; `ranks`;
+  `initialization`
 - `operations` (one candidate operation, Table 1); `fused_operations` (all that read one state, at once)
 - `cells` (Fig. 4 to 6); `networks` (Fig. 3); `unet3d` (the network of the comparison)
 - `packing` (parameters as one vector); `precision`; `flops`; `released_weights` (of the authors' program)

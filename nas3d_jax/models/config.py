@@ -17,9 +17,13 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
 
 # Part of the channels that dropout sets to zero: in the search, in training, in the 3D U-Net.
 SEARCH_DROPOUT, TRAIN_DROPOUT, UNET_DROPOUT = 0.1, 0.5, 0.3
-# Upper limits, 65536 for other fields: far beyond what can be trained. A file with a larger number would take for ever
-# to read.
-_MOST = types.MappingProxyType({"nodes": 32, "depth": 10, "levels": 10})
+MOST: Mapping[str, int] = types.MappingProxyType(
+  {"nodes": 32, "depth": 10, "levels": 10, "kernels": 1 << 16, "filters": 1 << 16}
+)
+"""Upper limits, far beyond what can be trained. A file with a larger number would take for ever to read."""
+
+# The same of patches, of those computed together, and of what computes them.
+MOST_PATCH, MOST_BATCH, MOST_DEVICES = 2048, 1 << 16, 1 << 16
 
 
 class _Size:
@@ -140,5 +144,5 @@ def _check_whole(config: Any, **least: int) -> None:
     value = getattr(config, name)
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
       raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
-    if value > (most := _MOST.get(name, 1 << 16)):
+    if value > (most := MOST.get(name, 1 << 16)):
       raise InputError(f"{name} must be at most {most}, got {value!r}")

@@ -18,6 +18,7 @@ import optax
 from nas3d_jax.checkpointing.metadata import Kind
 from nas3d_jax.data.patches.batch import Batch
 from nas3d_jax.data.patches.patch_stream import PatchStream
+from nas3d_jax.errors import InputError
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.runtime.compiling import announced
@@ -274,7 +275,8 @@ class Session(abc.ABC, Generic[State, Items]):
       stop: what may ask it to save and stop.
 
     Raises:
-      InputError: `Run.resume` finds no checkpoint that can be read, or one of another form.
+      InputError: `Run.resume` finds no checkpoint that can be read, or one of another form, or the run has come further
+        than it is asked to go.
     """
     self.run, self._stop = run, stop
     last = run.resume(variables=self.net.unpack(self.state.variables), training=self.checkpoint_items())
@@ -282,6 +284,12 @@ class Session(abc.ABC, Generic[State, Items]):
       return
     progress = last.metadata["progress"]
     self.progress.restore(last.training.epoch, last.training.sums, progress)
+    done, wanted = self.progress.epoch + (self.progress.sums.steps > 0), self.setup.config.epochs
+    if done > wanted:
+      raise InputError(
+        f"epochs must be at least {done}, to which the run in {run.folder} has come, got {wanted}; give that or more, "
+        "or --overwrite to start anew"
+      )
     self.restore(self.net.pack(last.variables), last.training, progress)
     self.state = self.setup.replicas.replicate(self.state)
     for feed in self.feeds:

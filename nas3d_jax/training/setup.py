@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,14 +17,16 @@ from nas3d_jax.data.dataset.reference import open_dataset
 from nas3d_jax.data.patches.patch_stream import PatchStream
 from nas3d_jax.data.patches.placement import place
 from nas3d_jax.errors import InputError
-from nas3d_jax.models.config import NetworkConfig, UNetConfig
+from nas3d_jax.models.config import MOST, NetworkConfig, UNetConfig
 from nas3d_jax.models.initialization import initial_values
 from nas3d_jax.models.networks import DerivedNet, Supernet, variable_shapes
 from nas3d_jax.models.unet3d import UNet3D
 from nas3d_jax.runtime import devices
 from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.runtime.distributed import first_says
+from nas3d_jax.runtime.memory import check_fits
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.training.config import START_SUM
 from nas3d_jax.training.run_directory import Run
 
 
@@ -55,17 +58,41 @@ class RunSetup:
     dataset = open_dataset(config.workdir)
     network = network_config(config, dataset.schema)
     network.check_patch_size(config.patch_size)
-    return cls(config, dataset, network, devices.select(), Replicas.of(config.devices))
+    device = devices.select()
+    channels, voxels = network.in_channels + network.out_channels, config.batch_size * config.patch_size**3
+    check_fits(
+      4 * channels * voxels,
+      f"a batch of patch_size={config.patch_size} and batch_size={config.batch_size}",
+      "give smaller ones",
+      device.memory,
+    )
+    return cls(config, dataset, network, device, Replicas.of(config.devices))
 
-  def stream(self, name: str, cases: Sequence[Case], *, seed: int) -> PatchStream:
-    """The patches of some cases; `name` stands in the message where there are none."""
+  def stream(self, name: str, cases: Sequence[Case], *, seed: int, steps: bool = True) -> PatchStream:
+    """The patches of some cases.
+
+    Args:
+      name: of the part, for messages.
+      cases: of the part.
+      seed: of the order.
+      steps: whether steps take its patches, of which a batch must not hold one twice.
+
+    Raises:
+      InputError: there is no case, no patch, or a batch would be larger than all there are.
+    """
     config = self.config
     if not cases:
       raise InputError(
         f"fold {config.fold} leaves no case for the {name} part; preprocess cases with labels, in at least 2 folds"
       )
     sizes = dict(patch_size=config.patch_size, batch_size=config.batch_size)
-    return PatchStream(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, replicas=self.replicas, **sizes)
+    stream = PatchStream(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, replicas=self.replicas, **sizes)
+    if steps and config.batch_size > (most := len(stream.order.refs)):
+      raise InputError(
+        f"batch_size must be at most {most}, the number of patches of the {name} part, got {config.batch_size}; give a "
+        "smaller one, or smaller patches"
+      )
+    return stream
 
   def place(self, streams: Sequence[PatchStream]) -> bool:
     """Copies the cases to the device, where `data_placement` asks for it; whether they are there now.
@@ -95,7 +122,8 @@ class RunSetup:
       {**plain_settings(self.config), **settings, "dataset": self.dataset.fingerprint},
       device=self.device.to_dict(),
       overwrite=self.config.overwrite,
-      changeable=self.config.changeable,
+      # Those two are compared by `start`.
+      changeable=self.config.changeable | {"init_from", START_SUM},
       defaults=self.config.defaults,
       primary=self.replicas.process == 0,
       agree=first_says,
@@ -151,13 +179,23 @@ class RunKeys(NamedTuple):
 
 
 def initial_variables(net: Supernet | DerivedNet | UNet3D, key: jax.Array) -> dict[str, Any]:
-  """The network's variables before the first step, on the host; the values of its `init`."""
-  return {"params": initial_values(key, variable_shapes(net)["params"], host=True)}
+  """The network's variables before the first step, on the host; the values of its `init`.
+
+  Raises:
+    InputError: a step of it does not fit into memory.
+  """
+  shapes = variable_shapes(net)["params"]
+  size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+  sizes = {name: value for name, value in net.config.to_dict().items() if name in MOST}
+  # Parameters, their gradient and both moments.
+  check_fits(16 * size, f"a network of {', '.join(f'{name}={n}' for name, n in sizes.items())}", "give smaller ones")
+  return {"params": initial_values(key, shapes, host=True)}
 
 
 def key_of(seed: int) -> jax.Array:
   """The typed random key of a seed.
 
-  Threefry whatever JAX's default is, so that a run depends on its seed alone.
+  Threefry whatever JAX's default is, so that a run depends on its seed alone. As JAX does without x64, and therefore
+  with it too, of a larger seed it takes the low 32 bits.
   """
-  return jax.random.key(seed, impl="threefry2x32")
+  return jax.random.key(seed & 0xFFFFFFFF, impl="threefry2x32")

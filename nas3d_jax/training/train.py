@@ -100,7 +100,7 @@ class TrainSession(Session[TrainState, TrainItems]):
       cases, self.validation = [case for case in dataset.cases if case.fold is not None], None
     else:
       cases = dataset.other_cases(config.fold)
-      self.validation = setup.stream("validation", dataset.fold_cases(config.fold), seed=0)
+      self.validation = setup.stream("validation", dataset.fold_cases(config.fold), seed=0, steps=False)
     training = setup.stream("training", cases, seed=config.seed)
     net, optimizer = _make_network(setup, genotype), adam(config.learning_rate)
     keys = RunKeys.of(config.seed)

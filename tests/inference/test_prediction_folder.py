@@ -246,3 +246,15 @@ def test_a_folder_that_cannot_be_made_is_one_message(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(InputError, match=r"file.* cannot be (read|written to) \(.*Not a directory"):
     PredictionFolder(tmp_path / "file" / "out", settings=SETTINGS, cases=("c",))
+
+
+def test_a_run_that_predicted_nothing_binds_nobody(tmp_path):
+  PredictionFolder(tmp_path / "out", settings=SETTINGS, cases=["A"])
+  other = {**SETTINGS, "patch_size": 32}
+  PredictionFolder(tmp_path / "out", settings=other, cases=["B"])
+  record = json.loads((tmp_path / "out" / "predictions.json").read_text())
+  assert (record["settings"], record["cases"]) == (other, {"B": None})
+  # A volume that a killed run left, not recorded yet, was made with these settings.
+  (tmp_path / "out" / "B.nii.gz").write_bytes(b"")
+  with pytest.raises(InputError, match=r"was predicted with patch_size=32, got 16; give --overwrite"):
+    PredictionFolder(tmp_path / "out", settings=SETTINGS, cases=["A"])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +33,7 @@ def settings(workdir):
 
 
 def go_on(workdir, start, epochs=2):
+  workdir = Path(workdir)
   train(make_config(workdir, fold="all", epochs=epochs, init_from=start))
   return [record["epoch"] for record in history(workdir / "train" / "all")]
 
@@ -56,7 +58,7 @@ def test_a_moved_run_goes_on_also_where_its_start_went_on(started, monkeypatch):
 
 @pytest.mark.parametrize(
   ("start", "reason"),
-  [(None, "is None"), ("run/train/1", r"is 'run/train/1'\. Run"), ("gone", r"is 'gone' \(no checkpoint in ..gone: no")],
+  [(None, "is None"), ("run/train/1", r"is 'run/train/1'\. Run"), ("gone", r"is 'gone' \(no checkpoint in .*gone")],
 )
 def test_another_start_is_refused(started, start, reason):
   train(make_config("run", fold=1, epochs=1))
@@ -79,3 +81,12 @@ def test_a_run_that_does_not_know_its_start_goes_on_from_the_same_place(started)
   del content["settings"][START_SUM]
   path.write_text(json.dumps(content))
   assert go_on("run", started / "train" / "0") == [1, 2]
+
+
+def test_fewer_epochs_than_are_done_are_refused(started):
+  train(make_config("run", epochs=2))
+  before = history(started / "train" / "0")
+  with pytest.raises(InputError, match=r"^epochs must be at least 2, to which the run in .*0 has come, got 1"):
+    train(make_config("run", epochs=1))
+  assert history(started / "train" / "0") == before
+  train(make_config("run", epochs=2))

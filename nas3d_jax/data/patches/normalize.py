@@ -51,6 +51,8 @@ def normalize(
   values = volume.astype(jnp.float64 if volume.dtype == jnp.float64 else jnp.float32)
   least = _bound(jnp.min, values, present, low)
   greatest = _bound(jnp.max, values, present, high)
+  # Halves, which are exact, because the range itself may be beyond single precision.
+  values, least, greatest = values / 2, least / 2, greatest / 2
   span = jnp.where(greatest > least, greatest - least, 1)
   return jnp.where(present, (values - least) * (xi / span) + xi * lam, 0)
 

@@ -89,3 +89,12 @@ def test_gradient_is_the_slope():
 def test_too_few_axes():
   with pytest.raises(InputError, match=r"volume must be .* got shape \(4, 4, 4\)"):
     normalize(np.zeros((4, 4, 4)))
+
+
+def test_a_range_beyond_single_precision():
+  most = np.finfo(np.float32).max
+  volume = np.full((2, 2, 2, 1), most, np.float32)
+  volume[0], volume[1, 0] = -most, most / 2
+  low, high = np.float32([-most]), np.float32([most])
+  for got in (normalize(volume), normalize(volume, low=low, high=high)):
+    np.testing.assert_allclose(got[:, :, 0, 0], [[10, 10], [85, 110]], rtol=1e-6)
