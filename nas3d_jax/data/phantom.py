@@ -7,7 +7,6 @@ substitute for patients.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.files.own_files import remove
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.runtime.progress_bar import ProgressBar
 from nas3d_jax.schema.builtin import BRATS2019
@@ -136,7 +136,7 @@ def _write_case(
   """The five files of a case; its folder appears once they are whole."""
   image, labels = phantom_case(seed, shape)
   partial = out / f".{name}.partial"
-  shutil.rmtree(partial, ignore_errors=True)
+  remove(partial)
   partial.mkdir()
   # BraTS lies on a grid that runs left and backward, with the far corner at 239 mm.
   affine = np.diag([-1.0, -1.0, 1.0, 1.0])

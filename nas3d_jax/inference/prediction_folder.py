@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,14 @@ class PredictionFolder:
     overwrite: whether to remove what earlier runs predicted, by their record, and start anew.
 
   Raises:
-    InputError: the folder holds volumes that are not in its record, or, as `OtherSettings`, predictions with other
-      settings, or, as `DiskError`, it cannot be written to.
+    InputError: the folder holds volumes that are not in its record, or a link in the place of a folder; or, as
+      `OtherSettings`, predictions with other settings, or, as `DiskError`, it cannot be written to.
   """
 
   def __init__(self, folder: str | Path, *, settings: Mapping[str, Any], cases: Iterable[str], overwrite: bool = False):
     self.folder = Path(folder)
+    if (link := self.folder / PROBABILITIES).is_symlink():
+      raise InputError(f"{link} is a link to {os.readlink(link)}; nothing is written through it: remove it")
     record = _read_record(self.folder / PREDICTIONS_JSON)
     former = record["cases"]
     strays = _volumes(self.folder) - {f"{case}.nii.gz" for case in former}

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from nas3d_jax.checkpointing.checkpoints import Checkpoints
-from nas3d_jax.checkpointing.step_folders import clear_up, steps_in
+from nas3d_jax.checkpointing.step_folders import clear_up, remove_all, steps_in
 from nas3d_jax.errors import DamagedCheckpoint, InputError
 from nas3d_jax.files.atomic import write_whole, writing
 from nas3d_jax.files.locks import holds_nothing, locked
+from nas3d_jax.files.own_files import open_kept
 from nas3d_jax.files.run_layout import CHECKPOINTS, CONFIG, GENOTYPE, METRICS
 from nas3d_jax.files.strict_json import parse_json, write_json
 from nas3d_jax.runtime.distributed import say
@@ -120,7 +120,7 @@ class Run:
     """Appends a record of an epoch; plain JSON values, numbers finite; its "epoch" counts from 1."""
     line = json.dumps(values, allow_nan=False) + "\n"
     if self._primary:
-      with writing(self.folder), (self.folder / METRICS).open("ab") as file:
+      with writing(self.folder), open_kept(self.folder / METRICS, append=True) as file:
         file.write(line.encode("utf-8"))
         file.flush()
         # The checkpoint of this epoch comes next: it must not outlive the record.
@@ -224,14 +224,9 @@ class Run:
 
   def _clear(self) -> None:
     """Deletes records, genotype and checkpoints, nothing else; `config.json` stays, by which the folder is known."""
-    # By a rename first: checkpoints that are half deleted would be taken for damaged ones.
-    former, removed = self.folder / CHECKPOINTS, self.folder / f".{CHECKPOINTS}.removed"
-    shutil.rmtree(removed, ignore_errors=True)
-    if former.exists():
-      os.replace(former, removed)
+    remove_all(self.folder / CHECKPOINTS)
     for name in (METRICS, GENOTYPE):
       (self.folder / name).unlink(missing_ok=True)
-    shutil.rmtree(removed, ignore_errors=True)
 
 
 def _require_same(

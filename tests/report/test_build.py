@@ -195,6 +195,16 @@ class TestAgain:
     assert drawn == {"trainings", "rates", "fig9_boxes", "boxes_more", "volumes", "differences"}
     assert not list((copy / "report" / "figures" / "cases" / "training").iterdir())
 
+  def test_a_record_of_figures_removes_nothing_elsewhere(self, copy):
+    figures = copy / "report" / "figures"
+    record = json.loads((figures / "made.json").read_text())
+    (figures / "made.json").write_text(json.dumps({**record, "../../mine": "x", "gone": "x"}))
+    for path in (copy / "mine.png", figures / "gone.png"):
+      path.touch()
+    write_report(copy)
+    assert (copy / "mine.png").exists()
+    assert not (figures / "gone.png").exists()
+
   def test_a_report_of_a_portals_table(self, copy, tmp_path):
     names = [f"{m}_{r}" for m in ("Dice", "Sensitivity", "Specificity", "Hausdorff95") for r in ("ET", "WT", "TC")]
     rows = [["Label", *names], ["A", *["0.5"] * 12], ["B", *["0.7"] * 12], ["Mean", *["9"] * 12]]

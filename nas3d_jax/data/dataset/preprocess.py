@@ -13,7 +13,6 @@ import importlib.metadata
 import math
 import os
 import platform
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import writing
 from nas3d_jax.files.hashing import file_sums, sum_or_none
 from nas3d_jax.files.locks import locked
+from nas3d_jax.files.own_files import own_folder, remove
 from nas3d_jax.files.run_layout import CASES, CONFIG, IMAGE, LABELS, MANIFEST, RECORDS
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.runtime.parallel import each
@@ -88,6 +88,8 @@ def preprocess(
   workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
   check_wanted(orientation, spacing)
   out = Path(os.path.abspath(out_dir))
+  if out.is_symlink():
+    out = out.resolve()  # it may lie on a larger disk, where the new one is made too
   # The lock lies beside the data set, whose folder is replaced as a whole.
   lock = functools.partial(locked, out.parent, f".{out.name}.lock")
   with contextlib.ExitStack() as held, writing(out):
@@ -124,7 +126,7 @@ def preprocess(
     write_json(partial / MANIFEST, dataset.manifest())
     write_json(partial / CONFIG, {**staging.mark(schema, geometry), **config})
     vouch(partial, cases)
-    shutil.rmtree(partial / RECORDS)
+    remove(partial / RECORDS)
     Dataset.open(partial)
     staging.swap(partial, out)
     return Dataset.open(out)
@@ -150,8 +152,7 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geo
   except InputError as error:
     return of_case(files.name, error)
   labels = None if raw.labels is None else np.ascontiguousarray(raw.labels[box])
-  target = folder / CASES / files.name
-  target.mkdir(exist_ok=True)
+  target = own_folder(folder / CASES / files.name)
   arrays = {IMAGE: store_array(target / IMAGE, image)}
   if labels is None:
     (target / LABELS).unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from nas3d_jax.data.cases.case_files import CaseFiles
 from nas3d_jax.data.dataset.dataset import FORMAT, VERSION
 from nas3d_jax.errors import InputError
+from nas3d_jax.files.own_files import own_folder, remove
 from nas3d_jax.files.run_layout import CASES, CONFIG, RECORDS
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.schema.geometry import Geometry
@@ -42,7 +42,7 @@ def settle(out: Path) -> bool:
     else:
       os.replace(former, out)
   for removed in out.parent.glob(f".{out.name}.*.removed"):
-    shutil.rmtree(removed, ignore_errors=True)
+    remove(removed)
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return False
   if not out.is_dir() or not _is_ours(out):
@@ -76,14 +76,14 @@ def prepare(
     kept = read_json(partial / CONFIG)
     if fresh or any(kept.get(key) != value for key, value in mark(schema, geometry).items()):
       discard(partial)
-  partial.mkdir(parents=True, exist_ok=True)
+  own_folder(partial)
   write_json(partial / CONFIG, mark(schema, geometry))
   for name in (CASES, RECORDS):
-    (partial / name).mkdir(exist_ok=True)
+    own_folder(partial / name)
   names = {files.name for files in found}
   for folder in (partial / CASES).iterdir():
     if folder.name not in names:
-      shutil.rmtree(folder)
+      remove(folder)
   return partial
 
 
@@ -101,4 +101,4 @@ def discard(folder: Path) -> None:
   """Removes a folder that preprocess made, by a rename first: one half removed would be taken for something else."""
   removed = folder.with_name(f"{folder.name}.removed")
   os.replace(folder, removed)
-  shutil.rmtree(removed, ignore_errors=True)
+  remove(removed)

@@ -21,6 +21,7 @@ from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import write_whole
 from nas3d_jax.files.hashing import sum_or_none
+from nas3d_jax.files.own_files import open_new
 from nas3d_jax.files.run_layout import CASES, VERIFIED
 from nas3d_jax.files.strict_json import parse_json
 from nas3d_jax.runtime.parallel import each
@@ -61,7 +62,7 @@ def vouch(folder: Path, cases: Sequence[Case]) -> None:
 
 def store_array(path: Path, array: np.ndarray) -> str:
   """Writes an array as `.npy` and sees it on disk; returns the SHA-256 (hex) of the file."""
-  with open(path, "wb") as file:
+  with open_new(path) as file:
     stream = _Summed(file)
     np.save(stream, array, allow_pickle=False)
     file.flush()
