@@ -117,7 +117,7 @@ def write_phantoms(
   flags = {"format": "nas3d_jax.phantoms", "version": 1, "seed": seed, "shape": [*shape]}
   mark = out / "phantoms.json"
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    if not mark.exists() or read_json(mark) != flags:
+    if not mark.exists() or read_json(mark, "give another folder") != flags:
       raise InputError(f"out must be new or hold phantoms of this seed and shape, got {str(out)!r}")
   else:
     out.mkdir(parents=True, exist_ok=True)

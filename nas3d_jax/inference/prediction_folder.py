@@ -23,7 +23,7 @@ import numpy as np
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
 from nas3d_jax.data.cases.find_and_read import RawCase
 from nas3d_jax.data.dataset.case import is_file_name
-from nas3d_jax.errors import InputError
+from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.atomic import whole
 from nas3d_jax.files.hashing import file_sums
 from nas3d_jax.files.run_layout import PREDICTIONS_JSON
@@ -193,7 +193,9 @@ def _read_record(path: Path) -> dict[str, Any]:
     record = parse_json(path.read_bytes())
   except FileNotFoundError:
     return {"settings": {}, "cases": {}}
-  except (OSError, ValueError) as error:
+  except OSError as error:
+    raise Unreadable(f"{path} cannot be read ({error.strerror}); correct the permissions") from error
+  except ValueError as error:
     raise InputError(f"{path} cannot be read ({error}); move it away with the predictions beside it") from error
   names = {"format", "version", "settings", "cases"}
   good = isinstance(record, dict) and set(record) == names and record["format"] == FORMAT

@@ -85,7 +85,8 @@ class Gallery:
     self.folder = folder
     own_folder(folder)
     record = folder / MADE
-    self._before = read_json(record) if record.exists() and not overwrite else {}
+    known = record.exists() and not overwrite
+    self._before = read_json(record, "remove it, and all figures are drawn anew") if known else {}
     self._made: dict[str, str] = {}
 
   def draw(self, name: str, alt: str, inputs: Any, make: Callable[[], Figure]) -> Picture:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from nas3d_jax.checkpointing.checkpoints import Checkpoints
 from nas3d_jax.checkpointing.step_folders import clear_up, remove_all, steps_in
-from nas3d_jax.errors import DamagedCheckpoint, InputError
+from nas3d_jax.errors import DamagedCheckpoint, InputError, Unreadable
 from nas3d_jax.files.atomic import write_whole, writing
 from nas3d_jax.files.locks import holds_nothing, locked
 from nas3d_jax.files.own_files import open_kept
 from nas3d_jax.files.run_layout import CHECKPOINTS, CONFIG, GENOTYPE, METRICS
-from nas3d_jax.files.strict_json import parse_json, write_json
+from nas3d_jax.files.strict_json import parse_json, read_file, write_json
 from nas3d_jax.runtime.distributed import say
 
 
@@ -215,9 +215,11 @@ class Run:
         f"{self.folder} must be new or hold a run with {CONFIG}; move away what is there, or name another folder"
       )
     try:
-      stored = parse_json(path.read_bytes())
+      stored = parse_json(read_file(path, "put back a copy of it"))
       if isinstance(stored["settings"], dict) and isinstance(stored["sessions"], list):
         return stored
+    except Unreadable:
+      raise
     except (ValueError, KeyError, TypeError):
       pass
     raise InputError(f"{path} is damaged, or not that of a run; put back a copy of it, or name another folder")

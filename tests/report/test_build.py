@@ -291,3 +291,12 @@ def test_wrong_arguments(workdir, tmp_path, arguments, message):
   with pytest.raises(InputError, match=message):
     write_report(workdir, **arguments)
   assert (tmp_path / "other" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("size", [12, 60, 68])
+def test_a_disk_that_is_full_is_one_message(workdir, make_disk, size):
+  """Wherever it is met: in a PNG, a PDF, a table or the page."""
+  out = make_disk(f"size={size}k") / "report"
+  with pytest.raises(InputError, match=r"report cannot be written to \(No space left on device\); make room"):
+    write_report(workdir, out)
+  assert not list(out.rglob("*.partial"))

@@ -231,7 +231,7 @@ def test_a_start_that_does_not_fit_deletes_nothing(workdir, genotype, changes, m
 @pytest.mark.parametrize(
   ("genotype", "changes", "message"),
   [
-    (None, {}, r"genotype\.json cannot be read .*; run the search first, or give --genotype"),
+    (None, {}, r"genotype\.json is missing; run the search first, or give --genotype"),
     ("{", {}, r"genotype\.json: genotype is not valid JSON"),
     (TWO_NODES, {}, "^genotype has 2 nodes a cell, but the network has nodes=1; set nodes=2"),
     (GENOTYPE, dict(patch_size=20), "^patch_size must be a multiple of 8 .*, got 20; use 16 or 24$"),

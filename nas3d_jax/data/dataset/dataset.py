@@ -22,7 +22,7 @@ import numpy as np
 
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.verify import verify
-from nas3d_jax.errors import InputError
+from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.hashing import sum_or_none
 from nas3d_jax.files.run_layout import CASES, IMAGE, LABELS, MANIFEST
 from nas3d_jax.files.strict_json import read_json
@@ -38,7 +38,7 @@ VERSION = 1
 # NumPy parses the header of a file with `ast`, which on CPython 3.11 fails at times in two threads at once (cpython
 # issue 106905); patches are read ahead by several.
 _PARSING = threading.Lock()
-_REMEDY = "make the data set anew with `python -m launch preprocess --overwrite`"
+REMEDY = "make the data set anew with `python -m launch preprocess --overwrite`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +115,12 @@ class Dataset:
       InputError: there is no data set, it is of another version, or it is damaged.
     """
     folder = Path(folder)
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST, REMEDY, missing="run preprocess, or give another folder")
     found = manifest.get("format"), manifest.get("version")
     if found != (FORMAT, VERSION):
       raise InputError(
         f"{folder} must hold a data set of format {FORMAT} version {VERSION}, "
-        f"got {found[0]} version {found[1]}; {_REMEDY}"
+        f"got {found[0]} version {found[1]}; {REMEDY}"
       )
     try:
       dataset = cls._from_manifest(folder, manifest)
@@ -129,8 +129,10 @@ class Dataset:
         dataset.image(case)
         dataset.labels(case)
       verify(folder, dataset.cases)
+    except Unreadable:
+      raise
     except InputError as error:
-      raise InputError(f"{folder} is damaged: {error}; {_REMEDY}") from error
+      raise InputError(f"{folder} is damaged: {error}; {REMEDY}") from error
     return dataset
 
   @classmethod
@@ -254,6 +256,8 @@ def _memory_map(path: Path, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> 
     # Unlike np.load, this opens no archive, and no array of objects, whose reading could run code.
     with _PARSING:
       array = np.lib.format.open_memmap(path, mode="r")
+  except PermissionError as error:
+    raise Unreadable(f"{path} cannot be read ({error.strerror}); correct the permissions") from error
   except Exception as error:  # its header is Python's, and a damaged one makes the tokeniser raise what it likes
     raise InputError(f"{path} cannot be opened ({error})") from error
   if array.shape != shape or array.dtype.name not in dtypes:

@@ -27,10 +27,10 @@ from nas3d_jax.data.cases.find_and_read import RawCase, find_cases, read_case
 from nas3d_jax.data.dataset import staging
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.common_geometry import check_wanted, common_geometry, conform_case, differs
-from nas3d_jax.data.dataset.dataset import Dataset
+from nas3d_jax.data.dataset.dataset import REMEDY, Dataset
 from nas3d_jax.data.dataset.folds import assign_folds, check_folds
 from nas3d_jax.data.dataset.verify import store_array, verify, vouch
-from nas3d_jax.errors import InputError
+from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.atomic import writing
 from nas3d_jax.files.hashing import file_sums, sum_or_none
 from nas3d_jax.files.locks import locked
@@ -96,7 +96,7 @@ def preprocess(
     # A folder for it is only made when the cases were found: it may lie among them.
     new = not out.parent.exists()
     there = False if new else held.enter_context(lock()) or staging.settle(out)
-    former = Schema.from_dict(read_json(out / CONFIG).get("schema")) if there and not overwrite else None
+    former = Schema.from_dict(read_json(out / CONFIG, REMEDY).get("schema")) if there and not overwrite else None
     schema = find_schema(data_dir, schema, like=former)
     found, faults = find_cases(data_dir, schema)
     if not faults:
@@ -135,12 +135,11 @@ def preprocess(
 def _store_case(files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geometry | None) -> Case | CaseError:
   """Checks a case and writes its arrays, unless an earlier run did; its record comes last."""
   record = folder / RECORDS / f"{files.name}.json"
-  if record.exists():
-    case = Case.from_dict(read_json(record), schema)
+  if record.exists() and (case := _recorded(record, schema)) is not None:
     stored = {name: sum_or_none(folder / CASES / files.name / name) for name in case.arrays or ()}
     if case.checksums == file_sums(files.named) and case.grade == files.grade and case.arrays == stored:
       return case
-    record.unlink()
+  record.unlink(missing_ok=True)
   try:
     raw = read_case(files, schema)
     _check_inside(raw)
@@ -176,6 +175,16 @@ def _store_case(files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geo
   return case
 
 
+def _recorded(record: Path, schema: Schema) -> Case | None:
+  """What an earlier run recorded of a case; None where that is damaged, and the case is made anew."""
+  try:
+    return Case.from_dict(read_json(record, REMEDY), schema)
+  except Unreadable:
+    raise
+  except InputError:
+    return None
+
+
 def _check_inside(raw: RawCase) -> None:
   """Raises a CaseError where the crop to the brain cube would lose some of the tumour."""
   if raw.labels is None:
@@ -204,6 +213,8 @@ def _reuse(
   dataset = Dataset.open(out)
   try:
     verify(out, dataset.cases, everything=True)
+  except Unreadable:
+    raise
   except InputError as error:
     raise InputError(f"{out} is damaged: {error}; give --overwrite to make it anew") from error
   manifest = dataset.manifest()

@@ -137,3 +137,15 @@ def test_a_data_set_on_another_disk_stays_there(data_dir, out, tmp_path):
     assert out.is_symlink()
     assert (tmp_path / "large" / "manifest.json").exists()
     assert [path.name for path in out.parent.iterdir()] == ["dataset"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_overwriting_mends_a_damaged_data_set_as_its_message_says(data_dir, out, name):
+  preprocess(data_dir, out, folds=2)
+  before = tree(out)
+  (out / name).write_text("{")
+  with pytest.raises(InputError, match=rf"{name} is no JSON: .* `python -m launch preprocess --overwrite`"):
+    preprocess(data_dir, out, folds=2)
+  preprocess(data_dir, out, folds=2, overwrite=True)
+  assert tree(out).keys() == before.keys()
+  assert tree(out)["manifest.json"] == before["manifest.json"]
