@@ -10,3 +10,7 @@ class InputError(ValueError):
 
 class DamagedCheckpoint(InputError):
   """A checkpoint that cannot be read, or does not hold what was saved."""
+
+
+class Unreadable(InputError):
+  """A file that the system does not let us read; it may be sound."""

@@ -279,7 +279,7 @@ def sound_steps(folder: Path, *, without: int | None = None) -> list[int]:
 
 
 def _read_arrays(folder: Path, item: str, like: PyTree | None) -> PyTree:
-  plain = integrity.checked(read_item, folder, item)
+  plain = integrity.checked(functools.partial(read_item, like=like), folder, item)
   if like is None:
     return jax.tree.map(jax.numpy.array, plain)
   try:

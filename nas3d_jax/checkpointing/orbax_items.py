@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from nas3d_jax.checkpointing import integrity, literal_paths
 from nas3d_jax.checkpointing.integrity import ARRAYS, CHECKSUMS, VALUES
 from nas3d_jax.checkpointing.quiet import quiet, settle
+from nas3d_jax.checkpointing.serialization import differences
 from nas3d_jax.errors import DamagedCheckpoint
 from nas3d_jax.files.atomic import writing
+
+_FREE, _MOST_PACKED = 64 * 2**20, 20
+"""Bytes that are read in any case, and by how much parameters may be smaller in files: they hardly can be packed."""
 
 
 class Writer:
@@ -74,22 +83,27 @@ class Writer:
       self._orbax.close()
 
 
-def read_item(folder: Path, item: str) -> Any:
+def read_item(folder: Path, item: str, like: Any = None) -> Any:
   """One item of a step, as Orbax restores it.
 
   Args:
     folder: of the step.
     item: one of `ARRAYS`, which gives nested dictionaries of NumPy arrays, or another, which gives a plain JSON value.
+    like: the tree of arrays that is expected, see `serialization.from_plain`, where that is known. Arrays of other
+      shapes are read too, to tell damage from another network, but not where they would be far larger than the files.
 
   Raises:
-    DamagedCheckpoint: it is not there, or Orbax, TensorStore or JSON cannot read it.
+    DamagedCheckpoint: it is not there, Orbax, TensorStore or JSON cannot read it, or it would take more memory than it
+      can be meant to.
     InputError: the system refuses to read it, or there is not enough memory.
   """
   if not (folder / item).is_dir():
     raise DamagedCheckpoint(f"no checkpoint in {folder}: it should hold params/ and metadata/, no {item}/")
-  with quiet("orbax"):
+  with quiet("orbax"), warnings.catch_warnings():
+    # Of coroutines that Orbax did not come to.
+    warnings.simplefilter("ignore", RuntimeWarning)
     try:
-      return _read_arrays(folder / item) if item in ARRAYS else _read_json(folder, item)
+      return _read_arrays(folder / item, like) if item in ARRAYS else _read_json(folder, item)
     except Exception as error:
       scarce = isinstance(error, MemoryError)
       reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
@@ -105,12 +119,44 @@ def _read_json(folder: Path, item: str) -> Any:
     return _json(item).restore(found / item)
 
 
-def _read_arrays(path: Path) -> Any:
+def _read_arrays(path: Path, like: Any) -> Any:
   with (
     ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer,
     literal_paths.merged(path.absolute()) as merged,
   ):
+    # A shape is a few bytes, which may be damaged, and memory that cannot be had ends the process within TensorStore.
+    _check_size(checkpointer.metadata(merged).item_metadata.tree, like, path)
     return checkpointer.restore(merged)
+
+
+def _check_size(stored: Any, like: Any, path: Path) -> None:
+  """Raises a ValueError where arrays would take more memory than there is, or than an item of these files can."""
+  said = sum(map(_bytes_to_read, jax.tree.leaves(stored)))
+  files = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+  other = "" if like is None else differences(stored, like)
+  suspicious = like is not None and said > 2 * sum(map(_bytes, jax.tree.leaves(like)))
+  if said > _memory() or (suspicious and said > _FREE + _MOST_PACKED * files):
+    why = f"; {other}" if other else ""
+    raise ValueError(f"its arrays take {said / 1e9:.1f} GB, its files {files / 1e9:.3f} GB{why}")
+
+
+def _bytes_to_read(array: Any) -> int:
+  """Of an array as Orbax describes it; it is read by whole chunks."""
+  chunk = array.storage.chunk_shape if getattr(array, "storage", None) else None
+  return max(_bytes(array), math.prod(chunk or ()) * np.dtype(array.dtype).itemsize)
+
+
+def _bytes(array: Any) -> int:
+  shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
+  known = shape is not None and isinstance(dtype, np.dtype)
+  return math.prod(shape) * dtype.itemsize if known else 8  # a number, or a random key of a few
+
+
+def _memory() -> float:
+  """Bytes of the machine, without end where that is not known."""
+  if not hasattr(os, "sysconf"):
+    return math.inf
+  return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _json(item: str) -> ocp.JsonCheckpointHandler:

@@ -50,19 +50,28 @@ def from_plain(plain: Mapping[str, Any], like: PyTree) -> PyTree:
     InputError: arrays are missing, surplus, or of another shape or dtype; names the first five and
       counts the others.
   """
-  stored = {_names(path): array for path, array in jax.tree_util.tree_leaves_with_path(plain)}
-  leaves, form = jax.tree_util.tree_flatten_with_path(like)
-  wanted = {_names(path): leaf for path, leaf in leaves}
+  if faults := differences(plain, like):
+    raise InputError(faults)
+  stored = _by_name(plain)
+  restored = [_as(stored[name], leaf) for name, leaf in _by_name(like).items()]
+  return jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(like), restored)
+
+
+def differences(plain: Mapping[str, Any], like: PyTree) -> str:
+  """In what names, shapes and dtypes differ from those that are expected: five of them and a count; empty where none.
+
+  Args:
+    plain: nested dictionaries of arrays, or of what has the shape and dtype of one.
+    like: see `from_plain`.
+  """
+  stored, wanted = _by_name(plain), _by_name(like)
   faults = [f"{'/'.join(name)} is missing" for name in wanted if name not in stored]
   faults += [f"{'/'.join(name)} is not expected" for name in stored if name not in wanted]
   for name, leaf in wanted.items():
     if name in stored and (have := _describe(stored[name])) != (want := _describe(leaf)):
       faults.append(f"{'/'.join(name)} is {have}, not {want}")
-  if faults:
-    more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-    raise InputError("; ".join(faults[:5]) + more)
-  restored = [_as(stored[name], leaf) for name, leaf in wanted.items()]
-  return jax.tree_util.tree_unflatten(form, restored)
+  more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+  return "; ".join(faults[:5]) + more
 
 
 def checked_json(name: str, value: Any) -> Any:
@@ -102,6 +111,10 @@ def decode_position(entry: Mapping[str, Any]) -> Any:
     return base64.b64decode(entry["state"], validate=True)
   except (TypeError, ValueError) as error:
     raise InputError(f"the position of an iterator is no base64: {error}") from None
+
+
+def _by_name(tree: PyTree) -> dict[tuple[str, ...], Any]:
+  return {_names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from nas3d_jax.errors import DamagedCheckpoint
 from nas3d_jax.files.atomic import writing
+from nas3d_jax.files.own_files import remove
 
 UNFINISHED = ".orbax-checkpoint-tmp"
 """In the name of what is being written, or removed; such a folder is never read."""
@@ -74,7 +75,7 @@ class StepFolders:
         path = self._folder / f"{step}{UNFINISHED}-removed"
         with writing(self._folder):
           os.replace(self._folder / str(step), path)
-          shutil.rmtree(path, ignore_errors=True)
+          remove(path)
 
   def renew(self, step: int) -> None:
     """Lets the last step be saved again: the former one stands aside until the new one is whole.
@@ -123,8 +124,25 @@ def is_step(path: Path) -> bool:
 def clear_up(folder: Path) -> None:
   """Removes what an interrupted write or removal left, and settles a step that was saved again."""
   for path in folder.glob(f"*{UNFINISHED}*"):
-    shutil.rmtree(path, ignore_errors=True)
+    remove(path)
   settle(folder)
+
+
+def remove_all(folder: Path) -> None:
+  """Removes every checkpoint, also those that were set aside, and then the folder if nothing else is in it.
+
+  Where it is a link, as to a larger disk, its target is emptied and the link stays. Checkpoints are renamed before they
+  are removed: those that are half removed would be taken for damaged ones.
+  """
+  for step in reversed(steps_in(folder)):
+    os.replace(folder / str(step), folder / f"{step}{UNFINISHED}-removed")
+  for pattern in (f"*{UNFINISHED}*", ".*.former", "*.damaged", "*.damaged.*"):
+    for path in folder.glob(pattern):
+      if _is_number(path.name.removeprefix(".").split(".")[0]):
+        remove(path)
+  if not folder.is_symlink():
+    with contextlib.suppress(OSError):
+      folder.rmdir()
 
 
 def _is_number(name: str) -> bool:
@@ -141,6 +159,6 @@ def settle(folder: Path) -> None:
   for former in folder.glob(".*.former"):
     step = folder / former.name.split(".")[1]
     if step.exists():
-      shutil.rmtree(former, ignore_errors=True)
+      remove(former)
     else:
       os.replace(former, step)

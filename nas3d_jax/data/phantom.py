@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.files.own_files import remove
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.runtime.memory import check_fits
 from nas3d_jax.runtime.progress_bar import ProgressBar
@@ -124,7 +124,7 @@ def write_phantoms(
   flags = {"format": "nas3d_jax.phantoms", "version": 1, "seed": seed, "shape": [*shape]}
   mark = out / "phantoms.json"
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    if not mark.exists() or read_json(mark) != flags:
+    if not mark.exists() or read_json(mark, "give another folder") != flags:
       raise InputError(f"out must be new or hold phantoms of this seed and shape, got {str(out)!r}")
   else:
     out.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def _write_case(
   """The five files of a case; its folder appears once they are whole."""
   image, labels = phantom_case(seed, shape)
   partial = out / f".{name}.partial"
-  shutil.rmtree(partial, ignore_errors=True)
+  remove(partial)
   partial.mkdir()
   # BraTS lies on a grid that runs left and backward, with the far corner at 239 mm.
   affine = np.diag([-1.0, -1.0, 1.0, 1.0])

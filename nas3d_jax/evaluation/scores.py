@@ -22,11 +22,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from nas3d_jax.errors import InputError
+from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.evaluation import metrics
 from nas3d_jax.files.atomic import write_whole
 from nas3d_jax.files.run_layout import SCORES_CSV, SCORES_JSON
-from nas3d_jax.files.strict_json import parse_json
+from nas3d_jax.files.strict_json import parse_json, read_file
 from nas3d_jax.schema.schema import Schema
 
 FORMAT = "nas3d_jax.scores"
@@ -113,10 +113,12 @@ class Scores:
     """
     path = Path(out) / SCORES_JSON
     try:
-      content = parse_json(path.read_bytes())
-    except FileNotFoundError as error:
-      raise InputError(f"{path} is missing; evaluate first, or give another folder") from error
-    except (OSError, ValueError) as error:
+      content = parse_json(read_file(path, "evaluate first, or give another folder"))
+    except Unreadable:
+      raise
+    except InputError as error:
+      if not path.exists():
+        raise
       raise InputError(f"{path} is no JSON ({error}); evaluate with overwrite") from error
     found = tuple(content.get(key) for key in ("format", "version")) if _is_map(content) else None
     if found != (FORMAT, VERSION):

@@ -12,7 +12,7 @@ from nas3d_jax.data.cases.detect_schema import find_schema, for_model, say_schem
 from nas3d_jax.data.cases.find_and_read import find_cases
 from nas3d_jax.data.cases.segmentations import find_segmentations
 from nas3d_jax.data.dataset.case import Case
-from nas3d_jax.data.dataset.dataset import Dataset
+from nas3d_jax.data.dataset.dataset import REMEDY, Dataset
 from nas3d_jax.data.dataset.reference import without_fold
 from nas3d_jax.errors import InputError
 from nas3d_jax.experiment.config import ExperimentConfig
@@ -109,7 +109,7 @@ class ExperimentInputs:
     """
     given = self.config.data_dir
     if given is None and self.has_dataset:
-      given = read_json(self.config.root / DATASET / CONFIG).get("data_dir")
+      given = read_json(self.config.root / DATASET / CONFIG, REMEDY).get("data_dir")
     if given is None:
       raise InputError(f"{self.config.root} has no data set yet; give data_dir, the folder of the cases")
     return Path(os.path.abspath(given))

@@ -8,6 +8,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from nas3d_jax.data.cases.find_and_read import find_cases, read_case
 from nas3d_jax.data.dataset.common_geometry import conform_case
@@ -47,8 +48,10 @@ from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.training.search import search
 from nas3d_jax.training.train import train
+from nas3d_jax.validation import is_number
 
 _TIMED_CASES = 3
+_MEASURE = "remove it, and what takes part in it is measured anew"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,10 +149,10 @@ def _costs(inputs: ExperimentInputs, network: Architecture) -> Stage:
   path = config.root / COSTS
 
   def status() -> Status:
-    measured = read_json(path).get(network) if path.exists() else None
+    measured = _measured(path, network)
     if measured is None:
       return "to do"
-    return "done" if measured["patch_size"] == config.template(network).patch_size else "changed"
+    return "done" if measured.get("patch_size") == config.template(network).patch_size else "changed"
 
   def run():
     found, _ = find_cases(inputs.data_dir, inputs.schema, labels=False)
@@ -157,16 +160,26 @@ def _costs(inputs: ExperimentInputs, network: Architecture) -> Stage:
     images = [conform_case(case, inputs.dataset.geometry).image for case in cases]
     folder = config.training(network, "all")
     costs = measure_costs(folder, images, batch_size=config.template(network).batch_size, choices=config.choices())
-    write_json(path, {**(read_json(path) if path.exists() else {}), network: costs.to_dict()})
+    write_json(path, {**(read_json(path, _MEASURE) if path.exists() else {}), network: costs.to_dict()})
 
   return Stage(f"costs of {network}", status, run)
+
+
+def _measured(path: Path, network: Architecture) -> dict[str, Any] | None:
+  """What was measured of a network; None where that was not done, or something else stands there."""
+  found = read_json(path, _MEASURE).get(network) if path.exists() else None
+  return found if isinstance(found, dict) else None
 
 
 def _choices(config: ExperimentConfig, network: Architecture, split: Split) -> InferenceChoices:
   """How a split is predicted; a threshold that was chosen on the cross-validation is for unseen cases alone."""
   if not config.choose_min_component or split not in ("test", "ensemble"):
     return config.choices()
-  return config.choices(read_json(config.threshold_file(network))["min_component_ml"])
+  path, remedy = config.threshold_file(network), "remove it, and it is chosen anew"
+  chosen = read_json(path, remedy).get("min_component_ml")
+  if not is_number(chosen):
+    raise InputError(f"{path} is damaged: min_component_ml must be a number, got {chosen!r:.80}; {remedy}")
+  return config.choices(chosen)
 
 
 def _schema(inputs: ExperimentInputs, split: Split) -> Schema:
@@ -199,8 +212,8 @@ def _prediction(inputs: ExperimentInputs, network: Architecture, split: Split) -
     predict_cases(dataclasses.replace(wanted, schema=schema, overwrite=overwrite))
 
   def seconds():
-    measured = read_json(config.root / COSTS).get(network) if (config.root / COSTS).exists() else None
-    if measured is None or measured["case_s"] is None or not inputs.has_dataset:
+    measured = _measured(config.root / COSTS, network)
+    if measured is None or not is_number(measured.get("case_s")) or not inputs.has_dataset:
       return None
     return look()[1] * measured["case_s"] * (len(runs) if split == "ensemble" else 1)
 

@@ -25,7 +25,7 @@ from nas3d_jax.files.run_layout import (
 )
 from nas3d_jax.files.strict_json import parse_json, read_records
 from nas3d_jax.inference.config import InferenceChoices
-from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.genotype import genotype_in
 from nas3d_jax.training.config import RunConfig, SearchConfig, TrainConfig
 from nas3d_jax.training.genotype_counts import rows_of
 from nas3d_jax.training.setup import plain_settings
@@ -63,7 +63,7 @@ def training_status(config: TrainConfig, folder: Path, fingerprint: str) -> Stat
   if not _same(stored, config, fingerprint):
     return "changed"
   if config.network == "searched" and Path(config.genotype).exists():
-    genotype = Genotype.from_json(Path(config.genotype).read_bytes())
+    genotype = genotype_in(Path(config.genotype), "put back a copy of it, or run the search anew with --overwrite")
     if stored.get("genotype") != json.loads(json.dumps(rows_of(genotype))):
       return "changed"
   records = history(folder)

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.files.own_files import is_at, open_new
 
-_ROOM, _RIGHTS = "make room", "correct the permissions"
+_ROOM, _RIGHTS, _AWAY = "make room", "correct the permissions", "move away what is in its place"
+_FILES = "allow the process more open files (ulimit -n)"
 _FAULTS = {
   errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM, errno.EROFS: _RIGHTS, errno.EACCES: _RIGHTS,
-  errno.EPERM: _RIGHTS,
+  errno.EPERM: _RIGHTS, errno.EISDIR: _AWAY, errno.ENOTDIR: _AWAY, errno.ELOOP: _AWAY, errno.EMFILE: _FILES,
+  errno.ENFILE: _FILES, errno.ENAMETOOLONG: "give a shorter name",
 }
 
 
@@ -38,10 +41,12 @@ def whole(path: Path) -> Iterator[BinaryIO]:
   """
   beside = path.with_name(f".{path.name}.partial")
   try:
-    with open(beside, "wb") as file:
+    with open_new(beside) as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
+      if not is_at(file, beside):
+        raise FileExistsError(errno.EEXIST, "another process writes the same file", str(path))
     os.replace(beside, path)
   except BaseException:
     with contextlib.suppress(OSError):

@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import writing
+from nas3d_jax.files.own_files import is_at, open_kept
 
 try:
   import fcntl
@@ -71,7 +72,9 @@ def _take(folder: Path, path: Path) -> BinaryIO:
   while True:
     folder.mkdir(parents=True, exist_ok=True)
     try:
-      file = open(path, "a+b")  # noqa: SIM115  it stays open as long as the lock is held
+      if path.is_symlink():
+        path.unlink()  # it is none of ours; what it leads to stays as it is
+      file = open_kept(path)
     except FileNotFoundError:
       continue  # whoever made the folder has just removed it
     try:
@@ -88,7 +91,7 @@ def _take(folder: Path, path: Path) -> BinaryIO:
         file.close()
         raise
     # The former holder may have removed the file after it was opened here and before it was locked.
-    if _is_at(file, path):
+    if is_at(file, path):
       break
     file.close()
   try:
@@ -108,10 +111,3 @@ def _read(file: BinaryIO) -> str:
   file.seek(0)
   text = file.read(200).decode("utf-8", "replace").strip()
   return f" ({text})" if text else ""
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-  try:
-    return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-  except FileNotFoundError:
-    return False

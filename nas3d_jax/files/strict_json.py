@@ -10,13 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nas3d_jax.errors import InputError
+from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.atomic import write_whole
 
 MOST_NESTED = 64
 """Levels of lists and objects: what comes after can walk and print such a value without running out of stack."""
 _LARGEST = sys.float_info.max
-_REMEDY = "make the data set anew with `python -m launch preprocess --overwrite`"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -89,22 +88,47 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
-  """The object in a JSON file.
+def read_file(path: Path, remedy: str, *, missing: str | None = None) -> bytes:
+  """The content of a file.
+
+  Args:
+    path: the file.
+    remedy: what helps where it is not there, in words that end the message; it is of this file, not of files at large.
+    missing: the same where another remedy helps then.
 
   Raises:
-    InputError: there is no such file, it cannot be read, or it holds no JSON object.
+    InputError: there is no such file; as `Unreadable`, the system does not let us read it, which is no damage.
   """
   try:
-    value = parse_json(path.read_bytes())
+    return path.read_bytes()
   except FileNotFoundError as error:
-    raise InputError(f"{path} is missing; run preprocess, or give another folder") from error
+    raise InputError(f"{path} is missing; {missing or remedy}") from error
   except OSError as error:
-    raise InputError(f"{path} cannot be read ({error.strerror}); give another folder, or correct that") from error
-  except ValueError as error:  # also of a name that no file can have
-    raise InputError(f"{path} is no JSON: {error}; {_REMEDY}") from error
+    raise Unreadable(
+      f"{path} cannot be read ({error.strerror}); correct the permissions, or what else the system complains about"
+    ) from error
+  except ValueError as error:  # a name that no file can have
+    raise InputError(f"{str(path)!r} is no name of a file ({error}); {remedy}") from error
+
+
+def read_json(path: Path, remedy: str, *, missing: str | None = None) -> dict[str, Any]:
+  """The object in a JSON file.
+
+  Args:
+    path: the file.
+    remedy: what helps where it is damaged, see `read_file`.
+    missing: what helps where it is not there; None means the same.
+
+  Raises:
+    InputError: there is no such file, it cannot be read (as `Unreadable`), or it holds no JSON object.
+  """
+  content = read_file(path, remedy, missing=missing)
+  try:
+    value = parse_json(content)
+  except InputError as error:
+    raise InputError(f"{path} is no JSON: {error}; {remedy}") from error
   if not isinstance(value, dict):
-    raise InputError(f"{path} must hold a JSON object, got {type(value).__name__}; {_REMEDY}")
+    raise InputError(f"{path} must hold a JSON object, got {type(value).__name__}; {remedy}")
   return value
 
 
@@ -117,13 +141,16 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     InputError: the file cannot be read, or, when its turn comes, a line holds no JSON object.
   """
   try:
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+    content = read_file(path, "remove it") if path.exists() else b""
+    for line in content.splitlines(keepends=True):
       if line.endswith(b"\n"):
         record = parse_json(line)
         if not isinstance(record, dict):
           raise InputError(f"{record!r:.80} is no JSON object")
         yield record
-  except (OSError, ValueError) as error:
+  except Unreadable:
+    raise
+  except InputError as error:
     raise InputError(f"{path} is damaged ({error}); run with --overwrite, or remove the line") from error
 
 

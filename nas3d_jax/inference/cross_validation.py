@@ -78,7 +78,8 @@ def _check_unseen(run: Path, fold: int, dataset: Dataset) -> None:
   """Raises InputError unless a training left out the cases of a fold, by its settings."""
   if not (run / CONFIG).exists():
     raise InputError(f"fold {fold} is missing: there is no training in {run}; train it with --fold={fold}")
-  settings = read_json(run / CONFIG).get("settings")
+  remedy = f"put back a copy of it, or move {run} away and train that fold anew"
+  settings = read_json(run / CONFIG, remedy).get("settings")
   settings = settings if isinstance(settings, dict) else {}
   for name, wanted, why in (
     ("fold", fold, f"it was trained on cases of fold {fold}"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
 from nas3d_jax.data.cases.find_and_read import RawCase
 from nas3d_jax.data.dataset.case import is_file_name
-from nas3d_jax.errors import InputError
+from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.atomic import whole
 from nas3d_jax.files.hashing import file_sums
 from nas3d_jax.files.run_layout import PREDICTIONS_JSON, PROBABILITIES
@@ -59,12 +60,14 @@ class PredictionFolder:
     overwrite: whether to remove what earlier runs predicted, by their record, and start anew.
 
   Raises:
-    InputError: the folder holds volumes that are not in its record, or, as `OtherSettings`, predictions with other
-      settings, or, as `DiskError`, it cannot be written to.
+    InputError: the folder holds volumes that are not in its record, or a link in the place of a folder; or, as
+      `OtherSettings`, predictions with other settings, or, as `DiskError`, it cannot be written to.
   """
 
   def __init__(self, folder: str | Path, *, settings: Mapping[str, Any], cases: Iterable[str], overwrite: bool = False):
     self.folder = Path(folder)
+    if (link := self.folder / PROBABILITIES).is_symlink():
+      raise InputError(f"{link} is a link to {os.readlink(link)}; nothing is written through it: remove it")
     record = _read_record(self.folder / PREDICTIONS_JSON)
     former = record["cases"]
     strays = _volumes(self.folder) - {f"{case}.nii.gz" for case in former}
@@ -191,7 +194,9 @@ def _read_record(path: Path) -> dict[str, Any]:
     record = parse_json(path.read_bytes())
   except FileNotFoundError:
     return {"settings": {}, "cases": {}}
-  except (OSError, ValueError) as error:
+  except OSError as error:
+    raise Unreadable(f"{path} cannot be read ({error.strerror}); correct the permissions") from error
+  except ValueError as error:
     raise InputError(f"{path} cannot be read ({error}); move it away with the predictions beside it") from error
   names = {"format", "version", "settings", "cases"}
   good = isinstance(record, dict) and set(record) == names and record["format"] == FORMAT

@@ -6,12 +6,13 @@ import collections
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.files.strict_json import parse_json
+from nas3d_jax.files.strict_json import parse_json, read_file
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.search_space import (
   CANDIDATES,
@@ -188,3 +189,20 @@ def _checked_rows(cell: CellKind, rows: Any) -> tuple[Row, ...]:
 def _state_name(state: int) -> str:
   """State 0 -> "X0", state 2 -> "node 0"."""
   return f"X{state}" if state < 2 else f"node {state - 2}"
+
+
+def genotype_in(path: Path, remedy: str) -> Genotype:
+  """Reads a genotype's file.
+
+  Args:
+    path: the file.
+    remedy: what helps where it is damaged or missing, in words that end the message.
+
+  Raises:
+    InputError: it is not there, cannot be read, or see `Genotype.from_json`; names the file.
+  """
+  content = read_file(path, remedy)
+  try:
+    return Genotype.from_json(content)
+  except InputError as error:
+    raise InputError(f"{path} is damaged: {error}; {remedy}") from error

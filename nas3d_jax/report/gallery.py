@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
-import os
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +18,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nas3d_jax.files.atomic import write_whole
+from nas3d_jax.files.own_files import own_folder
 from nas3d_jax.files.run_layout import MADE
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.schema.schema import Schema
@@ -81,9 +83,10 @@ class Gallery:
 
   def __init__(self, folder: Path, *, overwrite: bool = False):
     self.folder = folder
-    folder.mkdir(parents=True, exist_ok=True)
+    own_folder(folder)
     record = folder / MADE
-    self._before = read_json(record) if record.exists() and not overwrite else {}
+    known = record.exists() and not overwrite
+    self._before = read_json(record, "remove it, and all figures are drawn anew") if known else {}
     self._made: dict[str, str] = {}
 
   def draw(self, name: str, alt: str, inputs: Any, make: Callable[[], Figure]) -> Picture:
@@ -99,24 +102,29 @@ class Gallery:
     digest = hashlib.sha256(text.encode()).hexdigest()
     files = {kind: self.folder / f"{name}.{kind}" for kind in ("png", "pdf")}
     if self._before.get(name) != digest or not all(path.exists() for path in files.values()):
-      files["png"].parent.mkdir(parents=True, exist_ok=True)
+      own_folder(files["png"].parent)
       with matplotlib.rc_context(_STYLE):
         figure = make()
         for kind, path in files.items():
-          beside = path.with_name(f".{path.name}.partial")
-          # Without a date, equal figures are equal files.
-          figure.savefig(beside, format=kind, dpi=DPI, metadata={"CreationDate": None} if kind == "pdf" else None)
-          os.replace(beside, path)
+          # Without a date, equal figures are equal files. In memory first: on a full disk the writer of PDF files
+          # raises something else.
+          content = io.BytesIO()
+          figure.savefig(content, format=kind, dpi=DPI, metadata={"CreationDate": None} if kind == "pdf" else None)
+          write_whole(path, content.getvalue())
     self._made[name] = digest
     self._save({**self._before, **self._made})
     return Picture(name, alt, files["png"])
 
   def close(self) -> None:
     """Removes the figures of earlier reports that this one no longer has."""
-    for name in self._before.keys() - self._made.keys():
+    # A record that came from elsewhere may name files that are no figures.
+    for name in filter(self._is_here, self._before.keys() - self._made.keys()):
       for kind in ("png", "pdf"):
         (self.folder / f"{name}.{kind}").unlink(missing_ok=True)
     self._save(self._made)
+
+  def _is_here(self, name: str) -> bool:
+    return (self.folder / name).resolve().is_relative_to(self.folder.resolve())
 
   def _save(self, record: Mapping[str, str]) -> None:
     write_json(self.folder / MADE, record)

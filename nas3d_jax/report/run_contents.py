@@ -28,7 +28,8 @@ from nas3d_jax.files.run_layout import (
 )
 from nas3d_jax.files.strict_json import read_json, read_records
 from nas3d_jax.models.config import NetworkConfig
-from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.genotype import Genotype, genotype_in
+from nas3d_jax.report.history_check import Kind, check_costs, check_history
 
 NETWORKS: Mapping[str, str] = types.MappingProxyType({"searched": "searched network", "unet3d": "3D U-Net"})
 """The networks that are compared, as folders and as the reader knows them."""
@@ -66,21 +67,28 @@ class History:
   genotype: Genotype | None
 
   @classmethod
-  def read(cls, folder: Path) -> History | None:
+  def read(cls, folder: Path, kind: Kind | None = None) -> History | None:
     """Reads the folder of a run; None where there is none.
+
+    Args:
+      folder: where it lies.
+      kind: what was searched or trained there, to check that its files hold what is drawn of it; None checks less.
 
     Raises:
       InputError: a file is damaged.
     """
     if not (folder / CONFIG).exists():
       return None
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG, f"put back a copy of it, or move {folder} away")
     settings, sessions = config.get("settings"), config.get("sessions")
     if not isinstance(settings, dict) or not isinstance(sessions, list):
-      raise InputError(f"{folder / CONFIG} is no configuration of a run; run it again with --overwrite")
+      raise InputError(f"{folder / CONFIG} is no configuration of a run; put back a copy of it, or move {folder} away")
     found = folder / GENOTYPE
-    genotype = Genotype.from_json(found.read_bytes()) if found.exists() else None
-    return cls(folder, settings, tuple(sessions), tuple(read_records(folder / METRICS)), genotype)
+    genotype = genotype_in(found, "put back a copy of it") if found.exists() else None
+    records = list(read_records(folder / METRICS))
+    if kind is not None:
+      check_history(folder, kind, settings, sessions, records)
+    return cls(folder, settings, tuple(sessions), tuple(records), genotype)
 
   def column(self, name: str) -> list[Any]:
     """One field of every epoch.
@@ -141,7 +149,7 @@ class Material:
       (network, folder.name): history
       for network, name in TRAIN_FOLDERS.items()
       for folder in sorted((workdir / name).glob("*"))
-      if (history := History.read(folder))
+      if (history := History.read(folder, network))
     }
     scores = {
       (network, split): Scores.load(folder)
@@ -154,16 +162,18 @@ class Material:
         where = f"{SCORES}/{network}/{split}"
         raise InputError(f"{where} of {workdir} is of another schema than the data set; evaluate with overwrite")
     _check_same_cases(workdir, scores)
+    costs = _optional(workdir / COSTS)
+    check_costs(workdir / COSTS, costs)
     return cls(
       workdir=workdir,
       dataset=dataset,
-      search=History.read(workdir / SEARCH),
+      search=History.read(workdir / SEARCH, "search"),
       seeds=_searches(workdir / SEEDS),
       nested=_searches(workdir / NESTED),
       trainings=trainings,
       scores=scores,
       portal=dict(_read_portal(text, dataset, scores) for text in portal_csv),
-      costs=_optional(workdir / COSTS),
+      costs=costs,
       experiment=_optional(workdir / EXPERIMENT),
     )
 
@@ -196,13 +206,13 @@ class Material:
 
 
 def _searches(folder: Path) -> dict[str, History]:
-  found = {path.parent.name: History.read(path) for path in folder.glob(f"*/{SEARCH}")}
+  found = {path.parent.name: History.read(path, "search") for path in folder.glob(f"*/{SEARCH}")}
   ordered = sorted(found, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
   return {name: found[name] for name in ordered if found[name]}
 
 
 def _optional(path: Path) -> dict[str, Any]:
-  return read_json(path) if path.exists() else {}
+  return read_json(path, "remove it, and run experiment again, which makes it") if path.exists() else {}
 
 
 def _check_same_cases(workdir: Path, scores: Mapping[Key, Scores]) -> None:

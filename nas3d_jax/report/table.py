@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nas3d_jax.files.atomic import write_whole
+from nas3d_jax.files.own_files import own_folder
 
 _LATEX = {
   "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -82,7 +83,7 @@ class Table:
 
   def write(self, folder: Path) -> None:
     """Writes `<name>.csv` and `<name>.tex`, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
+    own_folder(folder)
     for ending, text in (("csv", self.to_csv()), ("tex", self.to_latex())):
       write_whole(folder / f"{self.name}.{ending}", text)
 

@@ -14,6 +14,7 @@ import numpy as np
 from nas3d_jax.data.patches.host_source import HostSource
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import whole
+from nas3d_jax.files.own_files import own_folder
 from nas3d_jax.files.run_layout import NONFINITE
 from nas3d_jax.runtime.distributed import say
 
@@ -83,7 +84,7 @@ class Skips:
     if jax.process_index() == 0:
       values: dict[str, Any] = {**batch, **{name: np.float32(value) for name, value in metrics.items()}}
       try:
-        path.parent.mkdir(exist_ok=True)
+        own_folder(path.parent)
         with whole(path) as file:
           np.savez_compressed(file, **values)
       except OSError as error:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from nas3d_jax.checkpointing.checkpoints import Checkpoints
-from nas3d_jax.checkpointing.step_folders import clear_up, steps_in
-from nas3d_jax.errors import DamagedCheckpoint, InputError
+from nas3d_jax.checkpointing.step_folders import clear_up, remove_all, steps_in
+from nas3d_jax.errors import DamagedCheckpoint, InputError, Unreadable
 from nas3d_jax.files.atomic import write_whole, writing
 from nas3d_jax.files.locks import holds_nothing, locked
+from nas3d_jax.files.own_files import open_kept
 from nas3d_jax.files.run_layout import CHECKPOINTS, CONFIG, GENOTYPE, METRICS
-from nas3d_jax.files.strict_json import parse_json, write_json
+from nas3d_jax.files.strict_json import parse_json, read_file, write_json
 from nas3d_jax.runtime.distributed import say
 
 
@@ -120,7 +120,7 @@ class Run:
     """Appends a record of an epoch; plain JSON values, numbers finite; its "epoch" counts from 1."""
     line = json.dumps(values, allow_nan=False) + "\n"
     if self._primary:
-      with writing(self.folder), (self.folder / METRICS).open("ab") as file:
+      with writing(self.folder), open_kept(self.folder / METRICS, append=True) as file:
         file.write(line.encode("utf-8"))
         file.flush()
         # The checkpoint of this epoch comes next: it must not outlive the record.
@@ -215,23 +215,20 @@ class Run:
         f"{self.folder} must be new or hold a run with {CONFIG}; move away what is there, or name another folder"
       )
     try:
-      stored = parse_json(path.read_bytes())
+      stored = parse_json(read_file(path, "put back a copy of it"))
       if isinstance(stored["settings"], dict) and isinstance(stored["sessions"], list):
         return stored
+    except Unreadable:
+      raise
     except (ValueError, KeyError, TypeError):
       pass
     raise InputError(f"{path} is damaged, or not that of a run; put back a copy of it, or name another folder")
 
   def _clear(self) -> None:
     """Deletes records, genotype and checkpoints, nothing else; `config.json` stays, by which the folder is known."""
-    # By a rename first: checkpoints that are half deleted would be taken for damaged ones.
-    former, removed = self.folder / CHECKPOINTS, self.folder / f".{CHECKPOINTS}.removed"
-    shutil.rmtree(removed, ignore_errors=True)
-    if former.exists():
-      os.replace(former, removed)
+    remove_all(self.folder / CHECKPOINTS)
     for name in (METRICS, GENOTYPE):
       (self.folder / name).unlink(missing_ok=True)
-    shutil.rmtree(removed, ignore_errors=True)
 
 
 def _require_same(

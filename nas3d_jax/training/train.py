@@ -13,7 +13,7 @@ import optax
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import GENOTYPE, SEARCH, TRAIN_FOLDERS
 from nas3d_jax.models.config import UNetConfig
-from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.genotype import Genotype, genotype_in
 from nas3d_jax.models.networks import DerivedNet
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
@@ -158,9 +158,4 @@ def read_genotype(path: str | Path) -> Genotype:
   Raises:
     InputError: the file cannot be read, or holds none.
   """
-  try:
-    return Genotype.from_json(Path(path).read_text("utf-8"))
-  except (OSError, UnicodeDecodeError) as error:
-    raise InputError(f"genotype {path} cannot be read ({error}); run the search first, or give --genotype") from error
-  except InputError as error:
-    raise InputError(f"{path}: {error}") from error
+  return genotype_in(Path(path), "run the search first, or give --genotype")

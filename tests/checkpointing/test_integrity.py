@@ -14,6 +14,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import tensorstore
 
 from nas3d_jax.checkpointing import checkpoints, orbax_items, quiet
 from nas3d_jax.checkpointing.checkpoints import Checkpoints, open_run
@@ -273,3 +274,28 @@ def test_a_file_that_may_not_be_read_is_one_message(name):
   expected = f"checkpoint {step} cannot be read ({path.name}: Permission denied); correct the permissions, or what else"
   assert done.stdout == f"{expected} the system complains about\n"
   assert done.stderr == ""
+
+
+def resize(step, name, shape):
+  """Sets the shape that is said of an array of `params`; nothing is written to it."""
+  params = step.absolute() / "params"
+  store = {"driver": "ocdbt", "base": f"file://{params}/"}
+  array = tensorstore.open({"driver": "zarr", "kvstore": {**store, "path": f"{name}/"}}).result()
+  array.resize(exclusive_max=shape, resize_metadata_only=True).result()
+
+
+@pytest.mark.parametrize("length", [2**26, 2**33, 2**45])
+def test_memory_is_not_taken_because_a_shape_says_so(step, length):
+  """TensorStore ends the process where memory that it asks for cannot be had."""
+  like = {"params": {"conv": {"kernel": np.zeros((3, 3, 4, 5), "f4"), "bias": np.zeros(5, "f4")}}}
+  assert checkpoints.read_variables(step, like)["params"]["conv"]["bias"].shape == (5,)
+  resize(step, "params.conv.bias", [length])
+  with pytest.raises(DamagedCheckpoint) as caught:
+    checkpoints.read_variables(step, like)
+  size = f"its arrays take {length * 4 / 1e9:.1f} GB, its files 0.000 GB; params/conv/bias is float32[{length}], not"
+  assert size in str(caught.value)
+
+
+def test_others_are_told_without_taking_memory(step):
+  resize(step, "params.conv.bias", [2**45])
+  assert checkpoints.sound_steps(step.parent) == [1]

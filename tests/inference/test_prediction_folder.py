@@ -124,6 +124,17 @@ def test_probabilities_lie_in_a_folder_of_their_own(tmp_path, case):
   assert not folder.is_done(case.files)
 
 
+def test_probabilities_are_not_written_through_a_link(tmp_path):
+  (tmp_path / "theirs").mkdir()
+  (tmp_path / "theirs" / "c.nii.gz").write_text("keep me")
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / "probabilities").symlink_to(tmp_path / "theirs")
+  for overwrite in (False, True):
+    with pytest.raises(InputError, match=r"probabilities is a link to .*theirs; nothing is written through it"):
+      open_(tmp_path, overwrite=overwrite, probabilities=True)
+  assert (tmp_path / "theirs" / "c.nii.gz").read_text() == "keep me"
+
+
 def test_other_images_are_refused(tmp_path, case):
   open_(tmp_path).write(case, LABELS, None)
   case.files.images[0].write_bytes(b"abd")

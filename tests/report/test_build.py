@@ -195,6 +195,16 @@ class TestAgain:
     assert drawn == {"trainings", "rates", "fig9_boxes", "boxes_more", "volumes", "differences"}
     assert not list((copy / "report" / "figures" / "cases" / "training").iterdir())
 
+  def test_a_record_of_figures_removes_nothing_elsewhere(self, copy):
+    figures = copy / "report" / "figures"
+    record = json.loads((figures / "made.json").read_text())
+    (figures / "made.json").write_text(json.dumps({**record, "../../mine": "x", "gone": "x"}))
+    for path in (copy / "mine.png", figures / "gone.png"):
+      path.touch()
+    write_report(copy)
+    assert (copy / "mine.png").exists()
+    assert not (figures / "gone.png").exists()
+
   def test_a_report_of_a_portals_table(self, copy, tmp_path):
     names = [f"{m}_{r}" for m in ("Dice", "Sensitivity", "Specificity", "Hausdorff95") for r in ("ET", "WT", "TC")]
     rows = [["Label", *names], ["A", *["0.5"] * 12], ["B", *["0.7"] * 12], ["Mean", *["9"] * 12]]
@@ -281,3 +291,12 @@ def test_wrong_arguments(workdir, tmp_path, arguments, message):
   with pytest.raises(InputError, match=message):
     write_report(workdir, **arguments)
   assert (tmp_path / "other" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("size", [12, 60, 68])
+def test_a_disk_that_is_full_is_one_message(workdir, make_disk, size):
+  """Wherever it is met: in a PNG, a PDF, a table or the page."""
+  out = make_disk(f"size={size}k") / "report"
+  with pytest.raises(InputError, match=r"report cannot be written to \(No space left on device\); make room"):
+    write_report(workdir, out)
+  assert not list(out.rglob("*.partial"))

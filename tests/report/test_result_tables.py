@@ -136,3 +136,39 @@ class TestHistory:
     (tmp_path / "config.json").write_text(json.dumps({"settings": 1}))
     with pytest.raises(InputError, match="is no configuration of a run"):
       History.read(tmp_path)
+
+  @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+      ({"kernel_loss": None}, "kernel_loss is None"),
+      ({"hybrid_loss": "low"}, "hybrid_loss is 'low'"),
+      ({"entropy": {"down": 1.0}}, "entropy is {'down': 1.0}"),
+      ({"genotype": []}, "genotype is \\[\\]"),
+      ({"hybrid_weights": {"down": [{}], "up": []}}, "hybrid_weights is "),
+      ({"count": ...}, "there is no count"),
+      ({"epoch": ...}, "there is no epoch"),
+    ],
+  )
+  def test_a_record_that_cannot_be_drawn_names_file_line_and_key(self, searched, tmp_path, change, message):
+    shutil.copytree(searched / "search", tmp_path / "search", ignore=shutil.ignore_patterns("checkpoints"))
+    path = tmp_path / "search" / "metrics.jsonl"
+    first, second, *others = path.read_text().splitlines()
+    record = {name: value for name, value in (json.loads(second) | change).items() if value is not ...}
+    path.write_text("\n".join([first, json.dumps(record), *others, ""]))
+    with pytest.raises(InputError, match=rf"metrics\.jsonl is damaged: in line 2 {message}.*; run with --overwrite"):
+      History.read(tmp_path / "search", "search")
+
+  @pytest.mark.parametrize(
+    ("name", "message"), [("min_count", "there is no min_count"), ("kernels", "there is no kernels")]
+  )
+  def test_a_setting_that_is_missing_is_named(self, searched, tmp_path, name, message):
+    shutil.copytree(searched / "search", tmp_path / "search", ignore=shutil.ignore_patterns("checkpoints"))
+    path = tmp_path / "search" / "config.json"
+    config = json.loads(path.read_text())
+    del config["settings"][name]
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=rf"config\.json is damaged: in its settings {message}; put back a copy"):
+      History.read(tmp_path / "search", "search")
+    path.write_text(json.dumps({**config, "settings": {**config["settings"], name: 1}, "sessions": ["cpu"]}))
+    with pytest.raises(InputError, match=r"config\.json is damaged: sessions must be objects"):
+      History.read(tmp_path / "search", "search")

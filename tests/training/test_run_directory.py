@@ -392,3 +392,31 @@ def test_a_failed_write_that_a_stop_has_heard_of_is_no_checkpoint(begun):
   said, last = done.stdout.splitlines()
   assert "cannot be written to (File too large)" in said
   assert last == "5"
+
+
+def test_checkpoints_on_another_disk_stay_there(begun, tmp_path):
+  """Overwritten twice, the link is kept and its target emptied; what else lies there is not ours."""
+  target = (begun / "checkpoints").rename(tmp_path / "large")
+  (begun / "checkpoints").symlink_to(target)
+  (target / "notes").write_text("mine")
+  (target / "4.damaged").mkdir()
+  for step in (3, 4):
+    with open_run(begun, overwrite=True) as run:
+      assert resume(run) is None
+      assert [path.name for path in target.iterdir()] == ["notes"]
+      save(run, step, 1)
+    assert (begun / "checkpoints").is_symlink()
+    assert steps_of(begun) == [str(step), "notes"]
+  with open_run(begun) as run:
+    assert resume(run).training == Training(1)
+  target.rename(tmp_path / "away")
+  with pytest.raises(InputError, match=r"checkpoints is a link to .*large, where there is nothing; make that folder"):
+    open_run(begun)
+
+
+def test_a_record_is_not_written_through_a_link(tmp_path):
+  with open_run(tmp_path / "run") as run:
+    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "theirs")
+    with pytest.raises(InputError, match=r"metrics\.jsonl is a link to"):
+      run.record({"epoch": 1})
+  assert not (tmp_path / "theirs").exists()

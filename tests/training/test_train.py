@@ -17,7 +17,9 @@ import nas3d_jax.training.session
 import nas3d_jax.training.train
 from nas3d_jax.checkpointing.checkpoints import open_run
 from nas3d_jax.checkpointing.restore import restore
+from nas3d_jax.data.dataset.preprocess import preprocess
 from nas3d_jax.data.patches.host_batches import patch_index
+from nas3d_jax.data.phantom import write_phantoms
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.runtime.stopping import Stopped
@@ -229,7 +231,7 @@ def test_a_start_that_does_not_fit_deletes_nothing(workdir, genotype, changes, m
 @pytest.mark.parametrize(
   ("genotype", "changes", "message"),
   [
-    (None, {}, r"genotype\.json cannot be read .*; run the search first, or give --genotype"),
+    (None, {}, r"genotype\.json is missing; run the search first, or give --genotype"),
     ("{", {}, r"genotype\.json: genotype is not valid JSON"),
     (TWO_NODES, {}, "^genotype has 2 nodes a cell, but the network has nodes=1; set nodes=2"),
     (GENOTYPE, dict(patch_size=20), "^patch_size must be a multiple of 8 .*, got 20; use 16 or 24$"),
@@ -295,3 +297,29 @@ def test_a_search_and_its_training_open_with_this_library_and_with_orbax_alone(s
         np.testing.assert_array_equal(found[name], leaf)
   genotype = Genotype.from_json((searched / "search" / "genotype.json").read_text())
   assert restore(folder)[0].genotype == genotype
+
+
+@pytest.mark.usefixtures("toy")
+def test_data_that_is_exchanged_under_a_training_ends_it(workdir, tmp_path, monkeypatch):
+  """By other images of the same names and shapes; what was saved before stays."""
+  write_phantoms(tmp_path / "others", cases=4, seed=9, shape=(24, 24, 24))
+  monkeypatch.setattr(nas3d_jax.training.session, "run_epoch", exchanging(workdir, tmp_path / "others"))
+  with pytest.raises(InputError, match=r"cases/Phantom_000\d/\w+\.npy is not what it was when the data set was opened"):
+    train(make_config(workdir, epochs=3, data_placement="host"))
+  assert [record["epoch"] for record in history(workdir / "train" / "0")] == [1]
+  monkeypatch.undo()
+  with pytest.raises(InputError, match="other settings"):
+    train(make_config(workdir, epochs=3, data_placement="host"))
+
+
+def exchanging(workdir, others):
+  """Runs an epoch, after which the data set is made anew; only the first time."""
+  run_epoch, times = nas3d_jax.training.session.run_epoch, []
+
+  def run(*arguments, **options):
+    if len(times) == 1:
+      preprocess(others, workdir / "dataset", folds=2, overwrite=True)
+    times.append(1)
+    return run_epoch(*arguments, **options)
+
+  return run

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,19 +22,23 @@ import numpy as np
 
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.verify import verify
-from nas3d_jax.errors import InputError
+from nas3d_jax.errors import InputError, Unreadable
+from nas3d_jax.files.hashing import sum_or_none
 from nas3d_jax.files.run_layout import CASES, IMAGE, LABELS, MANIFEST
 from nas3d_jax.files.strict_json import read_json
 from nas3d_jax.schema.geometry import Geometry, most_common, same_length
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.validation import is_whole
 
+Stamp = tuple[int, int] | None
+"""Size and time of change of a file, None of one that is not there."""
+
 FORMAT = "nas3d_jax.dataset"
 VERSION = 1
 # NumPy parses the header of a file with `ast`, which on CPython 3.11 fails at times in two threads at once (cpython
 # issue 106905); patches are read ahead by several.
 _PARSING = threading.Lock()
-_REMEDY = "make the data set anew with `python -m launch preprocess --overwrite`"
+REMEDY = "make the data set anew with `python -m launch preprocess --overwrite`"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Dataset:
     versions: versions of the packages that made it.
     stored_geometry: orientation and voxel size that all cases were brought to; None in data sets from before there
       was one, whose cases are as their files are.
+    stamps: size and time of change of each array's file when the data set was opened, by its path; a file that has
+      another one later is read only if its checksum is the same. Empty: nothing is compared.
   """
 
   folder: Path
@@ -58,6 +65,7 @@ class Dataset:
   seed: int
   versions: Mapping[str, str] = dataclasses.field(hash=False)
   stored_geometry: Geometry | None = None
+  stamps: dict[Path, Stamp] = dataclasses.field(compare=False, repr=False, default_factory=dict)
 
   @property
   def geometry(self) -> Geometry | None:
@@ -107,21 +115,24 @@ class Dataset:
       InputError: there is no data set, it is of another version, or it is damaged.
     """
     folder = Path(folder)
-    manifest = read_json(folder / MANIFEST)
+    manifest = read_json(folder / MANIFEST, REMEDY, missing="run preprocess, or give another folder")
     found = manifest.get("format"), manifest.get("version")
     if found != (FORMAT, VERSION):
       raise InputError(
         f"{folder} must hold a data set of format {FORMAT} version {VERSION}, "
-        f"got {found[0]} version {found[1]}; {_REMEDY}"
+        f"got {found[0]} version {found[1]}; {REMEDY}"
       )
     try:
       dataset = cls._from_manifest(folder, manifest)
+      dataset = dataclasses.replace(dataset, stamps=dataset._stamps_now())
       for case in dataset.cases:
         dataset.image(case)
         dataset.labels(case)
       verify(folder, dataset.cases)
+    except Unreadable:
+      raise
     except InputError as error:
-      raise InputError(f"{folder} is damaged: {error}; {_REMEDY}") from error
+      raise InputError(f"{folder} is damaged: {error}; {REMEDY}") from error
     return dataset
 
   @classmethod
@@ -169,7 +180,7 @@ class Dataset:
       InputError: the file is missing or not as it should be.
     """
     shape = (*case.cube_shape, len(self.schema.modalities))
-    return _memory_map(self.folder / CASES / case.name / IMAGE, shape, ("int16", "float32"))
+    return self._memory_map(case, IMAGE, shape, ("int16", "float32"))
 
   def labels(self, case: Case) -> np.ndarray | None:
     """Labels of a case in its brain cube.
@@ -182,8 +193,31 @@ class Dataset:
     """
     if case.label_counts is None:
       return None
-    path = self.folder / CASES / case.name / LABELS
-    return _memory_map(path, case.cube_shape, ("uint8",))
+    return self._memory_map(case, LABELS, case.cube_shape, ("uint8",))
+
+  def _memory_map(self, case: Case, name: str, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
+    path, fault = self.folder / CASES / case.name / name, None
+    try:
+      array = _memory_map(path, shape, dtypes)
+    except InputError as error:
+      fault = error
+    # After it is opened: what is read from here on is this file, whatever takes its name.
+    if path in self.stamps and (now := _stamp(path)) != self.stamps[path]:
+      if case.arrays and sum_or_none(path) == case.arrays[name]:
+        # Made anew from the same inputs, or merely touched.
+        self.stamps[path] = now
+        return self._memory_map(case, name, shape, dtypes)
+      raise InputError(
+        f"{path} is not what it was when the data set was opened: it was made anew meanwhile, or something else wrote "
+        "to it. What was saved is of the data set of before: put that back to go on, or start anew with --overwrite"
+      ) from fault
+    if fault is not None:
+      raise fault
+    return array
+
+  def _stamps_now(self) -> dict[Path, Stamp]:
+    paths = [self.folder / CASES / case.name / name for case in self.cases for name in (IMAGE, LABELS)]
+    return {path: _stamp(path) for path in paths}
 
   def fold_cases(self, fold: int) -> tuple[Case, ...]:
     """The labelled cases of a fold: the hybrid part of a search, the validation of a training.
@@ -208,12 +242,22 @@ class Dataset:
       raise InputError(f"fold must be from 0 to {self.folds - 1}, got {fold!r}")
 
 
+def _stamp(path: Path) -> Stamp:
+  try:
+    found = os.stat(path)
+  except OSError:
+    return None
+  return found.st_size, found.st_mtime_ns
+
+
 def _memory_map(path: Path, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> np.ndarray:
   """The array in a file, unread, if it has this shape and one of these types."""
   try:
     # Unlike np.load, this opens no archive, and no array of objects, whose reading could run code.
     with _PARSING:
       array = np.lib.format.open_memmap(path, mode="r")
+  except PermissionError as error:
+    raise Unreadable(f"{path} cannot be read ({error.strerror}); correct the permissions") from error
   except Exception as error:  # its header is Python's, and a damaged one makes the tokeniser raise what it likes
     raise InputError(f"{path} cannot be opened ({error})") from error
   if array.shape != shape or array.dtype.name not in dtypes:

@@ -13,7 +13,6 @@ import importlib.metadata
 import math
 import os
 import platform
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,14 @@ from nas3d_jax.data.cases.strange import strangeness, summary
 from nas3d_jax.data.dataset import staging
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.common_geometry import check_wanted, common_geometry, conform_case, differs
-from nas3d_jax.data.dataset.dataset import Dataset
+from nas3d_jax.data.dataset.dataset import REMEDY, Dataset
 from nas3d_jax.data.dataset.folds import assign_folds, check_folds
 from nas3d_jax.data.dataset.verify import store_array, verify, vouch
-from nas3d_jax.errors import InputError
+from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.atomic import writing
 from nas3d_jax.files.hashing import file_sums, sum_or_none
 from nas3d_jax.files.locks import locked
+from nas3d_jax.files.own_files import own_folder, remove
 from nas3d_jax.files.run_layout import CASES, CONFIG, IMAGE, LABELS, MANIFEST, RECORDS
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.runtime.parallel import each
@@ -89,13 +89,15 @@ def preprocess(
   workers = workers or min(_MOST_WORKERS, os.cpu_count() or 1)
   check_wanted(orientation, spacing)
   out = Path(os.path.abspath(out_dir))
+  if out.is_symlink():
+    out = out.resolve()  # it may lie on a larger disk, where the new one is made too
   # The lock lies beside the data set, whose folder is replaced as a whole.
   lock = functools.partial(locked, out.parent, f".{out.name}.lock")
   with contextlib.ExitStack() as held, writing(out):
     # A folder for it is only made when the cases were found: it may lie among them.
     new = not out.parent.exists()
     there = False if new else held.enter_context(lock()) or staging.settle(out)
-    former = Schema.from_dict(read_json(out / CONFIG).get("schema")) if there and not overwrite else None
+    former = Schema.from_dict(read_json(out / CONFIG, REMEDY).get("schema")) if there and not overwrite else None
     schema = find_schema(data_dir, schema, like=former)
     found, faults = find_cases(data_dir, schema)
     if not faults:
@@ -128,7 +130,7 @@ def preprocess(
     write_json(partial / MANIFEST, dataset.manifest())
     write_json(partial / CONFIG, {**staging.mark(schema, geometry), **config})
     vouch(partial, cases)
-    shutil.rmtree(partial / RECORDS)
+    remove(partial / RECORDS)
     Dataset.open(partial)
     staging.swap(partial, out)
     return Dataset.open(out)
@@ -139,15 +141,12 @@ def _store_case(
 ) -> tuple[Case, list[tuple[str, str]]] | CaseError:
   """Checks a case and writes its arrays, unless an earlier run did; with its `strangeness`. Its record comes last."""
   record = folder / RECORDS / f"{files.name}.json"
-  if record.exists():
-    kept = read_json(record)
-    # A record without was made before there was such a thing.
-    strange = [(kind, where) for kind, where in kept.pop("strange", ())]
-    case = Case.from_dict(kept, schema)
+  if record.exists() and (kept := _recorded(record, schema)) is not None:
+    case, strange = kept
     stored = {name: sum_or_none(folder / CASES / files.name / name) for name in case.arrays or ()}
     if case.checksums == file_sums(files.named) and case.grade == files.grade and case.arrays == stored:
       return case, strange
-    record.unlink()
+  record.unlink(missing_ok=True)
   try:
     raw = read_case(files, schema)
     _check_inside(raw)
@@ -160,8 +159,7 @@ def _store_case(
   except InputError as error:
     return of_case(files.name, error)
   labels = None if raw.labels is None else np.ascontiguousarray(raw.labels[box])
-  target = folder / CASES / files.name
-  target.mkdir(exist_ok=True)
+  target = own_folder(folder / CASES / files.name)
   arrays = {IMAGE: store_array(target / IMAGE, image)}
   if labels is None:
     (target / LABELS).unlink(missing_ok=True)
@@ -183,6 +181,19 @@ def _store_case(
   )
   write_json(record, {**case.to_dict(), "strange": strange})
   return case, strange
+
+
+def _recorded(record: Path, schema: Schema) -> tuple[Case, list[tuple[str, str]]] | None:
+  """What an earlier run recorded of a case; None where that is damaged, and the case is made anew."""
+  try:
+    kept = read_json(record, REMEDY)
+    # A record without was made before there was such a thing.
+    strange = [(kind, where) for kind, where in kept.pop("strange", ())]
+    return Case.from_dict(kept, schema), strange
+  except Unreadable:
+    raise
+  except (InputError, AttributeError, TypeError, ValueError):
+    return None
 
 
 def _check_inside(raw: RawCase) -> None:
@@ -213,6 +224,8 @@ def _reuse(
   dataset = Dataset.open(out)
   try:
     verify(out, dataset.cases, everything=True)
+  except Unreadable:
+    raise
   except InputError as error:
     raise InputError(f"{out} is damaged: {error}; give --overwrite to make it anew") from error
   manifest = dataset.manifest()

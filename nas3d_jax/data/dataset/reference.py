@@ -19,6 +19,8 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import DATASET, DATASET_REFERENCE
 from nas3d_jax.files.strict_json import read_json, write_json
 
+_REMEDY = "put back a copy of it, or remove it and run what made it again"
+
 
 def open_dataset(workdir: str | Path) -> Dataset:
   """Opens the data set of a work directory.
@@ -34,7 +36,7 @@ def open_dataset(workdir: str | Path) -> Dataset:
   reference = workdir / DATASET_REFERENCE
   if not reference.exists() or (workdir / DATASET).exists():
     return Dataset.open(workdir / DATASET)
-  content = read_json(reference)
+  content = read_json(reference, _REMEDY)
   if set(content) != {"dataset", "without_fold"} or not isinstance(content["dataset"], str):
     raise InputError(f"{reference} must have exactly the fields dataset, a path, and without_fold; make it anew")
   dataset = Dataset.open(Path(os.path.normpath(workdir / content["dataset"])))
@@ -71,8 +73,8 @@ def write_reference(workdir: str | Path, dataset: str | Path, *, without_fold: i
   if (workdir / DATASET).exists():
     raise InputError(f"{workdir} has a data set of its own; give another folder")
   if reference.exists():
-    if read_json(reference) != content:
-      raise InputError(f"{reference} refers to other cases, {read_json(reference)}; give another folder")
+    if (there := read_json(reference, _REMEDY)) != content:
+      raise InputError(f"{reference} refers to other cases, {there}; give another folder")
     return
   workdir.mkdir(parents=True, exist_ok=True)
   write_json(reference, content)

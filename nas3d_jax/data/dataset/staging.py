@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nas3d_jax.data.cases.case_files import CaseFiles
-from nas3d_jax.data.dataset.dataset import FORMAT, VERSION
-from nas3d_jax.errors import InputError
-from nas3d_jax.files.run_layout import CASES, CONFIG, RECORDS
+from nas3d_jax.data.dataset.dataset import FORMAT, REMEDY, VERSION
+from nas3d_jax.errors import InputError, Unreadable
+from nas3d_jax.files.own_files import own_folder, remove
+from nas3d_jax.files.run_layout import CASES, CONFIG, MANIFEST, RECORDS
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
@@ -25,8 +25,15 @@ def mark(schema: Schema, geometry: Geometry | None) -> dict[str, Any]:
 
 def _is_ours(folder: Path) -> bool:
   """Whether preprocess made this folder."""
-  config = folder / CONFIG
-  return config.exists() and read_json(config).get("format") == FORMAT
+  for path in (folder / CONFIG, folder / MANIFEST):
+    try:
+      if path.exists() and read_json(path, REMEDY).get("format") == FORMAT:
+        return True
+    except Unreadable:
+      raise
+    except InputError:
+      continue  # it is damaged, but by the other one the folder may still be known
+  return False
 
 
 def settle(out: Path) -> bool:
@@ -42,7 +49,7 @@ def settle(out: Path) -> bool:
     else:
       os.replace(former, out)
   for removed in out.parent.glob(f".{out.name}.*.removed"):
-    shutil.rmtree(removed, ignore_errors=True)
+    remove(removed)
   if not out.exists() or (out.is_dir() and not any(out.iterdir())):
     return False
   if not out.is_dir() or not _is_ours(out):
@@ -73,17 +80,17 @@ def prepare(
   if partial.exists() and any(path.name != ".config.json.partial" for path in partial.iterdir()):
     if not _is_ours(partial):
       raise InputError(f"{partial} is in the way and not from preprocess; move it away")
-    kept = read_json(partial / CONFIG)
+    kept = read_json(partial / CONFIG, REMEDY)
     if fresh or any(kept.get(key) != value for key, value in mark(schema, geometry).items()):
       discard(partial)
-  partial.mkdir(parents=True, exist_ok=True)
+  own_folder(partial)
   write_json(partial / CONFIG, mark(schema, geometry))
   for name in (CASES, RECORDS):
-    (partial / name).mkdir(exist_ok=True)
+    own_folder(partial / name)
   names = {files.name for files in found}
   for folder in (partial / CASES).iterdir():
     if folder.name not in names:
-      shutil.rmtree(folder)
+      remove(folder)
   return partial
 
 
@@ -101,4 +108,4 @@ def discard(folder: Path) -> None:
   """Removes a folder that preprocess made, by a rename first: one half removed would be taken for something else."""
   removed = folder.with_name(f"{folder.name}.removed")
   os.replace(folder, removed)
-  shutil.rmtree(removed, ignore_errors=True)
+  remove(removed)

@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nas3d_jax.data.dataset.case import Case
-from nas3d_jax.errors import InputError
+from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.atomic import write_whole
 from nas3d_jax.files.hashing import sum_or_none
+from nas3d_jax.files.own_files import open_new
 from nas3d_jax.files.run_layout import CASES, VERIFIED
 from nas3d_jax.files.strict_json import parse_json
 from nas3d_jax.runtime.parallel import each
@@ -45,12 +46,24 @@ def verify(folder: Path, cases: Sequence[Case], *, everything: bool = False) -> 
   unknown = [name for name, stamp in stamps.items() if known.get(name) != stamp]
   if not unknown:
     return
+  for name in unknown:
+    _check_readable(folder / name)
   found = each("check the data set", lambda name: sum_or_none(folder / name), unknown, _MOST_WORKERS)
   changed = [name for name, value in zip(unknown, found, strict=True) if value != sums[name]]
   if changed:
     more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
     raise InputError(f"{', '.join(changed[:5])}{more} changed since preprocess wrote it: the checksum does not fit")
   _write(folder, stamps)
+
+
+def _check_readable(path: Path) -> None:
+  """Raises Unreadable for a file that the system does not let us read, which is no change of it."""
+  try:
+    path.open("rb").close()
+  except PermissionError as error:
+    raise Unreadable(f"{path} cannot be read ({error.strerror}); correct the permissions") from error
+  except OSError:
+    pass  # what is not there is changed
 
 
 def vouch(folder: Path, cases: Sequence[Case]) -> None:
@@ -61,7 +74,7 @@ def vouch(folder: Path, cases: Sequence[Case]) -> None:
 
 def store_array(path: Path, array: np.ndarray) -> str:
   """Writes an array as `.npy` and sees it on disk; returns the SHA-256 (hex) of the file."""
-  with open(path, "wb") as file:
+  with open_new(path) as file:
     stream = _Summed(file)
     np.save(stream, array, allow_pickle=False)
     file.flush()

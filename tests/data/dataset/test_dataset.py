@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -243,3 +244,32 @@ def test_folds_depend_on_the_seed_alone():
 def test_folds_refused(labelled, folds, message):
   with pytest.raises(InputError, match=message):
     assign_folds([None] * 6, [i < labelled for i in range(6)], folds, 0)
+
+
+@pytest.mark.parametrize("name", ["image.npy", "labels.npy"])
+def test_an_array_that_was_exchanged_is_not_read(folder, name):
+  """Of the same shape and type, as when other images of the same names are made a data set."""
+  dataset = Dataset.open(folder)
+  case, path = dataset.cases[0], folder / "cases" / "a" / name
+  read = dataset.image if name == "image.npy" else dataset.labels
+  held = read(case)
+  before = np.array(held)
+  path.rename(folder / "former")
+  with pytest.raises(InputError, match=rf"a/{name} is not what it was when the data set was opened: .* --overwrite"):
+    read(case)
+  np.save(path, before + 1)
+  with pytest.raises(InputError, match=rf"a/{name} is not what it was"):
+    read(case)
+  np.testing.assert_array_equal(held, before)
+  assert read(dataset.cases[1]) is not None
+  assert Dataset.open(folder).image(case)[0, 0, 0, 0] == (name == "image.npy")
+
+
+def test_an_array_that_was_made_anew_from_the_same_is_read(workdir):
+  dataset = Dataset.open(workdir / "dataset")
+  case = dataset.cases[0]
+  path = workdir / "dataset" / "cases" / case.name / "image.npy"
+  path.write_bytes(path.read_bytes())
+  os.utime(path, (1, 1))
+  for _ in range(2):
+    assert dataset.image(case).shape[:3] == case.cube_shape

@@ -107,3 +107,45 @@ def test_folders_of_others_are_left_alone(data_dir, out, name, overwrite):
   with pytest.raises(InputError, match="move it away"):
     preprocess(data_dir, out, folds=2, overwrite=overwrite)
   assert tree(out.parent) == {f"{name}/thesis.tex": b"x"}
+
+
+def test_links_in_what_was_begun_are_not_followed(data_dir, out, tmp_path, monkeypatch):
+  kill_at(monkeypatch, "Phantom_0003")
+  with pytest.raises(KilledError):
+    preprocess(data_dir, out, folds=2, workers=1)
+  monkeypatch.undo()
+  begun, theirs = out.with_name(".dataset.partial"), tmp_path / "theirs"
+  for name in ("cases", "records"):
+    shutil.rmtree(begun / name)
+    (theirs / "Phantom_0001").mkdir(parents=True, exist_ok=True)
+    (theirs / "Phantom_0001" / "image.npy").write_text("keep me")
+    (theirs / "another").mkdir(exist_ok=True)
+    (begun / name).symlink_to(theirs)
+  before = tree(theirs)
+  preprocess(data_dir, out, folds=2)
+  assert tree(theirs) == before
+  assert (theirs / "another").is_dir()
+  assert not any(path.is_symlink() for path in out.rglob("*"))
+
+
+def test_a_data_set_on_another_disk_stays_there(data_dir, out, tmp_path):
+  (tmp_path / "large").mkdir()
+  out.parent.mkdir()
+  out.symlink_to(tmp_path / "large")
+  for _ in range(2):
+    assert len(preprocess(data_dir, out, folds=2, overwrite=True).cases) == 4
+    assert out.is_symlink()
+    assert (tmp_path / "large" / "manifest.json").exists()
+    assert [path.name for path in out.parent.iterdir()] == ["dataset"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_overwriting_mends_a_damaged_data_set_as_its_message_says(data_dir, out, name):
+  preprocess(data_dir, out, folds=2)
+  before = tree(out)
+  (out / name).write_text("{")
+  with pytest.raises(InputError, match=rf"{name} is no JSON: .* `python -m launch preprocess --overwrite`"):
+    preprocess(data_dir, out, folds=2)
+  preprocess(data_dir, out, folds=2, overwrite=True)
+  assert tree(out).keys() == before.keys()
+  assert tree(out)["manifest.json"] == before["manifest.json"]
