@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import GENOTYPE, SEARCH, TRAIN_FOLDERS
 from nas3d_jax.models.config import UNetConfig
 from nas3d_jax.models.genotype import Genotype, genotype_in
