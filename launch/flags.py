@@ -90,8 +90,10 @@ class _Listed(flags.MultiFlag):
 
   def _parse(self, arguments: Any) -> list[str]:
     texts = [arguments] if isinstance(arguments, str) else arguments
-    parts = [part for text in texts for part in ([text] if _is_path(text) else flags.ListParser().parse(text))]
-    return [self.parser.parse(part) for part in parts]
+    # An empty path is refused by its parser; an empty list is one without values.
+    whole = [text for text in texts if _is_path(text) or (not text and isinstance(self.parser, _PathParser))]
+    parts = [part for text in texts for part in ([text] if text in whole else flags.ListParser().parse(text))]
+    return [flags.Flag._parse(self, part) for part in parts]
 
 
 def _is_path(text: str) -> bool:

@@ -81,8 +81,7 @@ class RunConfig:
     """The options that may differ when the run goes on; those that do not concern its network are among them."""
     network = getattr(self, "network", "searched")
     options = options_of(type(self)).items()
-    own = {name for name, o in options if o.changeable or o.network not in (None, network)}
-    return frozenset({*own, START_SUM})
+    return frozenset(name for name, o in options if o.changeable or o.network not in (None, network))
 
   @property
   def defaults(self) -> dict[str, Any]:
