@@ -6,6 +6,7 @@ from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.data.cases.find_and_read import find_cases, read_case
 from nas3d_jax.data.cases.segmentations import find_segmentations
 from nas3d_jax.data.dataset.preprocess import preprocess
+from nas3d_jax.data.inspection.inspect_cases import inspect_cases
 from nas3d_jax.data.phantom import write_phantoms
 from nas3d_jax.errors import InputError
 from tests.support.layouts import write_layout
@@ -36,6 +37,17 @@ def test_a_data_set_among_the_cases(data):
   names, _ = found(data)
   preprocess(data, data / "run" / "dataset", folds=2)
   assert found(data) == (names, [])
+
+
+@pytest.mark.parametrize("run", ["run", "."])
+def test_a_second_start_with_the_run_among_the_cases(data, run, capfd):
+  names, _ = found(data)
+  made = preprocess(data, data / run / "dataset", folds=2)
+  assert preprocess(data, data / run / "dataset", folds=2) == made
+  assert "reused" in capfd.readouterr().err
+  inspection = inspect_cases(data)
+  assert inspection.names == tuple(names)
+  assert {finding.kind for finding in inspection.findings} <= {"empty_region"}
 
 
 @pytest.mark.parametrize("record", ["predictions.json", "scores.json"])
