@@ -30,6 +30,7 @@ from nas3d_jax.files.strict_json import read_json, read_records
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype, genotype_in
 from nas3d_jax.report.history_check import Kind, check_costs, check_history
+from nas3d_jax.validation import is_number
 
 NETWORKS: Mapping[str, str] = types.MappingProxyType({"searched": "searched network", "unet3d": "3D U-Net"})
 """The networks that are compared, as folders and as the reader knows them."""
@@ -91,16 +92,20 @@ class History:
     return cls(folder, settings, tuple(sessions), tuple(records), genotype)
 
   def column(self, name: str) -> list[Any]:
-    """One field of every epoch.
+    """One field of every epoch: numbers, or None.
 
     Raises:
-      InputError: an epoch lacks it.
+      InputError: an epoch lacks it, or has something else.
     """
+    where, remedy = self.folder / METRICS, "run with --overwrite, or remove the line"
     try:
-      return [record[name] for record in self.records]
+      values = [record[name] for record in self.records]
     except KeyError as error:
-      where = self.folder / METRICS
-      raise InputError(f"{where} has a record without {name}; run with --overwrite, or remove the line") from error
+      raise InputError(f"{where} has a record without {name}; {remedy}") from error
+    for value in values:
+      if value is not None and not is_number(value):
+        raise InputError(f"{where} has a record whose {name} is {value!r:.80}, not a number; {remedy}")
+    return values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,8 @@ from nas3d_jax.models.config import (
 from nas3d_jax.options import check_options, option, options_of
 from nas3d_jax.validation import is_whole
 
-# Limits where data and memory set none.
-MOST_SEED, MOST_EPOCHS, MOST_RATE = 2**63 - 1, 10**6, 1e3
+# Limits where data and memory set none; a rate beyond single precision would be infinite.
+MOST_SEED, MOST_EPOCHS, MOST_RATE = 2**63 - 1, 10**6, 3.4e38
 # Learning rate and dropout of each network, where none are given; Isensee et al. (2017) for the 3D U-Net.
 _DEFAULTS = {"searched": (1e-3, TRAIN_DROPOUT), "unet3d": (5e-4, UNET_DROPOUT)}
 

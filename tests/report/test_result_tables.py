@@ -1,6 +1,7 @@
 """Tables of the report, and what is read for them, against what was worked out by hand; an empty region."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -130,6 +131,12 @@ class TestHistory:
       file.write("\n")
     with pytest.raises(InputError, match=r"metrics.jsonl is damaged"):
       History.read(tmp_path / "search")
+
+  def test_a_loss_that_is_a_text_is_named(self, searched, tmp_path):
+    history = History.read(searched / "search")
+    wrong = dataclasses.replace(history, records=({**history.records[0], "kernel_loss": "0.5"},))
+    with pytest.raises(InputError, match=r"metrics.jsonl has a record whose kernel_loss is '0\.5', not a number"):
+      wrong.column("kernel_loss")
 
   def test_nothing_and_something_else(self, tmp_path):
     assert History.read(tmp_path) is None
