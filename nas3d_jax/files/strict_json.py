@@ -111,6 +111,18 @@ def read_file(path: Path, remedy: str, *, missing: str | None = None) -> bytes:
     raise InputError(f"{str(path)!r} is no name of a file ({error}); {remedy}") from error
 
 
+def refuse_unreadable(path: Path, error: Exception) -> None:
+  """Raises Unreadable where an error means that the system does not let us read a file, and not that it is none.
+
+  Such are refused permissions, too many open files, no memory for it.
+  """
+  damage = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+  if isinstance(error, OSError) and error.strerror and not isinstance(error, damage):
+    raise Unreadable(
+      f"{path} cannot be read ({error.strerror}); correct the permissions, or what else the system complains about"
+    ) from error
+
+
 def read_json(path: Path, remedy: str, *, missing: str | None = None) -> dict[str, Any]:
   """The object in a JSON file.
 

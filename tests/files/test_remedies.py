@@ -1,5 +1,6 @@
 """What a damaged or unreadable file of a run says: which file it is, and what helps with that one."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -59,11 +60,11 @@ def test_the_remedy_is_of_the_file(workdir, name, remedy):
 def refused(monkeypatch):
   """Makes the system refuse to read a file, also to those who may read everything."""
 
-  def refuse(path):
+  def refuse(path, number=errno.EACCES):
     def checked(call):
       def read(self, *arguments, **options):
         if Path(self) == path:
-          raise PermissionError(13, os.strerror(13), str(path))
+          raise OSError(number, os.strerror(number), str(path))
         return call(self, *arguments, **options)
 
       return read
@@ -83,11 +84,12 @@ def test_a_file_without_permission_is_not_damaged(run, refused, name):
   assert "damaged" not in str(error.value)
 
 
-def test_an_array_without_permission_is_not_changed(workdir, refused):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
+def test_an_array_that_is_not_let_be_read_is_not_changed(workdir, refused, number):
   path = workdir / "dataset" / "cases" / "Phantom_0001" / "image.npy"
   (workdir / "dataset" / "verified.json").unlink(missing_ok=True)
-  refused(path)
-  with pytest.raises(Unreadable, match=r"image\.npy cannot be read \(Permission denied\)"):
+  refused(path, number)
+  with pytest.raises(Unreadable, match=rf"image\.npy cannot be read \({os.strerror(number)}\)"):
     Dataset.open(workdir / "dataset")
 
 

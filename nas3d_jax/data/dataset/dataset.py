@@ -25,7 +25,7 @@ from nas3d_jax.data.dataset.verify import verify
 from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.hashing import sum_or_none
 from nas3d_jax.files.run_layout import CASES, IMAGE, LABELS, MANIFEST
-from nas3d_jax.files.strict_json import read_json
+from nas3d_jax.files.strict_json import read_json, refuse_unreadable
 from nas3d_jax.schema.geometry import Geometry, most_common, same_length
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.validation import is_whole
@@ -256,9 +256,8 @@ def _memory_map(path: Path, shape: tuple[int, ...], dtypes: tuple[str, ...]) -> 
     # Unlike np.load, this opens no archive, and no array of objects, whose reading could run code.
     with _PARSING:
       array = np.lib.format.open_memmap(path, mode="r")
-  except PermissionError as error:
-    raise Unreadable(f"{path} cannot be read ({error.strerror}); correct the permissions") from error
   except Exception as error:  # its header is Python's, and a damaged one makes the tokeniser raise what it likes
+    refuse_unreadable(path, error)
     raise InputError(f"{path} cannot be opened ({error})") from error
   if array.shape != shape or array.dtype.name not in dtypes:
     found = f"{array.dtype} {array.shape}"

@@ -18,12 +18,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from nas3d_jax.data.dataset.case import Case
-from nas3d_jax.errors import InputError, Unreadable
+from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import write_whole
 from nas3d_jax.files.hashing import sum_or_none
 from nas3d_jax.files.own_files import open_new
 from nas3d_jax.files.run_layout import CASES, VERIFIED
-from nas3d_jax.files.strict_json import parse_json
+from nas3d_jax.files.strict_json import parse_json, refuse_unreadable
 from nas3d_jax.runtime.parallel import each
 
 _MOST_WORKERS = 4
@@ -60,10 +60,8 @@ def _check_readable(path: Path) -> None:
   """Raises Unreadable for a file that the system does not let us read, which is no change of it."""
   try:
     path.open("rb").close()
-  except PermissionError as error:
-    raise Unreadable(f"{path} cannot be read ({error.strerror}); correct the permissions") from error
-  except OSError:
-    pass  # what is not there is changed
+  except OSError as error:
+    refuse_unreadable(path, error)  # what is not there is changed
 
 
 def vouch(folder: Path, cases: Sequence[Case]) -> None:
