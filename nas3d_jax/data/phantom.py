@@ -6,6 +6,7 @@ substitute for patients.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -23,6 +24,10 @@ from nas3d_jax.validation import check_whole, is_whole
 SHAPE = (240, 240, 155)
 """Voxels of a BraTS volume."""
 _SMALLEST = 16
+# Voxels of a volume, thirty times those of BraTS: what the arrays of a case in the making still fit in memory with.
+_MOST_VOXELS = 1 << 28
+# Their names have four digits.
+_MOST_CASES = 9999
 _WITHOUT_ET = 0.2
 # What each modality (flair, t1, t1ce, t2) shows of each tissue, as BraTS volumes do on the average.
 _CONTRAST = np.asarray(
@@ -111,7 +116,7 @@ def write_phantoms(
     InputError: a value is out of range, or `out` holds something else.
   """
   _check_shape(shape)
-  check_whole("cases", cases, 1)
+  check_whole("cases", cases, 1, below=_MOST_CASES + 1)
   check_whole("seed", seed, 0)
   out = Path(out)
   flags = {"format": "nas3d_jax.phantoms", "version": 1, "seed": seed, "shape": [*shape]}
@@ -249,4 +254,6 @@ def _distance(
 
 def _check_shape(shape: Sequence[int]) -> None:
   if len(shape) != 3 or not all(is_whole(n, _SMALLEST) for n in shape):
-    raise InputError(f"shape must be three lengths of at least {_SMALLEST} voxels, got {shape!r}")
+    raise InputError(f"shape must be three lengths of at least {_SMALLEST} voxels, got {shape!r:.100}")
+  if math.prod(shape) > _MOST_VOXELS:
+    raise InputError(f"shape must have at most {_MOST_VOXELS} voxels, got {math.prod(shape)} in {shape!r:.100}")

@@ -33,7 +33,7 @@ class RunConfig:
     "squeeze-and-excitation convolution as in the paper or as in its released program", "paper", network="searched"
   )
   # Of parameters, order, augmentation and dropout.
-  seed: int = option("seed of parameters, order, dropout", 0)
+  seed: int = option("seed of parameters, order, dropout", 0, below=1 << 63)
   skip_empty: bool = option("leave out patches without tumour", True)
   augment: bool = option("scale, flip and rotate patches", True)
   data_placement: Placement = option(
@@ -74,7 +74,7 @@ class SearchConfig(RunConfig):
 
   workdir: str | Path = option("run directory with dataset/; search/ is written", kw_only=False, changeable=True)
   # The others are the kernel part.
-  fold: int = option("the fold that is the hybrid part", 0)
+  fold: int = option("the fold that is the hybrid part", 0, least=0)
   patch_size: int = option("edge of a patch, in voxels", 64, least=1)
   # N_E and N_C of Table 2. A search may be made longer.
   epochs: int = option("epochs at most", 100, least=1, changeable=True)
