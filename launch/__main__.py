@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from launch.flags import unwritable
+from launch.flags import named_path, unwritable
 from nas3d_jax.files.atomic import refusal
 from nas3d_jax.runtime import standard_streams
 from nas3d_jax.runtime.ending import end
@@ -121,7 +121,7 @@ def _code(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
     print(stopped, file=sys.stderr)
     return stopped.code
   except InputError as error:
-    return _complain(str(error))
+    return _complain(_with_flag(str(error), arguments[0]))
   except OSError as error:
     refused = refusal(error)
     if refused is None:
@@ -130,6 +130,12 @@ def _code(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
   except KeyboardInterrupt:
     print("\ninterrupted; the same command goes on from what is saved", file=sys.stderr)
     return _INTERRUPTED
+
+
+def _with_flag(message: str, values: flags.FlagValues) -> str:
+  """A message of the library, which knows no flags, with that of the path that it speaks of."""
+  flag = None if "\n  " in message else named_path(values, message)
+  return message if flag is None else f"{message} ({flag})"
 
 
 def _overview() -> str:

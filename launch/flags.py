@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
@@ -41,9 +43,28 @@ class _PathParser(flags.ArgumentParser):
     expanded = os.path.expanduser(path)
     if path.startswith("~") and expanded == path:
       raise ValueError(f"no home is known of {path.partition('/')[0]}; for a folder of that name write ./{path}")
-    if (fault := path_fault(expanded)) is not None:
+    if (fault := path_fault(expanded) or _in_the_way(expanded)) is not None:
       raise ValueError(fault)
-    return f"{name}{equals}{expanded}"
+    # As `.` it would be missing from messages.
+    return f"{name}{equals}{os.getcwd() if expanded == os.curdir else expanded}"
+
+
+def _in_the_way(path: str) -> str | None:
+  """Why nothing can be at a path as the disk is now, neither read nor written, with the remedy; None if it can."""
+  try:
+    os.stat(path)
+  except (FileNotFoundError, NotADirectoryError):
+    above = os.path.abspath(path)
+    while not os.path.lexists(above):
+      above = os.path.dirname(above)
+    if not os.path.exists(above):
+      return f"{above} is a link to nowhere; make what it leads to, or give another path"
+    if above != os.path.abspath(path) and not os.path.isdir(above):
+      return f"{above} is a file, in which nothing can be; give another path"
+  except OSError as error:
+    if error.errno == errno.ELOOP:
+      return "its links lead in a circle; give another path"
+  return None
 
 
 def define_path(values: flags.FlagValues, name: str, help: str) -> None:
@@ -114,6 +135,23 @@ def define_schema(values: flags.FlagValues, of: str = "", otherwise: str = "foun
   from nas3d_jax.inference.config import schema_help
 
   define_path(values, "schema", schema_help(of, otherwise))
+
+
+def named_path(values: flags.FlagValues, message: str) -> str | None:
+  """The flag, or flags, of the longest path that a message speaks of; None where it names it itself, or speaks of none.
+
+  `--a or --b` where several have that path.
+  """
+  spoken: dict[str, list[str]] = {}
+  for name in values:
+    for path in _texts(values[name].value) if isinstance(values[name].parser, _PathParser) else ():
+      forms = {path, os.path.abspath(path), os.path.join(os.getcwd(), path)}
+      if any(f"{form}/" in message or repr(form) in message or (os.sep in form and form in message) for form in forms):
+        spoken.setdefault(os.path.abspath(path), []).append(name)
+  names = spoken[max(spoken, key=len)] if spoken else []
+  if not names or any(re.search(rf"\b{name}\b", message) for name in names):
+    return None
+  return " or ".join(f"--{name}" for name in names)
 
 
 def unwritable(values: flags.FlagValues) -> str | None:

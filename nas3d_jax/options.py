@@ -22,6 +22,8 @@ from nas3d_jax.validation import check_path, is_number, is_whole
 
 Config = TypeVar("Config")
 _OPTION, _PART = "option", "part"
+# Of whole numbers that declare no other limit: sizes and counts far beyond what any machine holds.
+_BELOW = 1 << 31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +82,10 @@ class Option:
       if isinstance(path, (str, Path)):
         check_path(name, path)
     if not (self._fits(value) or (value is None and self.optional)):
-      raise InputError(f"{name} must be {self.wanted or self._spelled()}{', or None' * self.optional}, got {value!r}")
+      wanted = f"{self.wanted or self._spelled(value)}{', or None' * self.optional}"
+      raise InputError(f"{name} must be {wanted}, got {value!r:.100}")
     if self.most is not None and value is not None and value > self.most:
-      raise InputError(f"{name} must be at most {self.most}, got {value!r}")
+      raise InputError(f"{name} must be at most {self.most}, got {value!r:.100}")
 
   def _fits(self, value: Any) -> bool:
     if self.choices:
@@ -91,16 +94,22 @@ class Option:
       return (is_whole if self.kind is int else is_number)(value) and (
         (self.least is None or value >= self.least)
         and (self.above is None or value > self.above)
-        and (self.below is None or value < self.below)
+        and (self._limit is None or value < self._limit)
       )
     return self.kind is not bool or isinstance(value, bool)
 
-  def _spelled(self) -> str:
+  @property
+  def _limit(self) -> float | None:
+    return _BELOW if self.below is None and self.kind is int else self.below
+
+  def _spelled(self, value: Any) -> str:
     if self.choices:
       return f"one of {', '.join(self.choices)}"
     if self.kind is bool:
       return "True or False"
     bounds = {"of at least": self.least, "above": self.above, "below": self.below}
+    if is_whole(value, _BELOW):
+      bounds["below"] = self._limit
     spelled = " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
     return f"a {'whole ' * (self.kind is int)}number {spelled}".rstrip()
 
@@ -165,6 +174,10 @@ def from_options(config: type[Config], values: Mapping[str, Any]) -> Config:
   """
   if unknown := values.keys() - options_of(config).keys():
     raise TypeError(f"{config.__name__} has no option {', '.join(sorted(unknown))}")
+  for name, value in values.items():
+    # By the name that it has here: a part may call it otherwise.
+    if (declared := options_of(config)[name]).default != value:
+      declared.check(name, value)
   fields = {}
   for field, hint in _fields(config):
     if _PART in field.metadata:

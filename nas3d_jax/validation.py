@@ -26,8 +26,13 @@ def is_number(value: Any) -> bool:
   return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def check_whole(name: str, value: Any, low: int, kind: type = int) -> None:
-  """Raises InputError, with the name and the value, unless `is_whole(value, low, kind)`."""
+def check_whole(name: str, value: Any, low: int, kind: type = int, *, below: int = 1 << 63) -> None:
+  """Raises InputError, with the name and the value, unless `is_whole(value, low, kind)` and below a limit.
+
+  Without one given it is that of the machine's whole numbers, beyond which no library here takes them.
+  """
+  if is_whole(value, below, kind):
+    raise InputError(f"{name} must be a whole number of at least {low} and below {below}, got {value!r:.100}")
   if not is_whole(value, low, kind):
     raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
 

@@ -189,6 +189,7 @@ class Numbers:
     ("rate", 0, "a number above 0"),
     ("rate", math.inf, "a number above 0"),
     ("flag", 1, "True or False"),
+    ("count", 2**31, "a whole number of at least 1 and below 2147483648"),
     ("whole", 0.0, "a whole number"),
     ("maybe", 2.0, "a number below 2, or None"),
     ("maybe", "1", "a number below 2, or None"),
@@ -199,3 +200,8 @@ def test_a_value_that_does_not_fit(field, value, wanted):
   with pytest.raises(InputError) as error:
     check_options(Numbers(**{field: value}))
   assert str(error.value) == f"{field} must be {wanted}, got {value!r}"
+
+
+def test_an_option_of_a_part_is_refused_by_the_name_that_it_has_in_the_whole():
+  with pytest.raises(InputError, match=r"^unet3d_learning_rate must be a number above 0, got 0$"):
+    ExperimentConfig.of(workdir="w", unet3d_learning_rate=0)

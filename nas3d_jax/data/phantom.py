@@ -256,7 +256,7 @@ def _distance(
 
 def _check_shape(shape: Sequence[int]) -> None:
   if len(shape) != 3 or not all(is_whole(n, _SMALLEST) for n in shape):
-    raise InputError(f"shape must be three lengths of at least {_SMALLEST} voxels, got {shape!r}")
+    raise InputError(f"shape must be three lengths of at least {_SMALLEST} voxels, got {shape!r:.100}")
   if max(shape) > _LARGEST:
-    raise InputError(f"shape must be three lengths of at most {_LARGEST} voxels, as NIfTI-1 has them, got {shape!r}")
-  check_fits(_BYTES * math.prod(shape), f"shape={shape!r}", "give a smaller one")
+    raise InputError(f"shape must be three lengths of at most {_LARGEST} voxels, as in NIfTI-1, got {shape!r:.100}")
+  check_fits(_BYTES * math.prod(shape), f"shape={shape!r:.100}", "give a smaller one")

@@ -131,7 +131,7 @@ class PredictConfig:
     folds = bool(self.fold) or self.cross_validation
     if folds == bool(self.checkpoint):
       got = "both" if folds else "neither"
-      raise InputError(f"give either fold (with workdir) or checkpoint, at least one of them; got {got}")
+      raise InputError(f"give either fold or cross_validation (with workdir) or checkpoint, one of them; got {got}")
     if self.fold and self.cross_validation:
       raise InputError(f"cross_validation takes all folds, got fold={self.fold} beside it; give one of them")
     if self.checkpoint and self.network != "searched":

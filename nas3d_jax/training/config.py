@@ -100,7 +100,7 @@ class SearchConfig(RunConfig):
 
   workdir: str | Path = option("run directory with dataset/; search/ is written", kw_only=False, changeable=True)
   # The cases of all other folds are the kernel part.
-  fold: int = option("the fold that is the hybrid part", 0)
+  fold: int = option("the fold that is the hybrid part", 0, least=0)
   patch_size: int = option("edge of a patch, in voxels", 64, least=1, most=MOST_PATCH)
   # N_E and N_C of Table 2. Both may change when the search goes on, to make it longer.
   epochs: int = option("epochs at most", 100, least=1, most=MOST_EPOCHS, changeable=True)

@@ -159,3 +159,13 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
   with pytest.raises(InputError, match="out must be new or hold phantoms"):
     write_phantoms(tmp_path, cases=1, seed=0, shape=(16, 16, 16))
   assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_more_than_names_or_memory_hold_is_refused(tmp_path):
+  with pytest.raises(InputError, match=r"^cases must be a whole number of at least 1 and below 10000, got 10000$"):
+    write_phantoms(tmp_path / "new", cases=10000, seed=0)
+  with pytest.raises(InputError, match=r"^seed must be .* below 9223372036854775808, got 9223372036854775808$"):
+    write_phantoms(tmp_path / "new", cases=1, seed=2**63)
+  with pytest.raises(InputError, match=r"^shape must have at most 268435456 voxels, got 1000000000000000 in "):
+    write_phantoms(tmp_path / "new", cases=1, seed=0, shape=(100000,) * 3)
+  assert not (tmp_path / "new").exists()

@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 from launch.__main__ import STAGES, main
-from launch.flags import build
+from launch.flags import build, named_path
 from nas3d_jax.errors import InputError
 from nas3d_jax.experiment.config import ExperimentConfig
 from nas3d_jax.inference.config import PredictConfig
@@ -122,3 +122,35 @@ def test_a_folder_above_counts_as_well(tmp_path, monkeypatch):
   # A link is the way out.
   (tmp_path / "link").symlink_to(above)
   assert parsed("search", f"--workdir={tmp_path / 'link'}")["workdir"].value == f"{tmp_path / 'link'}"
+
+
+def test_what_stands_in_the_way_is_said_before_anything_is_made(tmp_path):
+  (tmp_path / "file").write_text("")
+  (tmp_path / "nowhere").symlink_to("none")
+  (tmp_path / "loop").symlink_to("loop")
+  for path, reason in (
+    ("file/below", f"{tmp_path}/file is a file, in which nothing can be"),
+    ("file/far/below", f"{tmp_path}/file is a file, in which nothing can be"),
+    ("nowhere", f"{tmp_path}/nowhere is a link to nowhere; make what it leads to"),
+    ("nowhere/below", f"{tmp_path}/nowhere is a link to nowhere"),
+    ("loop", "its links lead in a circle"),
+    ("loop/below", "its links lead in a circle"),
+  ):
+    with pytest.raises(flags.Error) as error:
+      parsed("phantom", f"--out={tmp_path / path}")
+    assert reason in str(error.value)
+  assert parsed("phantom", f"--out={tmp_path}/new/below")["out"].value == f"{tmp_path}/new/below"
+
+
+def test_a_message_of_the_library_gets_the_flag_of_its_path(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  for workdir, shown in (("run", "run"), (f"{tmp_path}/run", f"{tmp_path}/run"), (".", str(tmp_path))):
+    assert main(["report", f"--workdir={workdir}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {shown}/dataset/manifest.json is missing; ")
+    assert said.endswith(" (--workdir)\n")
+  values = parsed("train", "--workdir=run", "--init_from=run")
+  assert named_path(values, "no checkpoint in run/x") == "--workdir or --init_from"
+  # It names the flag, or no path at all.
+  assert named_path(values, "init_from must be another than run/x") is None
+  assert named_path(values, "epochs must be a number; run again") is None

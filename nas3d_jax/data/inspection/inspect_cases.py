@@ -158,7 +158,7 @@ def inspect_cases(
   Raises:
     InputError: there is no such folder or schema, the files are of none, or workers is below 1.
   """
-  check_whole("workers", 1 if workers is None else workers, 1)
+  check_whole("workers", 1 if workers is None else workers, 1, below=1 << 10)
   first = find_schema(data_dir, schema, labels=False)
   files, faults = find_cases(data_dir, first)
   cases = each(
