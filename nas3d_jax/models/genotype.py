@@ -205,4 +205,4 @@ def genotype_in(path: Path, remedy: str) -> Genotype:
   try:
     return Genotype.from_json(content)
   except InputError as error:
-    raise InputError(f"{path} is damaged: {error}; {remedy}") from error
+    raise InputError(f"{path}: {error}; {remedy}") from error

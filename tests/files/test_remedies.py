@@ -33,9 +33,9 @@ def test_a_damaged_configuration_of_a_run_is_not_mended_by_preprocess(run):
 def test_a_damaged_genotype_is_named(run):
   for content in ("{", '{"format": "x"}'):
     (run / "genotype.json").write_text(content)
-    with pytest.raises(InputError, match=r"search/genotype\.json is damaged: .*; put back a copy"):
+    with pytest.raises(InputError, match=r"search/genotype\.json: .*; put back a copy"):
       History.read(run)
-    with pytest.raises(InputError, match=r"search/genotype\.json is damaged: .*; run the search first"):
+    with pytest.raises(InputError, match=r"search/genotype\.json: .*; run the search first"):
       read_genotype(run / "genotype.json")
 
 
