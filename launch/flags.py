@@ -113,8 +113,12 @@ class _Listed(flags.MultiFlag):
     texts = [arguments] if isinstance(arguments, str) else arguments
     # An empty path is refused by its parser; an empty list is one without values.
     whole = [text for text in texts if _is_path(text) or (not text and isinstance(self.parser, _PathParser))]
-    parts = [part for text in texts for part in ([text] if text in whole else flags.ListParser().parse(text))]
+    parts = [part for text in texts for part in ([text] if text in whole else _split(text))]
     return [flags.Flag._parse(self, part) for part in parts]
+
+
+def _split(text: str) -> list[str]:
+  return [part.strip() for part in text.split(",")] if text.strip() else []
 
 
 def _is_path(text: str) -> bool:

@@ -105,7 +105,7 @@ def defaults(stage, places):
     "inspect": [data],
     "preprocess": [data, f"--workdir={places / 'new'}", "--folds=2"],
     "search": [run, *small],
-    "train": [run, *small, "--network=unet3d", "--levels=2"],
+    "train": [run, "--patch_size=8", "--network=unet3d", "--levels=2"],
     "predict": [data, out, f"--checkpoint={places / 'empty'}"],
     "evaluate": [f"--predictions={places / 'predictions'}", data, out],
     "report": [run],
