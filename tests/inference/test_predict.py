@@ -216,7 +216,7 @@ def test_a_damaged_segmentation_does_not_matter(data, workdir):
     ({"fold": ("some",)}, "fold must be the number of a fold"),
     ({"fold": (), "checkpoint": "x"}, "checkpoint must be a tuple, got 'x'"),
     ({"patch_size": 0}, "patch_size must be a whole number of at least 1, or None, got 0"),
-    ({"out": ""}, "must be paths, got ''"),
+    ({"out": ""}, "out must be a path that can be used, got '': it is empty"),
   ],
 )
 def test_a_config_that_cannot_be_is_refused_when_made(changes, message):
