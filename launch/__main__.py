@@ -79,7 +79,7 @@ def _command(arguments: Sequence[str], stop: Stop | None) -> int:
     print(_help(name, stage, values, full=any(argument in _HELPFULL for argument in rest)))
     return _DONE
   try:
-    surplus = values([name, *rest])[1:]
+    surplus = values([name, *_given(values, rest)])[1:]
   except flags.Error as error:
     message = str(error).removeprefix("ERROR:: ")
     return _complain(f"{message} (python -m launch {name} --help)")
@@ -91,6 +91,13 @@ def _command(arguments: Sequence[str], stop: Stop | None) -> int:
   if wrong := unwritable(values):
     return _complain(wrong)
   return _run(stage, (values, stop or Stop()) if name in _SAVING else (values,))
+
+
+def _given(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+  """The arguments with those of flag files in place; editors on Windows put a byte order mark in front of such a file."""
+  read = values.read_flags_from_files(arguments, force_gnu=False)
+  comments = ("\ufeff#", "\ufeff//")
+  return [argument.removeprefix("\ufeff") for argument in read if not argument.startswith(comments)]
 
 
 def _run(stage: ModuleType, arguments: tuple[Any, ...]) -> int:

@@ -166,6 +166,6 @@ def test_more_than_names_or_memory_hold_is_refused(tmp_path):
     write_phantoms(tmp_path / "new", cases=10000, seed=0)
   with pytest.raises(InputError, match=r"^seed must be .* below 9223372036854775808, got 9223372036854775808$"):
     write_phantoms(tmp_path / "new", cases=1, seed=2**63)
-  with pytest.raises(InputError, match=r"^shape must be three lengths of at most 32767 voxels, as in NIfTI-1, got \(100000, 1"):
+  with pytest.raises(InputError, match=r"^shape must be three lengths of at most 32767 voxels, as in NIfTI-1, got"):
     write_phantoms(tmp_path / "new", cases=1, seed=0, shape=(100000,) * 3)
   assert not (tmp_path / "new").exists()

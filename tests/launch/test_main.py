@@ -130,7 +130,7 @@ def test_what_the_library_refuses_is_one_message(capsys, tmp_path):
 
 def test_phantom_preprocess_and_a_flagfile(capsys, tmp_path):
   file = tmp_path / "phantom.flags"
-  file.write_text(f"# a comment\n--out={tmp_path / 'data'}\n--cases=2\n--shape=24,20,16\n")
+  file.write_text(f"# a comment\n--out={tmp_path / 'data'}\n--cases=2\n--shape=24,20,16\n", "utf-8-sig")
   assert main(["phantom", f"--flagfile={file}", "--seed=3"]) == 0
   assert len(list((tmp_path / "data").glob("*/*/*_seg.nii.gz"))) == 2
   data = f"--data_dir={tmp_path / 'data'}"
