@@ -94,7 +94,7 @@ def _command(arguments: Sequence[str], stop: Stop | None) -> int:
 
 
 def _given(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
-  """The arguments with those of flag files in place; editors on Windows put a byte order mark in front of such a file."""
+  """The arguments, those of flag files among them; editors on Windows put a byte order mark in front of such a file."""
   read = values.read_flags_from_files(arguments, force_gnu=False)
   comments = ("\ufeff#", "\ufeff//")
   return [argument.removeprefix("\ufeff") for argument in read if not argument.startswith(comments)]
