@@ -223,8 +223,10 @@ def _bias(params: Params) -> jax.Array:
   """What an operation adds to its raw output before the norm, [E, C]."""
   if "conv" in params:
     return params["conv"]["bias"]
-  if "depthwise" not in params:
+  if params.keys() == {"norm"}:
     return jnp.zeros_like(params["norm"]["bias"])
+  if not {"depthwise", "pointwise"} <= params.keys():
+    raise InputError(f"no bias is known of an operation with layers {', '.join(sorted(params))}; add it to `_bias`")
   # A sum, not a product of matrices: XLA would copy the kernel into another order for it.
   through = jnp.sum(params["depthwise"]["bias"].T[..., None] * params["pointwise"]["kernel"], 0)
   return through + params["pointwise"]["bias"]

@@ -5,8 +5,8 @@ To add a candidate operation, change three files:
 1. `search_space.CANDIDATES`: its name under each direction that it has, with "down_" or "up_" in front where it changes
    the resolution. The rest of the name is its `family`.
 2. `operations.parameter_shapes`: the arrays of its parameters, if they are not those of a 3x3x3 convolution and its
-   norm. Layer "conv" may have a kernel of any size; a layer of a new name also needs a line in
-   `initialization.FAN_IN`.
+   norm; `Leaf.edge_axis` says where the axis of edges stands in each. Layer "conv" may have a kernel of any size; a
+   layer of a new name also needs a line in `initialization.FAN_IN`.
 3. `fused_operations._raw_outputs`: a case for its family.
    (a) Dense 3x3x3 convolutions: `dense_kernels[name]` = the kernel [3, 3, 3, C, E, C], in whatever way it comes from
        the parameters. It becomes a part of the one wide convolution, whatever the direction.
@@ -14,7 +14,8 @@ To add a candidate operation, change three files:
        `raws.append(_RawOutput((name,), y))`: [N, D', H', W', E, C], for "up" [N, D, H, W, 8, E, C]. `_dilated` shows
        how all edges are computed at once. Only the directions in which the operation is a candidate are needed.
    (c) Those without norm, as pools: `finished[name]`, of the shape of y, times the weight [E].
-   `_bias` finds the bias of layers "conv" and "depthwise" with "pointwise". The list in `rank` is for speed alone.
+   `_bias` finds the bias of layers "conv" and "depthwise" with "pointwise"; others need a line there. Arrays of edges
+   are broadcast by `spread`. The list in `rank` is for speed alone.
 
 Supernet, hybrid parameters, genotype, derived network, checkpoints and report follow; figures show a family that
 `report.cell_figures` does not know in grey. `released_weights` converts the operations of the authors' program only.
