@@ -100,7 +100,7 @@ class Option:
 
   @property
   def _limit(self) -> float | None:
-    return _BELOW if self.below is None and self.kind is int else self.below
+    return _BELOW if self.below is None and self.most is None and self.kind is int else self.below
 
   def _spelled(self, value: Any) -> str:
     if self.choices:

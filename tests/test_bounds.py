@@ -81,7 +81,7 @@ def test_a_batch_holds_no_patch_twice(workdir):
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    (dict(shape=(100000, 16, 16)), "^shape must be three lengths of at most 32767 voxels, as NIfTI-1 has them, got"),
+    (dict(shape=(100000, 16, 16)), "^shape must be three lengths of at most 32767 voxels, as in NIfTI-1, got"),
     (
       dict(shape=(30000, 30000, 30000)),
       r"^shape=\(30000, 30000, 30000\) needs at least .* GiB of memory, .* a smaller one",

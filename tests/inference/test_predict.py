@@ -156,7 +156,7 @@ def test_a_bad_case_is_named_after_the_others_are_done(capsys, data, workdir):
   assert main(["predict", *arguments]) == 2
   said = capsys.readouterr().err
   assert "error: 2 of the cases cannot be predicted; 2 cases predicted, in" in said
-  assert "  a: no t1 image a_t1.nii.gz or .nii in data/a" in said
+  assert f"  a: no t1 image a_t1.nii.gz or .nii in {data / 'a'}" in said
   assert "  b: b_t2.nii.gz is truncated" in said
   assert sorted(path.name for path in out.glob("*.nii.gz")) == ["c.nii.gz", "d.nii.gz"]
 

@@ -1,6 +1,5 @@
 """The hand-designed 3D U-Net: what it is made of, and what it computes, against NumPy and a count by hand."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.config import UNetConfig
+from nas3d_jax.models.dropout import Dropout
 from nas3d_jax.models.networks import variable_shapes
 from nas3d_jax.models.unet3d import UNet3D, instance_norm, upsample
 from tests.support import reference
@@ -105,7 +105,7 @@ def test_dropout_takes_whole_channels_within_each_context_module(drawn):
   rngs = {"dropout": jax.random.key(0)}
 
   def is_dropout(module, _):
-    return isinstance(module, nn.Dropout)
+    return isinstance(module, Dropout)
 
   got, state = net.apply(drawn, x, train=True, rngs=rngs, capture_intermediates=is_dropout)
   modules = state["intermediates"]
