@@ -46,7 +46,11 @@ def _rows(value: Any) -> bool:
   )
 
 
-_SIZES = {"kernels": _count, "nodes": _count, "depth": _count, "variant": lambda value: isinstance(value, str)}
+_SIZES = {
+  # Kernels that are not given are as many as modalities.
+  "kernels": lambda value: value is None or _count(value),
+  "nodes": _count, "depth": _count, "variant": lambda value: isinstance(value, str),
+}  # fmt: skip
 _SETTINGS: Mapping[Kind, Mapping[str, Check]] = types.MappingProxyType(
   {
     "search": {"epochs": _count, "min_count": _count, "patch_size": _count, **_SIZES},
