@@ -7,7 +7,9 @@ from nas3d_jax.report.history_check import check_history
 from nas3d_jax.training.config import SearchConfig, TrainConfig
 from nas3d_jax.training.setup import plain_settings
 
-CONFIGS = [("search", SearchConfig("w")), ("searched", TrainConfig("w")), ("unet3d", TrainConfig("w", network="unet3d"))]
+CONFIGS = [
+  ("search", SearchConfig("w")), ("searched", TrainConfig("w")), ("unet3d", TrainConfig("w", network="unet3d"))
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "config"), CONFIGS, ids=[kind for kind, _ in CONFIGS])
