@@ -27,21 +27,23 @@ from __future__ import annotations
 
 import functools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Forward and both gradients of 8 -> 72 channels at 32^3 on two cores: 445 ms as a convolution, 117 ms gathered; 16 ->
-# 144 at 16^3: 108 and 35 ms. On an H200 the gradient of the kernel of 4 -> 36 channels at 64^3 takes 7.1 ms by cuDNN
-# and 0.19 ms gathered, and a training step at 128^3 111 and 15 ms. Below that size a convolution compiles faster.
-_GATHER_VOXELS = 2048
-_GATHERING = ("cpu", "gpu")
+# Voxels from which a result is gathered, by backend; others never gather. On two cores, forward and both gradients of
+# 8 -> 72 channels at 32^3 take 445 ms as a convolution and 117 ms gathered, 16 -> 144 at 16^3 108 and 35 ms; below 2,048
+# voxels a convolution compiles faster. On a GPU, cuDNN's float32 gradients of few channels are slow at any size: 4 -> 36
+# at 64^3 takes 7.1 ms for the kernel and 0.19 ms gathered, and the small volumes of a search step a third of its time.
+_GATHER_FROM = types.MappingProxyType({"cpu": 2048, "gpu": 1})
 
 
 def gathers(x: jax.Array, stride: int = 1) -> bool:
   """Whether a convolution of x [N, D, H, W, C] gathers its taps: where its result has many voxels, by `stride`."""
-  return jax.default_backend() in _GATHERING and math.prod(x.shape[:4]) // stride**3 >= _GATHER_VOXELS
+  least = _GATHER_FROM.get(jax.default_backend())
+  return least is not None and math.prod(x.shape[:4]) // stride**3 >= least
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))

@@ -79,7 +79,7 @@ def only_on_cpu():
 def test_form_equals_the_direct_convolution(monkeypatch, name, lengths, gathered):
   if gathered:
     only_on_cpu()
-  monkeypatch.setattr(gathered_convolutions, "_GATHER_VOXELS", 1 if gathered else 10**9)
+  monkeypatch.setattr(gathered_convolutions, "_GATHER_FROM", {"cpu": 1} if gathered else {})
   check(name, lengths, 3, 5)
 
 
@@ -113,7 +113,7 @@ def test_gathered_taps_of_narrow_and_of_wide_results(monkeypatch, name, lengths,
     return adds_depth_taps(*args)
 
   monkeypatch.setattr(gathered_convolutions, "_adds_depth_taps", spy)
-  monkeypatch.setattr(gathered_convolutions, "_GATHER_VOXELS", 1)
+  monkeypatch.setattr(gathered_convolutions, "_GATHER_FROM", {"cpu": 1})
   check(name, lengths, c_in, c_out)
   assert seen == {narrow}
 
@@ -134,44 +134,17 @@ def test_which_form_moves_less_memory(kernel, stride, adds):
   assert _adds_depth_taps(jax.ShapeDtypeStruct(kernel, jnp.float32), stride) == adds
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-@pytest.mark.parametrize(("voxels", "stride", "expected"), [(2047, 1, False), (2048, 1, True), (2048, 2, False)])
-def test_large_results_gather_on_cpus_and_gpus(monkeypatch, backend, voxels, stride, expected):
+@pytest.mark.parametrize(
+  ("backend", "voxels", "stride", "expected"),
+  [
+    ("cpu", 2047, 1, False),
+    ("cpu", 2048, 1, True),
+    ("cpu", 2048, 2, False),
+    ("gpu", 1, 1, True),
+    ("gpu", 8, 2, True),
+    ("tpu", 4096, 1, False),
+  ],
+)
+def test_which_results_gather(monkeypatch, backend, voxels, stride, expected):
   monkeypatch.setattr(jax, "default_backend", lambda: backend)
-  monkeypatch.setattr(gathered_convolutions, "_GATHER_VOXELS", 2048)
   assert gathers(jax.ShapeDtypeStruct((1, 1, 1, voxels, 4), jnp.float32), stride) == expected
-  monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-  assert not gathers(jax.ShapeDtypeStruct((1, 1, 1, voxels, 4), jnp.float32), stride)
-
-
-def test_blocks_are_row_major():
-  x = np.arange(2 * 4 * 6).reshape(1, 2, 4, 6, 1)
-  blocks = convolutions.space_to_depth(x)
-  assert blocks.shape == (1, 1, 2, 3, 8, 1)
-  # The block of voxels 0 to 1 along D, 2 to 3 along H, 4 to 5 along W.
-  np.testing.assert_array_equal(blocks[0, 0, 1, 2, :, 0], [16, 17, 22, 23, 40, 41, 46, 47])
-  np.testing.assert_array_equal(convolutions.depth_to_space(blocks), x)
-
-
-def test_even_voxels_are_those_of_a_slice_with_strides():
-  x = np.random.default_rng(0).standard_normal((2, 4, 2, 6, 3))
-  np.testing.assert_array_equal(convolutions.even_voxels(x), x[:, ::2, ::2, ::2])
-
-
-def test_depth_to_space_keeps_the_axes_behind():
-  x = np.random.default_rng(0).standard_normal((2, 1, 3, 2, 8, 4, 5))
-  y = convolutions.depth_to_space(x)
-  assert y.shape == (2, 2, 6, 4, 4, 5)
-  for edge in range(4):
-    np.testing.assert_array_equal(y[..., edge, :], convolutions.depth_to_space(x[..., edge, :]))
-
-
-def test_project_mixes_channels():
-  x, kernel = np.array([[1.0, 2.0], [0.0, -1.0]]), np.array([[1.0, 0.0, 3.0], [2.0, 1.0, 0.0]])
-  np.testing.assert_array_equal(convolutions.project(x, kernel), [[5, 2, 3], [-2, -1, 0]])
-
-
-@pytest.mark.parametrize("form", [convolutions.conv_down, convolutions.conv_dilated_down])
-def test_odd_lengths_cannot_be_halved(form):
-  with pytest.raises(InputError, match=r"x must have even lengths to be halved, got shape \(1, 4, 5, 4, 2\)"):
-    form(jnp.zeros((1, 4, 5, 4, 2)), jnp.zeros((3, 3, 3, 2, 2)))

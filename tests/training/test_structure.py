@@ -28,7 +28,7 @@ def forward_pass(tiny, platforms):
 def as_convolutions(monkeypatch):
   """Traces as where no volume gathers its taps; nothing is compiled."""
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  monkeypatch.setattr("nas3d_jax.models.gathered_convolutions._GATHERING", ())
+  monkeypatch.setattr("nas3d_jax.models.gathered_convolutions._GATHER_FROM", {})
 
 
 @pytest.fixture
@@ -70,15 +70,15 @@ def test_no_convolution_is_strided_dilated_or_grouped(lowered):
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_large_volumes_take_no_convolution_on_cpus_and_gpus(tiny, monkeypatch, backend):
   monkeypatch.setattr(jax, "default_backend", lambda: backend)
-  monkeypatch.setattr("nas3d_jax.models.gathered_convolutions._GATHER_VOXELS", 1)
+  monkeypatch.setattr("nas3d_jax.models.gathered_convolutions._GATHER_FROM", {backend: 1})
   assert not convolutions(forward_pass(tiny, ({"gpu": "cuda"}.get(backend, backend),)))
 
 
-@pytest.mark.parametrize("gathering", [(), ("gpu",)])
+@pytest.mark.parametrize("gathering", [{}, {"gpu": 2048}, {"gpu": 1}])
 def test_no_slice_with_strides_is_the_factor_of_a_matrix_product(lowered, monkeypatch, gathering):
   """XLA's compiler for GPUs aborts on one (openxla/xla issue 47381)."""
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-  monkeypatch.setattr("nas3d_jax.models.gathered_convolutions._GATHERING", gathering)
+  monkeypatch.setattr("nas3d_jax.models.gathered_convolutions._GATHER_FROM", gathering)
   product = False
   for body in lowered(False).split("func.func")[1:]:
     made = dict(re.findall(r"(%\S+) = (.*)", body))
