@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from absl import flags
 
+from launch.parsers import LengthsParser, LengthsSerializer, PathParser
 from nas3d_jax.runtime.stopping import Stop
 
 # They count as flags of the stage that has them defined, whose help then lists them.
@@ -21,62 +21,16 @@ PLATFORM_HELP = "cpu, gpu or another of JAX's platforms; not given: an accelerat
 _HOSTS = ("coordinator", "processes", "process")
 
 
-class _PathParser(flags.ArgumentParser):
-  """Reads a path: `~` and `~user` become the folder that they stand for, here and nowhere else.
-
-  Args:
-    named: whether the path may stand behind NAME=.
-  """
-
-  def __init__(self, named: bool = False):
-    self._named = named
-
-  def parse(self, argument: str) -> str:
-    """The path as it is used from here on.
-
-    Raises:
-      ValueError: it cannot be used, wherever it leads.
-    """
-    from nas3d_jax.validation import path_fault
-
-    name, equals, path = argument.rpartition("=") if self._named else ("", "", argument)
-    expanded = os.path.expanduser(path)
-    if path.startswith("~") and expanded == path:
-      raise ValueError(f"no home is known of {path.partition('/')[0]}; for a folder of that name write ./{path}")
-    if (fault := path_fault(expanded) or _in_the_way(expanded)) is not None:
-      raise ValueError(fault)
-    # As `.` it would be missing from messages.
-    return f"{name}{equals}{os.getcwd() if expanded == os.curdir else expanded}"
-
-
-def _in_the_way(path: str) -> str | None:
-  """Why nothing can be at a path as the disk is now, neither read nor written, with the remedy; None if it can."""
-  try:
-    os.stat(path)
-  except (FileNotFoundError, NotADirectoryError):
-    above = os.path.abspath(path)
-    while not os.path.lexists(above):
-      above = os.path.dirname(above)
-    if not os.path.exists(above):
-      return f"{above} is a link to nowhere; make what it leads to, or give another path"
-    if above != os.path.abspath(path) and not os.path.isdir(above):
-      return f"{above} is a file, in which nothing can be; give another path"
-  except OSError as error:
-    if error.errno == errno.ELOOP:
-      return "its links lead in a circle; give another path"
-  return None
-
-
 def define_path(values: flags.FlagValues, name: str, help: str) -> None:
   """Defines a flag that is a path on `values`, for the module that calls."""
-  flags.DEFINE(_PathParser(), name, None, help, values, flags.ArgumentSerializer())
+  flags.DEFINE(PathParser(), name, None, help, values, flags.ArgumentSerializer())
 
 
 def define_paths(
   values: flags.FlagValues, name: str, help: str, default: tuple[str, ...] = (), *, named: bool = False
 ) -> None:
   """The same of a flag of several paths; `named`: whether each may stand behind NAME=."""
-  define_list(name, list(default), help, values, _PathParser(named))
+  define_list(name, list(default), help, values, PathParser(named))
 
 
 def define_options(values: flags.FlagValues, config: type) -> None:
@@ -87,6 +41,8 @@ def define_options(values: flags.FlagValues, config: type) -> None:
     default, own = None if option.default is dataclasses.MISSING else option.default, dict(flag_values=values)
     if option.choices:
       flags.DEFINE_enum(name, default, option.choices, option.help, **own)
+    elif option.lengths:
+      flags.DEFINE(LengthsParser(), name, default, option.help, values, LengthsSerializer())
     elif option.kind is bool:
       flags.DEFINE_bool(name, default, option.help, **own)
     elif option.kind is int:
@@ -112,7 +68,7 @@ class _Listed(flags.MultiFlag):
   def _parse(self, arguments: Any) -> list[str]:
     texts = [arguments] if isinstance(arguments, str) else arguments
     # An empty path is refused by its parser; an empty list is one without values.
-    whole = [text for text in texts if _is_path(text) or (not text and isinstance(self.parser, _PathParser))]
+    whole = [text for text in texts if _is_path(text) or (not text and isinstance(self.parser, PathParser))]
     parts = [part for text in texts for part in ([text] if text in whole else _split(text))]
     return [flags.Flag._parse(self, part) for part in parts]
 
@@ -148,7 +104,7 @@ def named_path(values: flags.FlagValues, message: str) -> str | None:
   """
   spoken: dict[str, list[str]] = {}
   for name in values:
-    for path in _texts(values[name].value) if isinstance(values[name].parser, _PathParser) else ():
+    for path in _texts(values[name].value) if isinstance(values[name].parser, PathParser) else ():
       forms = {path, os.path.abspath(path), os.path.join(os.getcwd(), path)}
       if any(f"{form}/" in message or repr(form) in message or (os.sep in form and form in message) for form in forms):
         spoken.setdefault(os.path.abspath(path), []).append(name)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.validation import check_path, is_number, is_whole
+from nas3d_jax.validation import PatchSize, check_path, is_number, is_whole
 
 Config = TypeVar("Config")
 _OPTION, _PART = "option", "part"
@@ -45,6 +45,7 @@ class Option:
     choices: the values of a `Literal`; empty: others.
     optional: whether None is a value.
     path: whether it is a path, or paths.
+    lengths: whether it is one whole number, or one for each of the three axes; the bounds hold for each.
   """
 
   help: str
@@ -61,9 +62,10 @@ class Option:
   choices: tuple[str, ...] = ()
   optional: bool = False
   path: bool = False
+  lengths: bool = False
 
   def typed(self, hint: Any) -> Option:
-    """The option with what the type of its field tells: `kind`, `choices`, `optional` and `path`."""
+    """The option with what the type of its field tells: `kind`, `choices`, `optional`, `path` and `lengths`."""
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     members = typing.get_args(hint) if union else (hint,)
     kinds = [member for member in members if member is not types.NoneType]
@@ -74,6 +76,7 @@ class Option:
       choices=typing.get_args(kinds[0]) if kind is Literal else (),
       optional=len(kinds) < len(members),
       path=self.named or _holds_path(hint),
+      lengths=set(typing.get_args(PatchSize)) <= set(kinds),
     )
 
   def check(self, name: str, value: Any) -> None:
@@ -81,6 +84,12 @@ class Option:
     for path in (value if isinstance(value, tuple) else (value,)) if self.path and not self.named else ():
       if isinstance(path, (str, Path)):
         check_path(name, path)
+    if self.lengths and isinstance(value, tuple):
+      if len(value) != 3:
+        raise InputError(f"{name} must be one length, or three along D, H and W, got {value!r:.100}")
+      for length in value:
+        dataclasses.replace(self, lengths=False, kind=int).check(name, length)
+      return
     if not (self._fits(value) or (value is None and self.optional)):
       wanted = f"{self.wanted or self._spelled(value)}{', or None' * self.optional}"
       raise InputError(f"{name} must be {wanted}, got {value!r:.100}")
@@ -90,8 +99,8 @@ class Option:
   def _fits(self, value: Any) -> bool:
     if self.choices:
       return value in self.choices
-    if self.kind in (int, float):
-      return (is_whole if self.kind is int else is_number)(value) and (
+    if self.kind in (int, float) or self.lengths:
+      return (is_whole if self.kind is int or self.lengths else is_number)(value) and (
         (self.least is None or value >= self.least)
         and (self.above is None or value > self.above)
         and (self._limit is None or value < self._limit)
@@ -100,7 +109,8 @@ class Option:
 
   @property
   def _limit(self) -> float | None:
-    return _BELOW if self.below is None and self.most is None and self.kind is int else self.below
+    whole = self.kind is int or self.lengths
+    return _BELOW if self.below is None and self.most is None and whole else self.below
 
   def _spelled(self, value: Any) -> str:
     if self.choices:
@@ -111,7 +121,7 @@ class Option:
     if is_whole(value, _BELOW):
       bounds["below"] = self._limit
     spelled = " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
-    return f"a {'whole ' * (self.kind is int)}number {spelled}".rstrip()
+    return f"a {'whole ' * (self.kind is int or self.lengths)}number {spelled}".rstrip()
 
 
 def option(help: str, default: Any = MISSING, *, kw_only: bool = True, **declared: Any) -> Any:

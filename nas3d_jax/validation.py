@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from nas3d_jax.errors import InputError
@@ -35,6 +37,27 @@ def check_whole(name: str, value: Any, low: int, kind: type = int, *, below: int
     raise InputError(f"{name} must be a whole number of at least {low} and below {below}, got {value!r:.100}")
   if not is_whole(value, low, kind):
     raise InputError(f"{name} must be a whole number of at least {low}, got {value!r}")
+
+
+PatchSize = int | tuple[int, int, int]
+"""Length of a patch in voxels: one along all axes, or one each along D, H and W."""
+
+
+def axis_lengths(size: PatchSize | Sequence[int]) -> tuple[int, int, int]:
+  """The lengths along D, H and W: 64 -> (64, 64, 64)."""
+  return (size,) * 3 if isinstance(size, numbers.Integral) else tuple(size)
+
+
+def patch_size_of(size: Any) -> Any:
+  """A patch size in the form in which runs hold it: a number for a cube, else a tuple; what is none stays as it is."""
+  if isinstance(size, (list, tuple)) and len(size) == 3:
+    return size[0] if is_whole(size[0]) and all(length == size[0] for length in size) else tuple(size)
+  return size
+
+
+def spelled_size(size: PatchSize) -> str:
+  """As flags take it: 64, or 40,56,40."""
+  return str(size) if isinstance(size, numbers.Integral) else ",".join(map(str, size))
 
 
 # In bytes, of one name and of a whole path: less than systems take, for the files that are written below and beside it.

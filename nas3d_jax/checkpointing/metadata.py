@@ -15,7 +15,7 @@ from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.search_space import CELLS
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
-from nas3d_jax.validation import is_number, is_whole
+from nas3d_jax.validation import PatchSize, is_number, is_whole, patch_size_of
 
 Kind = Literal["search", "train"]
 _CONFIGS: Mapping[str, type[NetworkConfig] | type[UNetConfig]] = types.MappingProxyType(
@@ -35,7 +35,7 @@ class RunMetadata:
     genotype: of the derived network; None for the others.
     dropout_rate: channels dropped before the last convolution while training, from 0 to 1.
     schema: what the network's channels are: modalities in, regions out.
-    patch_size: length of the patches it was trained on, in voxels.
+    patch_size: length of the patches it was trained on, in voxels; (D, H, W) where they are no cubes.
     xi: length of the range of its normalised input (equation 2).
     lam: offset of that range, in units of `xi`.
     epoch: epochs finished.
@@ -57,7 +57,7 @@ class RunMetadata:
   genotype: Genotype | None
   dropout_rate: float
   schema: Schema
-  patch_size: int
+  patch_size: PatchSize
   xi: float = XI
   lam: float = LAM
   epoch: int
@@ -69,6 +69,7 @@ class RunMetadata:
   geometry: Geometry | None = None
 
   def __post_init__(self):
+    object.__setattr__(self, "patch_size", patch_size_of(self.patch_size))
     config = _config_of(self.architecture)
     for name, kind, wanted in (
       ("network", config, f"a {config.__name__}"),
@@ -123,6 +124,8 @@ class RunMetadata:
     """All fields as plain JSON values."""
     plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
     geometry = plain.pop("geometry")
+    if isinstance(self.patch_size, tuple):
+      plain["patch_size"] = list(self.patch_size)
     rows = self.genotype and {cell: [list(row) for row in getattr(self.genotype, cell)] for cell in CELLS}
     mappings = {name: dict(plain[name]) for name in ("versions", "device", "dataset", "progress")}
     return {

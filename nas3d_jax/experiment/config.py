@@ -65,14 +65,14 @@ class ExperimentConfig:
   seeds: int = option("searches with seeds 0, 1, ...; seed 0 is trained", 1, least=1, most=MOST_SEARCHES)
   search_template: SearchConfig = part(
     without=_ITS_OWN,
-    patch_size=("search_patch_size", "edge of a patch in the search, in voxels"),
+    patch_size=("search_patch_size", "voxels of a patch in the search, one length or D,H,W"),
     epochs=("search_epochs", "epochs of a search at most"),
     kernel_learning_rate=("kernel_learning_rate", "Adam, all else in the search"),
     dropout=("search_dropout", "part of the channels dropped"),
   )
   searched_template: TrainConfig = part(
     without=_ITS_OWN,
-    patch_size=("patch_size", "edge of a patch in training and prediction"),
+    patch_size=("patch_size", "voxels of a patch in training and prediction, one length or D,H,W"),
     epochs=("epochs", "epochs of each training"),
     learning_rate=("learning_rate", "Adam, searched network; not given: 1e-3"),
     dropout=("dropout", "part of the channels dropped, searched network; not given: 0.5"),

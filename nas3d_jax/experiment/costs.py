@@ -23,6 +23,7 @@ from nas3d_jax.runtime.compiling import compiling
 from nas3d_jax.training.optimizers import adam
 from nas3d_jax.training.setup import key_of
 from nas3d_jax.training.steps import TrainState, make_train_step
+from nas3d_jax.validation import PatchSize, axis_lengths
 
 _STEPS, _SECONDS = 20, 60.0
 """Training steps that are timed, and after how many seconds fewer are enough, of which there are at least 3."""
@@ -35,7 +36,7 @@ class Costs:
   Attributes:
     parameters: number of parameters.
     flops: floating-point operations of the forward pass of one patch, see `forward_flops`.
-    patch_size: length of a patch in voxels.
+    patch_size: length of a patch in voxels; one, or one an axis.
     peak_bytes: memory of a training step, as compiled: arguments, results and what lies between them; None where the
       compiler does not say.
     step_ms: median time of a training step, with its input on the device.
@@ -45,7 +46,7 @@ class Costs:
 
   parameters: int
   flops: float
-  patch_size: int
+  patch_size: PatchSize
   peak_bytes: int | None
   step_ms: float
   case_s: float | None
@@ -73,7 +74,7 @@ def measure_costs(
   net, variables, metadata = restore(run)
   flops = forward_flops(net, metadata.patch_size)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(variables))
-  peak_bytes, step_ms = _training_step(net, variables, (batch_size, *(metadata.patch_size,) * 3))
+  peak_bytes, step_ms = _training_step(net, variables, (batch_size, *axis_lengths(metadata.patch_size)))
   ensemble, seconds = restore_ensemble([run]), []
   for image in [*images[:1], *images]:
     began = time.monotonic()

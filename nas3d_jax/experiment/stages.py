@@ -48,7 +48,7 @@ from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.training.search import search
 from nas3d_jax.training.train import train
-from nas3d_jax.validation import is_number
+from nas3d_jax.validation import is_number, patch_size_of
 
 _TIMED_CASES = 3
 _MEASURE = "remove it, and what takes part in it is measured anew"
@@ -152,7 +152,7 @@ def _costs(inputs: ExperimentInputs, network: Architecture) -> Stage:
     measured = _measured(path, network)
     if measured is None:
       return "to do"
-    return "done" if measured.get("patch_size") == config.template(network).patch_size else "changed"
+    return "done" if patch_size_of(measured.get("patch_size")) == config.template(network).patch_size else "changed"
 
   def run():
     found, _ = find_cases(inputs.data_dir, inputs.schema, labels=False)

@@ -10,7 +10,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import TRAIN_FOLDERS
 from nas3d_jax.models.config import MOST_DEVICES, MOST_PATCH, Architecture
 from nas3d_jax.options import check_options, option, part
-from nas3d_jax.validation import is_whole
+from nas3d_jax.validation import PatchSize, is_whole, patch_size_of, spelled_size
 
 if TYPE_CHECKING:
   from nas3d_jax.schema.schema import Schema
@@ -99,8 +99,8 @@ class PredictConfig:
   cases: tuple[str, ...] | None = option("names of the cases, with commas or given again; not given: all", None)
   # See `PredictionFolder`.
   out: str | Path = option("folder to write <case>.nii.gz to")
-  patch_size: int | None = option(
-    "edge of a patch, in voxels; not given: that of the training", None, least=1, most=MOST_PATCH
+  patch_size: PatchSize | None = option(
+    "voxels of a patch, one length or D,H,W; not given: that of the training", None, least=1, most=MOST_PATCH
   )
   choices: InferenceChoices = part(PAPER)
   # Of the regions.
@@ -119,6 +119,7 @@ class PredictConfig:
       if not isinstance(value, (list, tuple)):
         raise InputError(f"{name} must be a tuple, got {value!r}")
       object.__setattr__(self, name, tuple(value))
+    object.__setattr__(self, "patch_size", patch_size_of(self.patch_size))
     check_options(self)
     self._check_sources()
     for path in (*self.checkpoint, self.data_dir, self.out):
@@ -140,7 +141,7 @@ class PredictConfig:
         "out one"
       )
     if self.choices.whole_volume and self.patch_size is not None:
-      raise InputError(f"whole_volume takes no patches, got patch_size={self.patch_size}; leave out one")
+      raise InputError(f"whole_volume takes no patches, got patch_size={spelled_size(self.patch_size)}; leave out one")
     if self.cross_validation and self.schema is not None:
       raise InputError("cross_validation reads the cases by the schema of the data set; leave out schema")
     if folds != (self.workdir is not None):

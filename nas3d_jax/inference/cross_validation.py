@@ -16,6 +16,7 @@ from nas3d_jax.files.run_layout import CONFIG
 from nas3d_jax.files.strict_json import read_json
 from nas3d_jax.inference.ensemble import restore_ensemble
 from nas3d_jax.inference.jobs import Job
+from nas3d_jax.validation import PatchSize
 
 
 def cross_validation_jobs(
@@ -24,7 +25,7 @@ def cross_validation_jobs(
   data_dir: str | Path,
   *,
   cases: Sequence[str] | None = None,
-  patch_size: int | None = None,
+  patch_size: PatchSize | None = None,
   devices: int | None = 1,
 ) -> tuple[list[Job], dict[str, Any], list[Fault]]:
   """Each case of a data set with the network of the one fold that was not trained on it.

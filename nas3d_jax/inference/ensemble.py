@@ -21,6 +21,7 @@ from nas3d_jax.runtime.compiling import announced
 from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import PatchSize, patch_size_of, spelled_size
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class Ensemble:
   Attributes:
     members: step and variables of each; networks that are alike share a step, and so its compilation.
     schema: what their channels are.
-    patch_size: length of a patch in voxels.
+    patch_size: length of a patch in voxels, one or one an axis.
     sources: fingerprint of each network and its parameters -> the checkpoint it is from, in the order of `members`.
     multiple: the lengths of an input must be multiples of this, for all of them.
     devices: how many share the patches of a case.
@@ -39,7 +40,7 @@ class Ensemble:
 
   members: tuple[tuple[PredictStep, Variables], ...]
   schema: Schema
-  patch_size: int
+  patch_size: PatchSize
   sources: Mapping[str, str]
   multiple: int = 1
   devices: int = 1
@@ -48,7 +49,8 @@ class Ensemble:
   @property
   def settings(self) -> dict[str, Any]:
     """What decides the probabilities, as plain JSON values."""
-    plain = {"schema": self.schema.to_dict(), "patch_size": self.patch_size, "checkpoints": dict(self.sources)}
+    plain = {"schema": self.schema.to_dict(), "checkpoints": dict(self.sources)}
+    plain["patch_size"] = self.patch_size if isinstance(self.patch_size, int) else list(self.patch_size)
     return plain if self.geometry is None else {**plain, "geometry": self.geometry.to_dict()}
 
   def predict(
@@ -65,13 +67,13 @@ class Ensemble:
 
 
 def restore_ensemble(
-  runs: Sequence[str | Path], patch_size: int | None = None, *, devices: int | None = 1
+  runs: Sequence[str | Path], patch_size: PatchSize | None = None, *, devices: int | None = 1
 ) -> Ensemble:
   """Restores the best checkpoint of each run.
 
   Args:
     runs: run directories, or folders of one step; at least one.
-    patch_size: length of a patch in voxels; None means that of the training.
+    patch_size: length of a patch in voxels, one or one an axis; None means that of the training.
     devices: how many share the patches of a case; None means all that JAX sees.
 
   Raises:
@@ -91,7 +93,7 @@ def restore_ensemble(
     said.append(metadata)
     _check_alike(runs[0], first, run, metadata, patch_size)
     if patch_size is not None:
-      metadata.network.check_patch_size(patch_size)
+      metadata.network.check_patch_size(patch_size_of(patch_size))
     multiple = math.lcm(multiple, metadata.network.multiple)
     plain = metadata.to_dict()
     # Rows in their order: genotypes that are equal but for it hold their parameters in another.
@@ -104,12 +106,12 @@ def restore_ensemble(
       step = make_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
       steps[kind] = announced("the network", step)
     members.append((steps[kind], replicas.replicate(variables)))
-  size, geometry = patch_size or first.patch_size, _common_geometry(runs, said)
+  size, geometry = patch_size_of(patch_size) or first.patch_size, _common_geometry(runs, said)
   return Ensemble(tuple(members), first.schema, size, sources, multiple, replicas.count, geometry)
 
 
 def _check_alike(
-  first_run: str | Path, first: RunMetadata, run: str | Path, metadata: RunMetadata, patch_size: int | None
+  first_run: str | Path, first: RunMetadata, run: str | Path, metadata: RunMetadata, patch_size: PatchSize | None
 ) -> None:
   """Raises InputError unless both have one schema and, where none is asked for, one patch size."""
   if metadata.schema != first.schema:
@@ -119,8 +121,9 @@ def _check_alike(
     )
   if patch_size is None and metadata.patch_size != first.patch_size:
     raise InputError(
-      f"checkpoints must have one patch size, but {first_run} was trained with patch_size={first.patch_size} and {run} "
-      f"with {metadata.patch_size}; give --patch_size"
+      f"checkpoints must have one patch size, but {first_run} was trained with "
+      f"patch_size={spelled_size(first.patch_size)} and {run} with {spelled_size(metadata.patch_size)}; give "
+      "--patch_size"
     )
 
 

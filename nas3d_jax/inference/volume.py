@@ -19,6 +19,7 @@ from nas3d_jax.models.config import Precision
 from nas3d_jax.models.networks import Network
 from nas3d_jax.models.precision import computing
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
+from nas3d_jax.validation import PatchSize, patch_size_of
 
 Variables = Mapping[str, Any]
 PredictStep = Callable[[Variables, np.ndarray, np.ndarray, np.ndarray], jax.Array]
@@ -47,9 +48,9 @@ def make_predict_step(
     replicas: devices that share a batch, which then has as many patches for each.
 
   Returns:
-    A jitted function (variables, patch, low, high) -> probabilities: `patch` float32 [p, p, p, M] raw intensities,
-    `low` and `high` float32 [M] the case's least and greatest non-zero ones; float32 [p, p, p, R]. Of a batch
-    [N, p, p, p, M] of patches of one case, [N, p, p, p, R].
+    A jitted function (variables, patch, low, high) -> probabilities: `patch` float32 [d, h, w, M] raw intensities,
+    `low` and `high` float32 [M] the case's least and greatest non-zero ones; float32 [d, h, w, R]. Of a batch
+    [N, d, h, w, M] of patches of one case, [N, d, h, w, R].
   """
 
   def predict(variables, patch, low, high):
@@ -81,7 +82,7 @@ def predict_volume(
   variables: Variables | Sequence[Variables],
   volume: np.ndarray,
   *,
-  patch_size: int,
+  patch_size: PatchSize,
   step: PredictStep | None = None,
   choices: InferenceChoices = PAPER,
   on_patch: OnPatch | None = None,
@@ -94,7 +95,8 @@ def predict_volume(
     volume: [D, H, W, M] raw intensities of the whole case, M the network's modalities in the order of training, in the
       orientation and voxel size of training, which `data.conform.conform` brings it to; a voxel that is zero in every
       modality is outside the brain.
-    patch_size: length of a patch in voxels, a multiple of `net.config.multiple`; best that of the training.
+    patch_size: length of a patch in voxels, one or one an axis, each a multiple of `net.config.multiple`; best that of
+      the training.
     step: a step of `make_predict_step(net)`, so that many volumes share one compilation, or with another range; None
       compiles one.
     choices: beyond what the paper does; `min_component_ml`, which concerns labels, has no effect here.
@@ -114,6 +116,7 @@ def predict_volume(
     raise InputError(f"volume must be real numbers [D, H, W, {channels}], got {volume.dtype} of shape {volume.shape}")
   if volume.dtype.kind == "f" and not np.isfinite(volume).all():
     raise InputError("volume must be finite, got NaN or infinite voxels; replace them by 0")
+  patch_size = patch_size_of(patch_size)
   net.config.check_patch_size(patch_size)
   trees = [variables] if isinstance(variables, Mapping) else list(variables)
   if not trees:
@@ -128,7 +131,7 @@ def predict_mean(
   members: Sequence[tuple[PredictStep, Variables]],
   volume: np.ndarray,
   *,
-  patch_size: int,
+  patch_size: PatchSize,
   regions: int,
   multiple: int = 1,
   devices: int = 1,
@@ -140,7 +143,7 @@ def predict_mean(
   Args:
     members: step and variables of each network.
     volume: [D, H, W, M] raw intensities, finite.
-    patch_size: length of a patch in voxels.
+    patch_size: length of a patch in voxels; one, or one an axis.
     regions: R, the channels that the steps return.
     multiple: what the lengths of a network's input must be multiples of; asked for whole volumes alone.
     devices: how many share the patches; a whole volume is computed by each.
@@ -188,7 +191,7 @@ def in_one_pass(forward: Forward, cube: np.ndarray, multiple: int) -> np.ndarray
 def in_patches(
   forward: Forward,
   cube: np.ndarray,
-  patch_size: int,
+  patch_size: PatchSize,
   regions: int,
   *,
   choices: InferenceChoices = PAPER,
@@ -198,10 +201,10 @@ def in_patches(
   """Applies a network to the patches of a brain cube and averages where they overlap.
 
   Args:
-    forward: [p, p, p, M] -> [p, p, p, R], float32; where `choices.patch_batch * devices` is above 1, of batches of that
+    forward: [d, h, w, M] -> [d, h, w, R], float32; where `choices.patch_batch * devices` is above 1, of batches of that
       length, the last one filled up with the last patch.
     cube: [d, h, w, M] raw intensities.
-    patch_size: p in voxels.
+    patch_size: (d, h, w) in voxels, or one length.
     regions: R.
     choices: overlap, weights and the batch of a device.
     devices: how many share a batch.

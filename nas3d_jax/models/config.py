@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.validation import PatchSize, is_whole, spelled_size
 
 Variant = Literal["paper", "released"]
 VARIANTS: tuple[Variant, ...] = ("paper", "released")
 Architecture = Literal["searched", "unet3d"]
+Output = Literal["sigmoid", "softmax"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
 
@@ -35,18 +37,31 @@ class _Size:
 
   formula: ClassVar[str]
 
-  def check_patch_size(self, size: int, name: str = "patch_size") -> None:
-    """Raises InputError unless a cube of `size` voxels along each axis fits the network."""
+  def check_patch_size(self, size: PatchSize, name: str = "patch_size") -> None:
+    """Raises InputError unless a patch of this size, one length or one an axis, fits the network."""
     unit = self.multiple
-    if isinstance(size, bool) or not isinstance(size, int) or size < unit or size % unit:
-      low = max(unit, size // unit * unit) if isinstance(size, int) else unit
+    if isinstance(size, tuple) and len(size) == 3 and all(map(is_whole, size)):
+      wrong = [length for length in size if length < unit or length % unit]
+      if wrong:
+        below = tuple(max(unit, length // unit * unit) for length in size)
+        above = tuple(max(unit, -(-length // unit) * unit) for length in size)
+        ways = dict.fromkeys(map(spelled_size, (below, above)))
+        raise InputError(
+          f"{name} must be a multiple of {unit} ({self.formula}) along each axis, got {spelled_size(size)}; use "
+          f"{' or '.join(ways)}"
+        )
+    elif not is_whole(size, unit) or size % unit:
+      low = max(unit, size // unit * unit) if is_whole(size) else unit
       raise InputError(
         f"{name} must be a multiple of {unit} ({self.formula}), got {size!r}; use {low} or {low + unit}"
       )
 
   def to_dict(self) -> dict[str, Any]:
-    """All fields as plain values, for JSON."""
-    return dataclasses.asdict(self)
+    """All fields as plain values, for JSON; `output` where it is not the paper's, as before there was another."""
+    fields = dataclasses.asdict(self)
+    if fields["output"] == "sigmoid":
+      del fields["output"]
+    return fields
 
   @classmethod
   def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -76,6 +91,8 @@ class NetworkConfig(_Size):
     zoom: factor between the lengths of two levels; only 2 is defined.
     variant: of the squeeze-and-excitation operation. "paper": gate, convolution, group norm, ReLU at every stride.
       "released", as in the authors' program: at stride 1 the gate alone, strided without ReLU.
+    output: "sigmoid": a probability for each region by itself, as in the paper; "softmax": for regions that exclude
+      each other, and the background, whose logit is 0.
 
   Raises:
     InputError: a field is out of range.
@@ -91,8 +108,10 @@ class NetworkConfig(_Size):
   depth: int = 4
   zoom: int = 2
   variant: Variant = "paper"
+  output: Output = "sigmoid"
 
   def __post_init__(self):
+    _check_output(self.output)
     if self.kernels is None:
       object.__setattr__(self, "kernels", self.in_channels)
     _check_whole(self, in_channels=1, out_channels=1, kernels=1, nodes=1, depth=2)
@@ -116,6 +135,7 @@ class UNetConfig(_Size):
     out_channels: number of regions, the channels of the output.
     filters: channels of the first level; each level below has twice as many.
     levels: number of resolutions, with that of the input.
+    output: as in `NetworkConfig`.
 
   Raises:
     InputError: a field is out of range.
@@ -128,14 +148,21 @@ class UNetConfig(_Size):
   out_channels: int = 3
   filters: int = 16
   levels: int = 5
+  output: Output = "sigmoid"
 
   def __post_init__(self):
+    _check_output(self.output)
     _check_whole(self, in_channels=1, out_channels=1, filters=1, levels=2)
 
   @property
   def multiple(self) -> int:
     """Every spatial length of an input is a multiple of this: 2 ** (levels - 1) voxels."""
     return 2 ** (self.levels - 1)
+
+
+def _check_output(output: Any) -> None:
+  if output not in get_args(Output):
+    raise InputError(f"output must be one of {', '.join(get_args(Output))}, got {output!r}")
 
 
 def _check_whole(config: Any, **least: int) -> None:

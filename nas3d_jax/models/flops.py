@@ -12,9 +12,10 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.models.networks import DerivedNet, Network, variable_shapes
 from nas3d_jax.models.search_space import operation_direction
 from nas3d_jax.models.unet3d import UNet3D
+from nas3d_jax.validation import PatchSize, axis_lengths
 
 
-def forward_flops(net: Network, patch_size: int) -> float:
+def forward_flops(net: Network, patch_size: PatchSize) -> float:
   """Floating-point operations of the convolutions and linear layers in the forward pass of one patch.
 
   A multiplication and the addition after it count as two. Zeros of the padding count. Norms, activations, pools and
@@ -23,7 +24,7 @@ def forward_flops(net: Network, patch_size: int) -> float:
 
   Args:
     net: a `DerivedNet` or a `UNet3D`.
-    patch_size: length of the patch along each axis in voxels.
+    patch_size: length of the patch in voxels; one, or one an axis.
 
   Raises:
     InputError: another network, or a patch size that does not fit.
@@ -37,7 +38,7 @@ def forward_flops(net: Network, patch_size: int) -> float:
     names = [key.key for key in path]
     if names[-1] == "kernel":
       gate = names[-2] in ("squeeze", "excite")  # on the mean over all voxels
-      voxels = 1 if gate else patch_size**3 / 8 ** level_of(names)
+      voxels = 1 if gate else math.prod(axis_lengths(patch_size)) / 8 ** level_of(names)
       total += 2 * voxels * math.prod(leaf.shape)
   return total
 

@@ -34,9 +34,10 @@ import jax.numpy as jnp
 from jax import lax
 
 # Voxels from which a result is gathered, by backend; others never gather. On two cores, forward and both gradients of
-# 8 -> 72 channels at 32^3 take 445 ms as a convolution and 117 ms gathered, 16 -> 144 at 16^3 108 and 35 ms; below 2,048
-# voxels a convolution compiles faster. On a GPU, cuDNN's float32 gradients of few channels are slow at any size: 4 -> 36
-# at 64^3 takes 7.1 ms for the kernel and 0.19 ms gathered, and the small volumes of a search step a third of its time.
+# 8 -> 72 channels at 32^3 take 445 ms as a convolution and 117 ms gathered, 16 -> 144 at 16^3 108 and 35 ms; below
+# 2,048 voxels a convolution compiles faster. On a GPU, cuDNN's float32 gradients of few channels are slow at any size:
+# 4 -> 36 at 64^3 takes 7.1 ms for the kernel and 0.19 ms gathered, and the small volumes of a search step a third of
+# its time.
 _GATHER_FROM = types.MappingProxyType({"cpu": 2048, "gpu": 1})
 
 

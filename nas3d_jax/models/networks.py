@@ -11,13 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.models import convolutions
 from nas3d_jax.models.cells import DerivedCell, Projection, SearchCell
 from nas3d_jax.models.config import SEARCH_DROPOUT, TRAIN_DROPOUT, NetworkConfig, UNetConfig
 from nas3d_jax.models.dropout import Dropout
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.initialization import declare, initial_values
-from nas3d_jax.models.ranks import spread
+from nas3d_jax.models.initialization import initial_values
+from nas3d_jax.models.output_head import OutputHead, probabilities_of
 from nas3d_jax.models.search_space import CellKind, hybrid_shapes
 
 Variables = dict[str, Any]
@@ -66,12 +65,13 @@ class Supernet(Network):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool = False, logits: bool = False) -> jax.Array:
     """Computes the probability of each region.
 
     Args:
       x: normalised modalities, [N, D, H, W, in_channels] floating point; lengths are multiples of 2 ** (depth + 1).
       train: whether dropout is on; it then needs `rngs={"dropout": key}`.
+      logits: give what `config.output` is applied to instead.
 
     Returns:
       [N, D, H, W, out_channels] between 0 and 1, float32.
@@ -88,7 +88,7 @@ class Supernet(Network):
       by_direction = {name.removeprefix(f"{kind}_"): w for name, w in weights.items() if name.startswith(f"{kind}_")}
       return lambda x0, x1: cell(x0, x1, by_direction)
 
-    return _u_shape(config, x, make_cell, self.dropout_rate, train, self.dtype)
+    return _u_shape(config, x, make_cell, self.dropout_rate, train, self.dtype, logits)
 
 
 class DerivedNet(Network):
@@ -107,7 +107,7 @@ class DerivedNet(Network):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool = False, logits: bool = False) -> jax.Array:
     """Computes the probability of each region: arguments, result and errors of `Supernet`."""
     self.genotype.check(self.config)
 
@@ -115,7 +115,7 @@ class DerivedNet(Network):
       rows = self.genotype.down if kind == "down" else self.genotype.up
       return DerivedCell(kind, channels, rows, self.config.variant, name=name)
 
-    return _u_shape(self.config, x, make_cell, self.dropout_rate, train, self.dtype)
+    return _u_shape(self.config, x, make_cell, self.dropout_rate, train, self.dtype, logits)
 
 
 def partition(variables: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -145,7 +145,13 @@ def _zeros_of(key: jax.Array, shapes: Mapping[str, tuple[int, int]]) -> dict[str
 
 
 def _u_shape(
-  config: NetworkConfig, x: jax.Array, make_cell: MakeCell, dropout_rate: float, train: bool, dtype: Any
+  config: NetworkConfig,
+  x: jax.Array,
+  make_cell: MakeCell,
+  dropout_rate: float,
+  train: bool,
+  dtype: Any,
+  logits: bool,
 ) -> jax.Array:
   """P0 and P1, downward cells, upward cells with skips, dropout, output head (Fig. 3); called inside a compact module.
 
@@ -165,9 +171,10 @@ def _u_shape(
     dropout_rate: channels dropped before the last convolution.
     train: whether dropout is on.
     dtype: of the arrays of voxels.
+    logits: whether to leave out the last activation.
 
   Returns:
-    [N, D, H, W, out_channels] between 0 and 1, float32.
+    [N, D, H, W, out_channels], float32; between 0 and 1 but for logits.
   """
   check_call(config, x, dropout_rate)
   x = x.astype(dtype)
@@ -183,25 +190,8 @@ def _u_shape(
     y = make_cell("up", channels, f"up_{level}")(skips.pop(), y)
     channels //= 2
   y = Dropout(dropout_rate)(y, train=train)
-  return OutputHead(config.out_channels, name="head")(y)
-
-
-class OutputHead(nn.Module):
-  """The last 1x1x1 convolution and the sigmoid: probability of each region, in float32.
-
-  Attributes:
-    regions: number of regions.
-  """
-
-  regions: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[..., C] -> [..., regions] between 0 and 1, float32."""
-    shapes = {"project": {"kernel": (x.shape[-1], self.regions), "bias": (self.regions,)}}
-    layer = declare(self, shapes)["project"]
-    y = convolutions.project(x, layer["kernel"]).astype(jnp.float32)
-    return jax.nn.sigmoid(y + spread(layer["bias"], y))
+  y = OutputHead(config.out_channels, name="head")(y)
+  return y if logits else probabilities_of(y, config.output)
 
 
 def check_call(config: NetworkConfig | UNetConfig, x: jax.Array, dropout_rate: float) -> None:

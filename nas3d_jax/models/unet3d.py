@@ -17,6 +17,7 @@ from nas3d_jax.models.config import UNET_DROPOUT, UNetConfig
 from nas3d_jax.models.dropout import Dropout
 from nas3d_jax.models.initialization import declare
 from nas3d_jax.models.networks import Network, check_call
+from nas3d_jax.models.output_head import probabilities_of
 from nas3d_jax.models.ranks import spread
 
 SLOPE = 0.3
@@ -59,12 +60,13 @@ class UNet3D(Network):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+  def __call__(self, x: jax.Array, *, train: bool = False, logits: bool = False) -> jax.Array:
     """Computes the probability of each region.
 
     Args:
       x: normalised modalities, [N, D, H, W, in_channels] floating point; lengths are multiples of 2 ** (levels - 1).
       train: whether dropout is on; it then needs `rngs={"dropout": key}`.
+      logits: give what `config.output` is applied to instead.
 
     Returns:
       [N, D, H, W, out_channels] between 0 and 1, float32.
@@ -80,7 +82,7 @@ class UNet3D(Network):
       x = Block(config.filters * 2**level, stride=2 if level else 1, name=f"down_{level}")(x)
       x = x + Context(self.dropout_rate, name=f"context_{level}")(x, train=train)
       skips.append(x)
-    x, logits = skips.pop(), None
+    x, total = skips.pop(), None
     for level in reversed(range(config.levels - 1)):
       channels = config.filters * 2**level
       x = Block(channels, name=f"up_{level}")(upsample(x))
@@ -88,8 +90,8 @@ class UNet3D(Network):
       x = Block(channels, size=1, name=f"reduce_{level}")(x)
       if level < DEEP_SUPERVISION:
         segmentation = Segmentation(config.out_channels, name=f"segment_{level}")(x)
-        logits = segmentation if logits is None else upsample(logits) + segmentation
-    return jax.nn.sigmoid(logits)
+        total = segmentation if total is None else upsample(total) + segmentation
+    return total if logits else probabilities_of(total, config.output)
 
 
 class Context(nn.Module):

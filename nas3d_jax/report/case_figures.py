@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from nas3d_jax.data.patches.grid import patch_starts
+from nas3d_jax.data.patches.grid import patch_grid, patch_starts
 from nas3d_jax.report.case_views import PLANES, Image, View, mosaic
-from nas3d_jax.report.gallery import GREY, INK, ORANGE, SKY, WIDTH, bare, label_colours, new_figure
+from nas3d_jax.report.gallery import GREY, INK, ORANGE, SKY, WIDTH, bare, label_colours, new_figure, size_text
 from nas3d_jax.report.run_contents import NETWORKS
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import PatchSize, axis_lengths
 
 _TITLE_ROOM, _KEY_ROOM, _SIDE_ROOM = 0.30, 0.48, 0.40  # inches
 _TALLEST = 8.6
@@ -61,20 +61,21 @@ def examples_figure(views: Mapping[str, View], captions: Mapping[str, Mapping[st
   return _table_of_pictures(rows, titles, list(views), schema, below)
 
 
-def patches_figure(view: View, cube: Sequence[Sequence[int]], shape: Sequence[int], patch: int) -> Figure:
+def patches_figure(view: View, cube: Sequence[Sequence[int]], shape: Sequence[int], patch: PatchSize) -> Figure:
   """The brain cube and the auto-fitted patches of one case on an axial and a coronal slice (Fig. 2).
 
   Args:
     view: the case, cropped to its brain cube.
     cube: (start, stop) of the brain cube along the file's axes, in voxels.
     shape: of the whole volume, in voxels.
-    patch: length of a patch in voxels.
+    patch: length of a patch in voxels; one, or one an axis.
   """
   figure = new_figure(4.4)
-  where, lengths = view.centre(), view.image.shape[:3]
+  where, lengths, sizes = view.centre(), view.image.shape[:3], axis_lengths(patch)
   unit = max(lengths) / 150
   for axes, plane, across, up in zip(figure.subplots(1, 2), ("axial", "coronal"), (0, 0), (1, 2), strict=True):
-    columns, rows = (patch_starts(lengths[axis], patch) for axis in (across, up))
+    columns, rows = (patch_starts(lengths[axis], sizes[axis]) for axis in (across, up))
+    width, height = sizes[across], sizes[up]
     picture = view.slice(plane, 0, where)[:, ::-1]
     aspect = view.spacing[up] / view.spacing[across]
     # In voxels of the brain cube, as the patches count.
@@ -82,20 +83,20 @@ def patches_figure(view: View, cube: Sequence[Sequence[int]], shape: Sequence[in
     for (j, y), (i, x) in itertools.product(enumerate(rows), enumerate(columns)):
       colour = (SKY, ORANGE)[(i + j) % 2]
       inset = unit * (0.4 + i + 2 * j)  # edges that lie on each other are drawn apart
-      edge = patch - 2 * inset
-      axes.add_patch(Rectangle((x + inset, y + inset), edge, edge, fill=False, edgecolor=colour, linewidth=1.5))
-      corner = [start + patch * _corner(k, n) for start, k, n in ((x, i, len(columns)), (y, j, len(rows)))]
+      edges = width - 2 * inset, height - 2 * inset
+      axes.add_patch(Rectangle((x + inset, y + inset), *edges, fill=False, edgecolor=colour, linewidth=1.5))
+      corner = x + width * _corner(i, len(columns)), y + height * _corner(j, len(rows))
       number = str(j * len(columns) + i + 1)
       axes.text(*corner, number, color=colour, fontsize=11, weight="bold", ha="center", va="center")
     cube_edge = Rectangle((0, 0), lengths[across], lengths[up], fill=False, edgecolor="white", linestyle="--")
     axes.add_patch(cube_edge)
-    for set_limits, starts, length in ((axes.set_xlim, columns, lengths[across]), (axes.set_ylim, rows, lengths[up])):
-      set_limits(min(0, starts[0]) - 2 * unit, max(length, starts[-1] + patch) + 2 * unit)
+    for set_limits, starts, axis in ((axes.set_xlim, columns, across), (axes.set_ylim, rows, up)):
+      set_limits(min(0, starts[0]) - 2 * unit, max(lengths[axis], starts[-1] + sizes[axis]) + 2 * unit)
     axes.set(facecolor="black", xlabel="left to right (voxels)")
     axes.set_ylabel("back to front (voxels)" if plane == "axial" else "bottom to top (voxels)")
-    axes.set_title(f"{plane}: {len(columns)} x {len(rows)} patches of {patch}")
+    axes.set_title(f"{plane}: {len(columns)} x {len(rows)} patches of {size_text(patch)}")
     axes.grid(False)
-  count = math.prod(len(patch_starts(length, patch)) for length in lengths)
+  count = len(patch_grid(lengths, patch))
   size, box = " x ".join(map(str, shape)), " x ".join(str(stop - start) for start, stop in cube)
   text = f"volume {size}, brain cube {box} voxels (dashed), {count} patches in all"
   figure.suptitle(text, fontsize=9, color=INK)

@@ -23,6 +23,7 @@ from nas3d_jax.files.own_files import own_folder
 from nas3d_jax.files.run_layout import MADE
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import PatchSize
 
 WIDTH = 7.2
 """Inches; what a sheet of A4 holds, and a page of 1080 pixels at `DPI`."""
@@ -148,3 +149,8 @@ def bare(axes: Axes) -> None:
   """Takes away everything but what is drawn."""
   axes.set_axis_off()
   axes.grid(False)
+
+
+def size_text(size: PatchSize) -> str:
+  """Voxels of a patch for people: 64³, or 40 x 56 x 40."""
+  return f"{size}³" if isinstance(size, int) else " x ".join(map(str, size))

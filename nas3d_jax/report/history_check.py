@@ -29,6 +29,10 @@ def _cells(entry: Check) -> Check:
   return lambda value: isinstance(value, dict) and all(entry(value.get(cell)) for cell in CELLS)
 
 
+def _patch_size(value: Any) -> bool:
+  return _count(value) or (isinstance(value, list) and len(value) == 3 and all(map(_count, value)))
+
+
 def _modules(value: Any) -> bool:
   return isinstance(value, list) and all(
     isinstance(module, dict)
@@ -53,9 +57,9 @@ _SIZES = {
 }  # fmt: skip
 _SETTINGS: Mapping[Kind, Mapping[str, Check]] = types.MappingProxyType(
   {
-    "search": {"epochs": _count, "min_count": _count, "patch_size": _count, **_SIZES},
-    "searched": {"epochs": _count, "patch_size": _count, **_SIZES},
-    "unet3d": {"epochs": _count, "patch_size": _count},
+    "search": {"epochs": _count, "min_count": _count, "patch_size": _patch_size, **_SIZES},
+    "searched": {"epochs": _count, "patch_size": _patch_size, **_SIZES},
+    "unet3d": {"epochs": _count, "patch_size": _patch_size},
   }
 )
 _TRAINING = {

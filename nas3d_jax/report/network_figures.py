@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.search_space import CANDIDATES, CELLS, direction_of, family
 from nas3d_jax.report.cell_figures import FAMILIES
-from nas3d_jax.report.gallery import BLUE, GREEN, GREY, INK, ORANGE, RED, bare, new_figure
+from nas3d_jax.report.gallery import BLUE, GREEN, GREY, INK, ORANGE, RED, bare, new_figure, size_text
+from nas3d_jax.validation import PatchSize, axis_lengths, patch_size_of
 
 _DIRECTIONS = ("down", "normal", "up")
 _WHAT = {"down": "halves the resolution", "normal": "keeps the resolution", "up": "doubles the resolution"}
@@ -27,43 +29,48 @@ class Stage:
   Attributes:
     name: as the paper calls it.
     channels: of its output.
-    length: voxels along each axis of its output.
+    size: voxels of its output; one length, or one an axis.
     level: halvings of the input.
   """
 
   name: str
   channels: int
-  length: int
+  size: PatchSize
   level: int
 
   def __str__(self) -> str:
-    return f"{self.name}\n{self.channels} x {self.length}³ = {self.channels * self.length**3:,}"
+    numbers = self.channels * math.prod(axis_lengths(self.size))
+    return f"{self.name}\n{self.channels} x {size_text(self.size)} = {numbers:,}"
 
 
-def backbone(config: NetworkConfig, patch: int) -> tuple[list[Stage], list[Stage]]:
+def backbone(config: NetworkConfig, patch: PatchSize) -> tuple[list[Stage], list[Stage]]:
   """The stages on the way down and on the way up, in order of use (section 2.1).
 
   Args:
     config: size of the network.
-    patch: length of its input in voxels, a multiple of `config.multiple`.
+    patch: length of its input in voxels, one or one an axis, multiples of `config.multiple`.
 
   Raises:
     InputError: the patch does not fit.
   """
   config.check_patch_size(patch)
   width = config.nodes * config.kernels
-  down = [Stage("P0: 1x1x1 convolution", width, patch, 0), Stage("P1: 3x3x3, stride 2", width, patch // 2, 1)]
+
+  def halved(times: int) -> PatchSize:
+    return patch_size_of([length // 2**times for length in axis_lengths(patch)])
+
+  down = [Stage("P0: 1x1x1 convolution", width, patch, 0), Stage("P1: 3x3x3, stride 2", width, halved(1), 1)]
   for level in range(config.depth):
     step = level + 2
-    down.append(Stage(f"downward cell {level + 1}", width * 2 ** (level + 1), patch // 2**step, step))
+    down.append(Stage(f"downward cell {level + 1}", width * 2 ** (level + 1), halved(step), step))
   up = []
   for level in range(config.depth + 1):
     step = config.depth - level
-    up.append(Stage(f"upward cell {level + 1}", width * 2**step, patch // 2**step, step))
+    up.append(Stage(f"upward cell {level + 1}", width * 2**step, halved(step), step))
   return down, up
 
 
-def backbone_figure(config: NetworkConfig, patch: int) -> Figure:
+def backbone_figure(config: NetworkConfig, patch: PatchSize) -> Figure:
   """The U-shape with channels and voxels of every stage (Fig. 3)."""
   down, up = backbone(config, patch)
   rows = config.depth + 2
@@ -74,8 +81,8 @@ def backbone_figure(config: NetworkConfig, patch: int) -> Figure:
     for stage in stages:
       places[stage.name] = (side, -stage.level)
       _stage(axes, side, -stage.level, str(stage), (ORANGE if side == 0 else GREEN) if "cell" in stage.name else BLUE)
-  _stage(axes, 0, 1, f"input\n{config.in_channels} x {patch}³", GREY)
-  _stage(axes, 5.2, 1, f"dropout, 1x1x1, sigmoid\n{config.out_channels} regions x {patch}³", GREY)
+  _stage(axes, 0, 1, f"input\n{config.in_channels} x {size_text(patch)}", GREY)
+  _stage(axes, 5.2, 1, f"dropout, 1x1x1, sigmoid\n{config.out_channels} regions x {size_text(patch)}", GREY)
   centre = 1.2
   for stages in (down, up):
     for first, second in itertools.pairwise(stages):

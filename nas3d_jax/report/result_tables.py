@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +14,11 @@ from nas3d_jax.evaluation.scores import label
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.search_space import CELLS, family
 from nas3d_jax.report.cell_figures import FAMILIES
+from nas3d_jax.report.gallery import size_text
 from nas3d_jax.report.run_contents import NETWORKS, SPLITS, History, Material
 from nas3d_jax.report.score_figures import SHORT
 from nas3d_jax.report.table import Table, make_table
+from nas3d_jax.validation import patch_size_of
 
 COMPARED = metrics.METRICS[:-2]
 """Metrics of which more, or less, is better; volumes are not."""
@@ -78,7 +81,9 @@ def runs_table(runs: Mapping[str, History]) -> Table:
   rows = []
   for name, history in runs.items():
     device = history.sessions[-1] if history.sessions else {}
-    settings = [str(history.settings.get(key, "–")) for key in ("seed", "patch_size", "batch_size")]
+    seed, batch = (str(history.settings.get(key, "–")) for key in ("seed", "batch_size"))
+    patch = history.settings.get("patch_size", "–")
+    settings = [seed, str(patch) if isinstance(patch, (int, str)) else size_text(tuple(patch)), batch]
     count = f"{len(history.records)} of {history.settings.get('epochs', '–')}"
     where = f"{device.get('count', '–')} x {device.get('kind', '–')} ({device.get('platform', '–')})"
     version = device.get("versions", {}).get("jax", "–")
@@ -118,6 +123,10 @@ def differences_table(differences: Differences) -> Table:
   return make_table("differences", caption, header, rows, text_columns=3)
 
 
+def _patch(size: Any) -> str:
+  return "–" if size is None else size_text(patch_size_of(size))
+
+
 def costs_table(material: Material) -> Table:
   """Parameters, operations, memory and time of each network, beside its Dice."""
   split = next((s for s in ("cross_validation", "test", "training") if material.networks_of(s)), None)
@@ -130,7 +139,7 @@ def costs_table(material: Material) -> Table:
         NETWORKS.get(network, network),
         _three(cost.get("parameters")),
         _three(cost.get("flops"), 1e9),
-        f"{cost.get('patch_size', '–')}³",
+        _patch(cost.get("patch_size")),
         _three(cost.get("peak_bytes"), 2**30),
         _three(cost.get("step_ms")),
         _three(cost.get("case_s")),

@@ -11,7 +11,9 @@ from nas3d_jax.report import cell_figures, network_figures, result_tables, score
 from nas3d_jax.report.case_figures import modalities_figure, patches_figure
 from nas3d_jax.report.case_views import dataset_view
 from nas3d_jax.report.context import Context
+from nas3d_jax.report.gallery import size_text
 from nas3d_jax.report.run_contents import SPLITS
+from nas3d_jax.validation import PatchSize, patch_size_of
 
 _OPTIMISTIC = (
   "The genotype was searched on cases that later serve as test folds of the cross-validation, so that the "
@@ -66,7 +68,8 @@ def network(c: Context) -> None:
   if config is None or patch is None:
     c.missing("There is no network yet. Its size is settled by", f"search {c.run}")
     return
-  caption = f"Figure 3. The backbone for patches of {patch} voxels: channels x voxels of the output of every stage."
+  size = size_text(patch)
+  caption = f"Figure 3. The backbone for patches of {size} voxels: channels x voxels of the output of every stage."
   c.figure("fig3_backbone", caption, [config.to_dict(), patch], lambda: network_figures.backbone_figure(config, patch))
   search = c.material.search
   if search and search.records:
@@ -204,10 +207,11 @@ def _tumour(case: Case, inner: tuple[int, ...]) -> int:
   return -1 if case.label_counts is None else sum(case.label_counts[value] for value in inner)
 
 
-def _patch_size(c: Context) -> int | None:
+def _patch_size(c: Context) -> PatchSize | None:
   histories = [history for history in (c.material.search, *c.material.trainings.values()) if history]
-  return next((history.settings["patch_size"] for history in histories if "patch_size" in history.settings), None)
+  found = (history.settings["patch_size"] for history in histories if "patch_size" in history.settings)
+  return patch_size_of(next(found, None))
 
 
-def _patches(view, case: Case, patch: int):
+def _patches(view, case: Case, patch: PatchSize):
   return patches_figure(view(), case.cube, case.shape, patch)

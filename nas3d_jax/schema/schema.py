@@ -139,6 +139,12 @@ class Schema:
     return max(range(len(sets)), key=lambda place: (sum(sets[place] < other for other in sets), place))
 
   @property
+  def exclusive(self) -> bool:
+    """Whether no label belongs to two regions."""
+    labels = [label for region in self.regions for label in region.labels]
+    return len(labels) == len(set(labels))
+
+  @property
   def label_values(self) -> tuple[int, ...]:
     """All label values, background included, in the schema's order."""
     return tuple(value for value, _ in self.labels)
@@ -164,8 +170,8 @@ class Schema:
   def decode(self, confidence: np.ndarray, threshold: float = 0.5) -> np.ndarray:
     """The label volume that probabilities of the regions stand for.
 
-    A region holds where its probability is at least the threshold; the labels are painted in the
-    schema's order, each over the one before.
+    A region holds where its probability is at least the threshold. Labels are painted in the schema's order, each over
+    the one before; of regions that exclude each other, the most probable one wins instead, of equals the first.
 
     Args:
       confidence: array [..., R] of probabilities from 0 to 1.
@@ -184,6 +190,9 @@ class Schema:
         f"({', '.join(self.region_names)}), got shape {confidence.shape}"
       )
     labels = np.zeros(confidence.shape[:-1], np.uint8)
+    if self.exclusive:
+      paints = np.array([region.paint for region in self.regions], np.uint8)
+      return np.where(confidence.max(axis=-1) >= threshold, paints[confidence.argmax(axis=-1)], labels)
     for channel, region in enumerate(self.regions):
       labels[confidence[..., channel] >= threshold] = region.paint
     return labels

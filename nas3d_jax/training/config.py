@@ -17,16 +17,28 @@ from nas3d_jax.models.config import (
   TRAIN_DROPOUT,
   UNET_DROPOUT,
   Architecture,
+  Output,
   Precision,
   Variant,
 )
 from nas3d_jax.options import check_options, option, options_of
-from nas3d_jax.validation import is_whole
+from nas3d_jax.training.recipe import (
+  RECIPES,
+  Augmentation,
+  DiceOver,
+  LossName,
+  OptimizerName,
+  Recipe,
+  ScheduleName,
+  learning_rate,
+  resolved,
+)
+from nas3d_jax.validation import PatchSize, is_whole, patch_size_of
 
 # Limits where data and memory set none; a rate beyond single precision would be infinite.
 MOST_SEED, MOST_EPOCHS, MOST_RATE = 2**63 - 1, 10**6, 3.4e38
-# Learning rate and dropout of each network, where none are given; Isensee et al. (2017) for the 3D U-Net.
-_DEFAULTS = {"searched": (1e-3, TRAIN_DROPOUT), "unet3d": (5e-4, UNET_DROPOUT)}
+# Dropout of each network in the paper's recipe; the modern one has none.
+_DROPOUT = {"searched": TRAIN_DROPOUT, "unet3d": UNET_DROPOUT}
 
 START_SUM = "init_from_sha256"
 """The setting of a run that tells which parameters `init_from` held when it began."""
@@ -54,7 +66,22 @@ class RunConfig:
   # Augmentation follows from it as well.
   seed: int = option("seed of parameters, order, dropout", 0, least=0, most=MOST_SEED)
   skip_empty: bool = option("leave out patches without tumour", True)
-  augment: bool = option("scale, flip and rotate patches", True)
+  # What stands after it is the recipe's where it is not given.
+  recipe: Recipe = option("losses, optimiser and so on of the paper, or of what came after", "paper")
+  loss: LossName | None = option("Dice; and cross-entropy, or focal cross-entropy, added to it; recipe", None)
+  dice_over: DiceOver | None = option("voxels of a coefficient of Dice: of each sample, or of the batch; recipe", None)
+  optimizer: OptimizerName | None = option("of all but the operations' weights, which have Adam; recipe", None)
+  weight_decay: float | None = option("of the parameters, times the learning rate; recipe", None, least=0)
+  schedule: ScheduleName | None = option(
+    "of the learning rate: halved on a plateau, or to 0 by a cosine or polynomial; recipe", None
+  )
+  warmup: float | None = option("part of the updates in which the rate rises; recipe", None, least=0, below=1)
+  clip_norm: float | None = option("longest gradient; 0: any; recipe", None, least=0, most=MOST_RATE)
+  augment: bool = option("augment patches", True)
+  augmentation: Augmentation | None = option(
+    "scale, flip, turn as in the paper; strong: rotations, intensities, noise, blur as well; recipe", None
+  )
+  output: Output = option("sigmoid: of each region; softmax: over regions that exclude each other", "sigmoid")
   data_placement: Placement = option(
     "where the data lies; auto: on an accelerator where it fits", "auto", changeable=True
   )
@@ -74,7 +101,14 @@ class RunConfig:
   checkpoint_minutes: float = option("minutes between checkpoints", 10.0, above=0, changeable=True)
 
   def __post_init__(self):
+    if hasattr(self, "patch_size"):
+      object.__setattr__(self, "patch_size", patch_size_of(self.patch_size))
+    for name, value in resolved(self.recipe, vars(self)).items() if self.recipe in RECIPES else ():
+      if name in options_of(type(self)):
+        object.__setattr__(self, name, value)
     check_options(self)
+    if self.schedule == "plateau" and self.warmup:
+      raise InputError(f"warmup is for the schedules cosine and poly, got {self.warmup} with plateau; leave it out")
 
   @property
   def changeable(self) -> frozenset[str]:
@@ -87,7 +121,8 @@ class RunConfig:
   def defaults(self) -> dict[str, Any]:
     """The options with which a run was made that does not know of them, because it is older."""
     options = options_of(type(self)).items()
-    return {name: o.default for name, o in options if o.default is not dataclasses.MISSING}
+    own = {name: o.default for name, o in options if o.default is not dataclasses.MISSING}
+    return own | {name: value for name, value in RECIPES["paper"].items() if name in own}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,14 +136,14 @@ class SearchConfig(RunConfig):
   workdir: str | Path = option("run directory with dataset/; search/ is written", kw_only=False, changeable=True)
   # The cases of all other folds are the kernel part.
   fold: int = option("the fold that is the hybrid part", 0, least=0)
-  patch_size: int = option("edge of a patch, in voxels", 64, least=1, most=MOST_PATCH)
+  patch_size: PatchSize = option("voxels of a patch, one length or D,H,W", 64, least=1, most=MOST_PATCH)
   # N_E and N_C of Table 2. Both may change when the search goes on, to make it longer.
   epochs: int = option("epochs at most", 100, least=1, most=MOST_EPOCHS, changeable=True)
   min_count: int = option(
     "stop when a genotype appeared this many times", 40, least=1, most=MOST_EPOCHS, changeable=True
   )
   hybrid_learning_rate: float = option("Adam, weights of the operations", 1e-3, above=0, most=MOST_RATE)
-  kernel_learning_rate: float = option("Adam, all other parameters", 1e-3, above=0, most=MOST_RATE)
+  kernel_learning_rate: float = option("all other parameters", 1e-3, above=0, most=MOST_RATE)
   dropout: float = option("part of the channels dropped", SEARCH_DROPOUT, least=0, below=1)
   overwrite: bool = option("start anew: search/ is deleted", False, changeable=True)
 
@@ -133,19 +168,34 @@ class TrainConfig(RunConfig):
   # A run means its best checkpoint; None draws new parameters.
   # Where the run goes on, what was read is compared: `training.start`.
   init_from: str | Path | None = option("run or checkpoint whose parameters to start from", None)
-  patch_size: int = option("edge of a patch, in voxels", 128, least=1, most=MOST_PATCH)
+  patch_size: PatchSize = option("voxels of a patch, one length or D,H,W", 128, least=1, most=MOST_PATCH)
   # May change when the training goes on, to make it longer.
   epochs: int = option("epochs", 200, least=1, most=MOST_EPOCHS, changeable=True)
   filters: int = option(
     "channels of the first level of the 3D U-Net", 16, least=1, most=MOST["filters"], network="unet3d"
   )
   levels: int = option("resolutions of the 3D U-Net", 5, least=1, most=MOST["levels"], network="unet3d")
-  learning_rate: float = option("Adam; not given: 1e-3, for the 3D U-Net 5e-4", None, above=0, most=MOST_RATE)
-  dropout: float = option("part of the channels dropped; not given: 0.5, for the 3D U-Net 0.3", None, least=0, below=1)
+  learning_rate: float = option(
+    "the greatest; not given: 1e-3, for the 3D U-Net 5e-4; modern 3e-3 and 1e-3; SGD 1e-2",
+    None,
+    above=0,
+    most=MOST_RATE,
+  )
+  dropout: float = option(
+    "part of the channels dropped; not given: 0.5, for the 3D U-Net 0.3; modern 0", None, least=0, below=1
+  )
+  ema: float | None = option(
+    "decay of the average of the parameters that is validated and kept; 0: none; recipe", None, least=0, below=1
+  )
   overwrite: bool = option("start anew: train/<fold>/ is deleted", False, changeable=True)
 
   def __post_init__(self):
-    for name, default in zip(("learning_rate", "dropout"), _DEFAULTS.get(self.network, ()), strict=False):
+    optimizer = self.optimizer or RECIPES[self.recipe]["optimizer"] if self.recipe in RECIPES else None
+    defaults = {
+      "learning_rate": learning_rate(self.recipe, self.network, optimizer) if optimizer else 1e-3,
+      "dropout": _DROPOUT.get(self.network, 0.0) if self.recipe == "paper" else 0.0,
+    }
+    for name, default in defaults.items():
       if getattr(self, name) is None:
         object.__setattr__(self, name, default)
     super().__post_init__()

@@ -20,7 +20,7 @@ from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import SearchConfig
 from nas3d_jax.training.epoch import SavedSums
 from nas3d_jax.training.genotype_counts import GenotypeCounts, describe, rows_of
-from nas3d_jax.training.optimizers import Plateau, adam, with_rate
+from nas3d_jax.training.optimizers import Plateau, adam, rate_of, with_rate
 from nas3d_jax.training.session import Feed, Session
 from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
 from nas3d_jax.training.steps import SearchState, make_search_step
@@ -108,7 +108,10 @@ class SearchSession(Session[SearchState, SearchItems]):
     keys = RunKeys.of(config.seed)
     variables = initial_variables(net, keys.init)
     packed = PackedNet(net, variables)
-    optimizers = adam(config.hybrid_learning_rate), adam(config.kernel_learning_rate)
+    optimizers = (
+      adam(config.hybrid_learning_rate),
+      setup.optimizer(config.kernel_learning_rate, config.epochs * kernel.order.steps),
+    )
     super().__init__(
       setup,
       folder,
@@ -119,7 +122,7 @@ class SearchSession(Session[SearchState, SearchItems]):
       ),
       net=packed,
       state=SearchState.create(packed.pack(variables), *optimizers, keys.step),
-      step=make_search_step(packed, *optimizers, replicas=setup.replicas),
+      step=make_search_step(packed, *optimizers, replicas=setup.replicas, **setup.objective),
       augment_key=keys.augment,
     )
     self.schedules = Schedules(Plateau(config.hybrid_learning_rate), Plateau(config.kernel_learning_rate))
@@ -142,16 +145,15 @@ class SearchSession(Session[SearchState, SearchItems]):
       **losses,
       validation_loss=validation_loss,
       hybrid_learning_rate=self.schedules.hybrid.rate,
-      kernel_learning_rate=self.schedules.kernel.rate,
+      kernel_learning_rate=rate_of(self.state.kernel_optimizer),
       **self._genotype_record,
     )
     self._genotype_record = None
     hybrid, kernel = self.schedules.hybrid.after(losses["hybrid_loss"]), self.schedules.kernel.after(validation_loss)
     self.schedules = Schedules(hybrid, kernel)
-    self.state = self.state.replace(
-      hybrid_optimizer=with_rate(self.state.hybrid_optimizer, hybrid.rate),
-      kernel_optimizer=with_rate(self.state.kernel_optimizer, kernel.rate),
-    )
+    self.state = self.state.replace(hybrid_optimizer=with_rate(self.state.hybrid_optimizer, hybrid.rate))
+    if self.setup.config.schedule == "plateau":
+      self.state = self.state.replace(kernel_optimizer=with_rate(self.state.kernel_optimizer, kernel.rate))
     summary = (
       f"hybrid loss {losses['hybrid_loss']:.4f}, kernel loss {losses['kernel_loss']:.4f}, validation loss "
       f"{validation_loss:.4f}; genotype counted {record['count']} of {self.setup.config.min_count}"

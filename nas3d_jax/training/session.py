@@ -119,7 +119,8 @@ class Session(abc.ABC, Generic[State, Items]):
     what = {"search": "the search step", "train": "the training step"}[kind]
     self._step = announced(what, step)
     self._chunk = announced(what, make_chunk(step, self._cut_batches, metrics)) if on_device else None
-    self._validation_step = announced("the validation step", make_validation_step(net, replicas=setup.replicas))
+    validation_step = make_validation_step(net, replicas=setup.replicas, **setup.objective)
+    self._validation_step = announced("the validation step", validation_step)
     self.progress = EpochProgress(losses, self.feeds[-1].stream.order, Skips(folder, setup.config.skip_nonfinite))
 
   def close(self) -> None:
@@ -194,6 +195,11 @@ class Session(abc.ABC, Generic[State, Items]):
     sources = {feed.prefix: Source(feed.stream.host, self._key(feed, step - 1)) for feed in self.feeds}
     self.progress.skips.add(step=step, epoch=self.progress.epoch + 1, ago=ago, metrics=metrics, sources=sources)
 
+  @property
+  def variables(self) -> dict[str, Any]:
+    """What is validated, saved and used, packed: the parameters."""
+    return self.state.variables
+
   def validate(self, stream: PatchStream) -> float:
     """Mean loss over one pass of these patches, with dropout and augmentation off.
 
@@ -205,7 +211,7 @@ class Session(abc.ABC, Generic[State, Items]):
     return mean_loss(f"{self.title} validation", batches, stream.order.steps, self._validation_loss)
 
   def _validation_loss(self, batch: Batch, weight: jax.Array) -> jax.Array:
-    return self._validation_step(self.state.variables, batch, weight)
+    return self._validation_step(self.variables, batch, weight)
 
   # The end of an epoch, and checkpoints.
 
@@ -257,7 +263,7 @@ class Session(abc.ABC, Generic[State, Items]):
     step, epoch = int(self.state.step), self.progress.epoch
     self.run.checkpoints.save(
       step,
-      variables=self.net.unpack(self.state.variables),
+      variables=self.net.unpack(self.variables),
       training=self.checkpoint_items(),
       metadata=self.setup.metadata(
         kind=self._kind, genotype=self._genotype, epoch=epoch, step=step, progress=self.progress_metadata()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import optax
 
 from nas3d_jax.checkpointing.metadata import RunMetadata
 from nas3d_jax.data.dataset.case import Case
@@ -27,7 +28,10 @@ from nas3d_jax.runtime.distributed import first_says
 from nas3d_jax.runtime.memory import check_fits
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.training.config import START_SUM
+from nas3d_jax.training.losses import make_logit_loss
+from nas3d_jax.training.optimizers import make_optimizer, scheduled
 from nas3d_jax.training.run_directory import Run
+from nas3d_jax.validation import axis_lengths, spelled_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +63,40 @@ class RunSetup:
     network = network_config(config, dataset.schema)
     network.check_patch_size(config.patch_size)
     device = devices.select()
-    channels, voxels = network.in_channels + network.out_channels, config.batch_size * config.patch_size**3
+    channels = network.in_channels + network.out_channels
+    voxels = config.batch_size * math.prod(axis_lengths(config.patch_size))
     check_fits(
       4 * channels * voxels,
-      f"a batch of patch_size={config.patch_size} and batch_size={config.batch_size}",
+      f"a batch of patch_size={spelled_size(config.patch_size)} and batch_size={config.batch_size}",
       "give smaller ones",
       device.memory,
     )
     return cls(config, dataset, network, device, Replicas.of(config.devices))
+
+  @property
+  def objective(self) -> dict[str, Any]:
+    """The loss, as the steps take it: `loss` and `logits`; none for the paper's, which is their default."""
+    config = self.config
+    if (config.loss, config.dice_over) == ("dice", "sample"):
+      return {}
+    return {"loss": make_logit_loss(config.loss, over=config.dice_over, output=config.output), "logits": True}
+
+  def optimizer(self, rate: float, updates: int) -> optax.GradientTransformation:
+    """The optimiser of all but the hybrid parameters.
+
+    Args:
+      rate: the greatest learning rate.
+      updates: in the whole run, from which a schedule follows.
+    """
+    config = self.config
+    falls = config.schedule != "plateau"
+    return make_optimizer(
+      config.optimizer,
+      scheduled(config.schedule, rate, steps=updates, warmup=config.warmup) if falls else rate,
+      weight_decay=config.weight_decay,
+      clip_norm=config.clip_norm,
+      ema=getattr(config, "ema", 0.0),
+    )
 
   def stream(self, name: str, cases: Sequence[Case], *, seed: int, steps: bool = True) -> PatchStream:
     """The patches of some cases.
@@ -148,15 +178,25 @@ class RunSetup:
 def plain_settings(config: Any) -> dict[str, Any]:
   """The fields of a `SearchConfig` or a `TrainConfig` as plain JSON values, as a run's `config.json` holds them."""
   fields = dataclasses.asdict(config).items()
-  return {name: str(value) if isinstance(value, Path) else value for name, value in fields}
+  return {name: _plain(value) for name, value in fields}
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, Path):
+    return str(value)
+  return list(value) if isinstance(value, tuple) else value
 
 
 def network_config(config: Any, schema: Schema) -> NetworkConfig | UNetConfig:
   """The network that a `SearchConfig` or a `TrainConfig` asks for, for the channels of a data set."""
-  channels = dict(in_channels=len(schema.modalities), out_channels=len(schema.regions))
+  channels, output = dict(in_channels=len(schema.modalities), out_channels=len(schema.regions)), config.output
+  if output == "softmax" and not schema.exclusive:
+    names = ", ".join(schema.region_names)
+    raise InputError(f"output=softmax is for regions that exclude each other, and {names} overlap; use sigmoid")
   if getattr(config, "network", NetworkConfig.architecture) == UNetConfig.architecture:
-    return UNetConfig(filters=config.filters, levels=config.levels, **channels)
-  return NetworkConfig(**{name: getattr(config, name) for name in ("kernels", "nodes", "depth", "variant")}, **channels)
+    return UNetConfig(filters=config.filters, levels=config.levels, **channels, output=output)
+  sizes = {name: getattr(config, name) for name in ("kernels", "nodes", "depth", "variant")}
+  return NetworkConfig(**sizes, **channels, output=output)
 
 
 class RunKeys(NamedTuple):

@@ -96,6 +96,7 @@ def make_search_step(
   kernel_optimizer: optax.GradientTransformation,
   *,
   loss: Loss = dice_loss,
+  logits: bool = False,
   rolled: bool | None = None,
   replicas: Replicas = ONE_DEVICE,
 ) -> Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]:
@@ -109,6 +110,7 @@ def make_search_step(
     hybrid_optimizer: of the hybrid partition.
     kernel_optimizer: of the kernel partition.
     loss: (probabilities, target) -> scalar.
+    logits: whether the loss takes logits in their place, see `losses.make_logit_loss`.
     rolled: whether the two updates are two turns of one loop. That halves the program, and the time to compile it; but
       both turns compute both gradients, of which each uses one. Unrolled, each update differentiates with respect to
       its own partition alone. None means rolled on CPU, where compiling takes longest, and batches of one shape.
@@ -120,10 +122,11 @@ def make_search_step(
     "hybrid_finite" and "kernel_finite", bool: whether the update was done. The state given is donated: its buffers are
     gone after the call.
   """
+  given = _wanted(logits)
 
   def value(hybrid, kernel, batch, key):
     image, target = batch
-    return loss(net.apply(merge(hybrid, kernel), image, train=True, rngs={"dropout": key}), target)
+    return loss(net.apply(merge(hybrid, kernel), image, train=True, rngs={"dropout": key}, **given), target)
 
   def update_hybrid(state: SearchState, gradients: Any, good: jax.Array) -> SearchState:
     hybrid, optimizer = _update(hybrid_optimizer, gradients, state.hybrid_optimizer, state.hybrid, good)
@@ -168,7 +171,12 @@ def make_search_step(
 
 
 def make_train_step(
-  net: Net, optimizer: optax.GradientTransformation, *, loss: Loss = dice_loss, replicas: Replicas = ONE_DEVICE
+  net: Net,
+  optimizer: optax.GradientTransformation,
+  *,
+  loss: Loss = dice_loss,
+  logits: bool = False,
+  replicas: Replicas = ONE_DEVICE,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """A step of section 3.5 on one batch; an update that is not finite is left out, see `make_search_step`.
 
@@ -176,6 +184,7 @@ def make_train_step(
     net: a `DerivedNet`, the `PackedNet` of one, or anything whose `apply` takes `train`.
     optimizer: of all its parameters.
     loss: (probabilities, target) -> scalar.
+    logits: whether the loss takes logits in their place, see `losses.make_logit_loss`.
     replicas: devices that share a batch, see `make_search_step`.
 
   Returns:
@@ -183,12 +192,14 @@ def make_train_step(
     as in `make_search_step`.
   """
 
+  given = _wanted(logits)
+
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     image, target = batch
     key = replicas.own_key(jax.random.fold_in(state.key, state.step))
 
     def value(variables):
-      return loss(net.apply(variables, image, train=True, rngs={"dropout": key}), target)
+      return loss(net.apply(variables, image, train=True, rngs={"dropout": key}, **given), target)
 
     current, gradients = replicas.mean(jax.value_and_grad(value)(state.variables))
     good = _finite((current, gradients))
@@ -199,17 +210,24 @@ def make_train_step(
 
 
 def make_validation_step(
-  net: Net, *, loss: Loss = dice_loss, replicas: Replicas = ONE_DEVICE
+  net: Net, *, loss: Loss = dice_loss, logits: bool = False, replicas: Replicas = ONE_DEVICE
 ) -> Callable[[Any, Batch, jax.Array], jax.Array]:
   """A jitted function (variables, batch, weight [N]) -> sum of the samples' weighted losses, with dropout off."""
+  given = _wanted(logits)
 
   def step(variables: Any, batch: Batch, weight: jax.Array) -> jax.Array:
     image, target = batch
-    each = jax.vmap(lambda *sample: loss(*(array[None] for array in sample)))(net.apply(variables, image), target)
+    answer = net.apply(variables, image, **given)
+    each = jax.vmap(lambda *sample: loss(*(array[None] for array in sample)))(answer, target)
     # A sample that only fills up the batch must not count, whatever its loss is.
     return replicas.sum(jnp.where(weight > 0, weight * each, 0).sum())
 
   return replicas.jit(step, (WHOLE, SPLIT, SPLIT), WHOLE)
+
+
+def _wanted(logits: bool) -> dict[str, bool]:
+  """What to ask a network for; one that knows of no logits is not asked about them."""
+  return {"logits": True} if logits else {}
 
 
 def _strongly_typed(variables):

@@ -8,20 +8,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from nas3d_jax.files.run_layout import GENOTYPE, SEARCH, TRAIN_FOLDERS
 from nas3d_jax.models.config import UNetConfig
 from nas3d_jax.models.genotype import Genotype, genotype_in
 from nas3d_jax.models.networks import DerivedNet
-from nas3d_jax.models.packing import PackedNet
+from nas3d_jax.models.packing import PACKED, PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
 from nas3d_jax.models.unet3d import UNet3D
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import TrainConfig
 from nas3d_jax.training.epoch import SavedSums
 from nas3d_jax.training.genotype_counts import rows_of
-from nas3d_jax.training.optimizers import Plateau, adam, with_rate
+from nas3d_jax.training.optimizers import Plateau, average_of, rate_of, with_average, with_rate
 from nas3d_jax.training.session import Feed, Session
 from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
 from nas3d_jax.training.start import start_of
@@ -101,7 +102,8 @@ class TrainSession(Session[TrainState, TrainItems]):
       cases = dataset.other_cases(config.fold)
       self.validation = setup.stream("validation", dataset.fold_cases(config.fold), seed=0, steps=False)
     training = setup.stream("training", cases, seed=config.seed)
-    net, optimizer = _make_network(setup, genotype), adam(config.learning_rate)
+    net = _make_network(setup, genotype)
+    optimizer = setup.optimizer(config.learning_rate, config.epochs * training.order.steps)
     keys = RunKeys.of(config.seed)
     variables = initial_variables(net, keys.init) if start is None else start
     packed = PackedNet(net, variables)
@@ -113,26 +115,40 @@ class TrainSession(Session[TrainState, TrainItems]):
       feeds=(Feed("train", "", training, augment=config.augment),),
       net=packed,
       state=TrainState.create(packed.pack(variables), optimizer, keys.step),
-      step=make_train_step(packed, optimizer, replicas=setup.replicas),
+      step=make_train_step(packed, optimizer, replicas=setup.replicas, **setup.objective),
       augment_key=keys.augment,
     )
     self.schedule = Plateau(config.learning_rate)
 
   def finish(self, loss: float, validation_loss: float | None) -> None:
     """Ends an epoch: rate and best checkpoint follow the validation loss, where there is none the training loss."""
-    record = self.record(loss=loss, validation_loss=validation_loss, learning_rate=self.schedule.rate)
+    rate = rate_of(self.state.optimizer)
+    record = self.record(loss=loss, validation_loss=validation_loss, learning_rate=rate)
     watched = loss if validation_loss is None else validation_loss
-    self.schedule = self.schedule.after(watched)
-    self.state = self.state.replace(optimizer=with_rate(self.state.optimizer, self.schedule.rate))
+    if self.setup.config.schedule == "plateau":
+      self.schedule = self.schedule.after(watched)
+      self.state = self.state.replace(optimizer=with_rate(self.state.optimizer, self.schedule.rate))
     shown = "" if validation_loss is None else f", validation loss {validation_loss:.4f}"
     self.finish_epoch(record, f"loss {loss:.4f}{shown}", best_metric=watched)
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """The average of the parameters where one is kept: what is validated, saved and used."""
+    average = average_of(self.state.optimizer)
+    return self.state.variables if average is None else {"params": {PACKED: average}}
+
+  def _with_raw(self, optimizer: optax.OptState) -> optax.OptState:
+    """The optimiser's state with the parameters themselves in the place of their average, which is saved as theirs."""
+    if average_of(optimizer) is None:
+      return optimizer
+    return with_average(optimizer, self.state.variables["params"][PACKED])
 
   def checkpoint_items(self) -> TrainItems:
     """The item `training` of a checkpoint of now."""
     return TrainItems(
       epoch=self.progress.epoch,
       key=self.state.key,
-      optimizer=self.in_tree_order(self.state.optimizer),
+      optimizer=self.in_tree_order(self._with_raw(self.state.optimizer)),
       schedule=self.schedule,
       step=self.state.step,
       sums=self.progress.sums.saved(),
@@ -140,7 +156,12 @@ class TrainSession(Session[TrainState, TrainItems]):
 
   def restore(self, variables: dict[str, Any], items: TrainItems, progress: Mapping[str, Any]) -> None:
     """Sets state and schedule to those of a checkpoint."""
-    self.state = TrainState(variables, self.in_packed_order(items.optimizer), items.key, items.step)
+    optimizer = self.in_packed_order(items.optimizer)
+    if (raw := average_of(optimizer)) is not None:
+      # As they were saved: the average in the place of the parameters, and these in that of the average.
+      optimizer = with_average(optimizer, jnp.asarray(variables["params"][PACKED]))
+      variables = {"params": {PACKED: jnp.asarray(raw)}}
+    self.state = TrainState(variables, optimizer, items.key, items.step)
     self.schedule = items.schedule
 
 

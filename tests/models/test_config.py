@@ -65,6 +65,8 @@ def test_multiple(depth, multiple):
     (-32, "got -32; use 32 or 64$"),
     (64.0, r"got 64\.0; use 32 or 64$"),
     (True, "got True; use 32 or 64$"),
+    ((64, 50, 32), r"multiple of 32 \(2 .* along each axis, got 64,50,32; use 64,32,32 or 64,64,32$"),
+    ((64, 64), r"got \(64, 64\); use 32 or 64$"),
   ],
 )
 def test_wrong_patch_size(size, message):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from jax import lax
 
-from nas3d_jax.errors import InputError
 from nas3d_jax.models import convolutions, gathered_convolutions
 from nas3d_jax.models.gathered_convolutions import _adds_depth_taps, gathers
 

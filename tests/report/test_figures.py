@@ -24,8 +24,8 @@ from tests.support.layouts import save, write_layout
 
 def test_backbone_has_the_papers_numbers():
   down, up = network_figures.backbone(NetworkConfig(), 64)
-  assert [(s.channels, s.length) for s in down] == [(12, 64), (12, 32), (24, 16), (48, 8), (96, 4), (192, 2)]
-  assert [(s.channels, s.length) for s in up] == [(192, 4), (96, 8), (48, 16), (24, 32), (12, 64)]
+  assert [(s.channels, s.size) for s in down] == [(12, 64), (12, 32), (24, 16), (48, 8), (96, 4), (192, 2)]
+  assert [(s.channels, s.size) for s in up] == [(192, 4), (96, 8), (48, 16), (24, 32), (12, 64)]
   assert str(down[2]) == "downward cell 1\n24 x 16³ = 98,304"
   with pytest.raises(InputError, match="multiple of 32"):
     network_figures.backbone(NetworkConfig(), 48)

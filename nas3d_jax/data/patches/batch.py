@@ -11,4 +11,4 @@ RawBatch = Mapping[str, Any]
 """Patches as they are stored: image, label, low and high with a first axis of N; see `host_batches.PatchSource`."""
 
 Batch = tuple[jax.Array, jax.Array]
-"""What a step takes: image [N, p, p, p, M] and target [N, p, p, p, R], float32."""
+"""What a step takes: image [N, D, H, W, M] and target [N, D, H, W, R], float32."""

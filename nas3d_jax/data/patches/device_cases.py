@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nas3d_jax.data.dataset.dataset import Dataset
+from nas3d_jax.validation import PatchSize, axis_lengths
 
 if TYPE_CHECKING:
   from nas3d_jax.data.patches.host_batches import PatchRef
@@ -75,26 +76,26 @@ def reside(dataset: Dataset, refs: Sequence[PatchRef]) -> Resident:
   )
 
 
-def cut(resident: Resident, indices: jax.Array, patch_size: int) -> dict[str, jax.Array]:
+def cut(resident: Resident, indices: jax.Array, patch_size: PatchSize) -> dict[str, jax.Array]:
   """A batch of patches, inside a computation.
 
   Args:
     resident: the cases.
     indices: int32 [N], of the patches in `resident.patches`.
-    patch_size: p, length of a patch along each axis in voxels.
+    patch_size: length of a patch in voxels; one, or one an axis.
 
   Returns:
-    image [N, p, p, p, M] and label [N, p, p, p] in the stored types, low and high [N, M], as `prepare_batch` takes
+    image [N, D, H, W, M] and label [N, D, H, W] in the stored types, low and high [N, M], as `prepare_batch` takes
     them; what lies outside a brain cube is zero.
   """
   rows = resident.patches[indices]
   case, starts = rows[:, 0], rows[:, 1:]
-  shape = resident.shape[case]
+  shape, lengths = resident.shape[case], axis_lengths(patch_size)
 
   def voxel(start, shape, first):
     index, inside = first, True
     for axis, stride in enumerate((shape[1] * shape[2], shape[2], 1)):
-      along = start[axis] + jnp.arange(patch_size, dtype=jnp.int32)
+      along = start[axis] + jnp.arange(lengths[axis], dtype=jnp.int32)
       other = [a for a in range(3) if a != axis]
       index = index + jnp.expand_dims(along * stride, other)
       inside = inside & jnp.expand_dims((along >= 0) & (along < shape[axis]), other)

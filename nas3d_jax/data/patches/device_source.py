@@ -11,6 +11,7 @@ from nas3d_jax.data.patches import device_cases, host_batches
 from nas3d_jax.data.patches.batch import Batch
 from nas3d_jax.data.patches.host_batches import PatchRef
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
+from nas3d_jax.validation import PatchSize
 
 
 class DeviceSource:
@@ -21,14 +22,14 @@ class DeviceSource:
   """
 
   def __init__(
-    self, dataset: Dataset, refs: Sequence[PatchRef], *, patch_size: int, replicas: Replicas = ONE_DEVICE
+    self, dataset: Dataset, refs: Sequence[PatchRef], *, patch_size: PatchSize, replicas: Replicas = ONE_DEVICE
   ):
     """Copies the cases to each device.
 
     Args:
       dataset: where the cases lie.
       refs: the patches; the cases that they are of are copied.
-      patch_size: p, length of a patch along each axis in voxels.
+      patch_size: length of a patch in voxels; one, or one an axis.
       replicas: the devices that share a batch.
     """
     self._schema, self._patch_size, self._replicas = dataset.schema, patch_size, replicas
@@ -45,7 +46,7 @@ class DeviceSource:
       key: of the augmentation, None without.
 
     Returns:
-      Image [N, p, p, p, M] and target [N, p, p, p, R], float32, each device its rows.
+      Image [N, D, H, W, M] and target [N, D, H, W, R], float32, each device its rows.
     """
 
     def prepare(data, indices, *key):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.validation import check_whole
+from nas3d_jax.validation import PatchSize, axis_lengths, check_whole
 
 Start = tuple[int, int, int]
 
@@ -70,30 +70,33 @@ def overlapping_starts(brain: int, patch: int, overlap: float) -> tuple[int, ...
   return tuple(k * (brain - patch) // steps for k in range(steps + 1))
 
 
-def gaussian_weights(patch: int) -> np.ndarray:
-  """Weights of a patch's voxels: a Gaussian about its centre, whose deviation is an eighth of its length.
+def gaussian_weights(patch: PatchSize) -> np.ndarray:
+  """Weights of a patch's voxels: a Gaussian about its centre, whose deviation is an eighth of its length on each axis.
 
   Args:
-    patch: length of the patch along each axis in voxels, at least 1.
+    patch: length of the patch in voxels, at least 1; one, or one an axis.
 
   Returns:
-    float32 [patch, patch, patch, 1], at most 1, above 0.
+    float32 [d, h, w, 1], at most 1, above 0.
 
   Raises:
     InputError: the length is not a whole number of at least 1.
   """
-  check_whole("patch", patch, 1, numbers.Integral)
-  place = (np.arange(patch) - (patch - 1) / 2) / (patch / 8)
-  line = np.exp(-(place**2) / 2)
-  return (line[:, None, None] * line[:, None] * line)[..., None].astype(np.float32)
+  lines = []
+  for length in axis_lengths(patch):
+    check_whole("patch", length, 1, numbers.Integral)
+    place = (np.arange(length) - (length - 1) / 2) / (length / 8)
+    lines.append(np.exp(-(place**2) / 2))
+  d, h, w = lines
+  return (d[:, None, None] * h[:, None] * w)[..., None].astype(np.float32)
 
 
-def patch_grid(shape: Sequence[int], patch: int, overlap: float = 0.0) -> list[Start]:
+def patch_grid(shape: Sequence[int], patch: PatchSize, overlap: float = 0.0) -> list[Start]:
   """Starts of all patches of a volume: `patch_starts` along each axis, or `overlapping_starts`.
 
   Args:
     shape: the three spatial lengths of the volume in voxels.
-    patch: length of a patch along each axis in voxels.
+    patch: length of a patch in voxels; one, or one an axis.
     overlap: least part of a patch's length that neighbours share, below 1; 0 means auto-fitted patches.
 
   Returns:
@@ -104,24 +107,26 @@ def patch_grid(shape: Sequence[int], patch: int, overlap: float = 0.0) -> list[S
   """
   if len(shape) != 3:
     raise InputError(f"shape must be the three spatial lengths (D, H, W), got {tuple(shape)}")
+  axes = zip(shape, axis_lengths(patch), strict=True)
   if overlap:
-    return list(itertools.product(*(overlapping_starts(length, patch, overlap) for length in shape)))
-  return list(itertools.product(*(patch_starts(length, patch) for length in shape)))
+    return list(itertools.product(*(overlapping_starts(length, own, overlap) for length, own in axes)))
+  return list(itertools.product(*(patch_starts(length, own) for length, own in axes)))
 
 
-def extract_patch(volume: np.ndarray, start: Start, patch: int) -> np.ndarray:
+def extract_patch(volume: np.ndarray, start: Start, patch: PatchSize) -> np.ndarray:
   """Copies one patch out of a volume; voxels outside the volume are zero.
 
   Args:
     volume: [D, H, W, ...] of any dtype. Of a memory map only the patch is read.
     start: first voxel of the patch along D, H and W; negative where it reaches past the volume.
-    patch: length of the patch along each axis in voxels.
+    patch: length of the patch in voxels; one, or one an axis.
 
   Returns:
-    [patch, patch, patch, ...] of the volume's dtype, a copy.
+    [d, h, w, ...] of the volume's dtype, a copy.
   """
-  inside, place = _overlap(volume.shape[:3], start, patch)
-  values = np.zeros((patch,) * 3 + volume.shape[3:], volume.dtype)
+  lengths = axis_lengths(patch)
+  inside, place = _overlap(volume.shape[:3], start, lengths)
+  values = np.zeros(lengths + volume.shape[3:], volume.dtype)
   values[place] = volume[inside]
   return values
 
@@ -132,7 +137,7 @@ class PatchAverage:
   Args:
     shape: the three spatial lengths of the volume in voxels.
     channels: number of channels of a voxel.
-    weights: [p, p, p, 1] weight of each voxel of a patch in that mean, above 0; None means that all count alike.
+    weights: [d, h, w, 1] weight of each voxel of a patch in that mean, above 0; None means that all count alike.
 
   Raises:
     InputError: `shape` has not three lengths, or a number is not whole and at least 1.
@@ -152,16 +157,16 @@ class PatchAverage:
 
     Args:
       start: first voxel of the patch along D, H and W, as `patch_grid` gives it.
-      values: [patch, patch, patch, channels]; what lies outside the volume is left out.
+      values: [d, h, w, channels]; what lies outside the volume is left out.
 
     Raises:
-      InputError: `values` is no cube, or has another number of channels.
+      InputError: `values` is no patch of three axes, or has another number of channels.
     """
     values = np.asarray(values)
     channels = self._total.shape[3]
-    if values.ndim != 4 or len(set(values.shape[:3])) != 1 or values.shape[3] != channels:
-      raise InputError(f"values must be a patch [p, p, p, {channels}], got shape {values.shape}")
-    inside, place = _overlap(self._total.shape[:3], start, values.shape[0])
+    if values.ndim != 4 or values.shape[3] != channels:
+      raise InputError(f"values must be a patch [d, h, w, {channels}], got shape {values.shape}")
+    inside, place = _overlap(self._total.shape[:3], start, values.shape[:3])
     if self._weights is None:
       self._total[inside] += values[place]
       self._count[inside] += 1
@@ -188,13 +193,13 @@ class PatchAverage:
 
 
 def _overlap(
-  shape: Sequence[int], start: Start, patch: int
+  shape: Sequence[int], start: Start, patch: Sequence[int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
   """What a patch and the volume share: the slices of the volume, and those of the patch."""
   inside, place = [], []
-  for length, begin in zip(shape, start, strict=True):
+  for length, begin, own in zip(shape, start, patch, strict=True):
     first = min(max(begin, 0), length)
-    stop = max(min(begin + patch, length), first)
+    stop = max(min(begin + own, length), first)
     inside.append(slice(first, stop))
     place.append(slice(first - begin, stop - begin) if stop > first else slice(0, 0))
   return tuple(inside), tuple(place)

@@ -25,6 +25,7 @@ from nas3d_jax.data.patches.batch import Batch, RawBatch
 from nas3d_jax.data.patches.normalize import normalize
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import PatchSize, axis_lengths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +42,14 @@ class PatchRef:
 
 
 def patch_index(
-  dataset: Dataset, cases: Sequence[Case], patch_size: int, *, skip_empty: bool = True
+  dataset: Dataset, cases: Sequence[Case], patch_size: PatchSize, *, skip_empty: bool = True
 ) -> list[PatchRef]:
   """Lists the auto-fitted patches (section 2.3) of labelled cases.
 
   Args:
     dataset: the dataset that the cases belong to.
     cases: the cases to cut into patches, each with labels.
-    patch_size: length of a patch along each axis in voxels.
+    patch_size: length of a patch in voxels; one, or one an axis.
     skip_empty: leave out the patches that hold background alone.
 
   Returns:
@@ -77,17 +78,17 @@ def patch_index(
 class PatchSource(grain.sources.RandomAccessDataSource):
   """The patches of a list, read from the memory-mapped arrays when asked for.
 
-  An element is a dict of image [p, p, p, M] in the stored type, label uint8 [p, p, p], low and high
+  An element is a dict of image [d, h, w, M] in the stored type, label uint8 [d, h, w], low and high
   float32 [M] (the case's range for `normalize`), and, to name it in messages, case int32 [] and
   start int32 [3] as in PatchRef.
 
   Args:
     dataset: where the cases lie.
     refs: the patches, as `patch_index` lists them.
-    patch_size: p, length of a patch along each axis in voxels.
+    patch_size: length of a patch in voxels; one, or one an axis.
   """
 
-  def __init__(self, dataset: Dataset, refs: Sequence[PatchRef], patch_size: int):
+  def __init__(self, dataset: Dataset, refs: Sequence[PatchRef], patch_size: PatchSize):
     self._dataset = dataset
     self._refs = tuple(refs)
     self._patch_size = patch_size
@@ -119,7 +120,7 @@ def patch_batches(
   dataset: Dataset,
   refs: Sequence[PatchRef],
   *,
-  patch_size: int,
+  patch_size: PatchSize,
   batch_size: int = 1,
   seed: int = 0,
   epochs: int | None = None,
@@ -146,7 +147,7 @@ def patch_batches(
   Args:
     dataset: where the cases lie.
     refs: the patches, as `patch_index` lists them.
-    patch_size: length of a patch along each axis in voxels.
+    patch_size: length of a patch in voxels; one, or one an axis.
     batch_size: N, patches in a batch.
     seed: seed of the order, at least 0.
     epochs: number of passes; None goes on without end.
@@ -161,7 +162,8 @@ def patch_batches(
   Raises:
     InputError: `refs` is empty, or a number is out of range.
   """
-  _check("patch_size", patch_size)
+  for length in axis_lengths(patch_size):
+    _check("patch_size", length)
   source = grain.MapDataset.source(PatchSource(dataset, refs, patch_size))
   stream = _ordered(source, batch_size, seed, epochs, shuffle, first)
   if processes > 1:
@@ -225,7 +227,7 @@ def prepare_batch(
     key: a random key for the augmentation; None leaves the patches as they are.
 
   Returns:
-    Image float32 [N, p, p, p, M] and target float32 [N, p, p, p, R] of zeros and ones, R the
+    Image float32 [N, D, H, W, M] and target float32 [N, D, H, W, R] of zeros and ones, R the
     regions in the schema's order.
   """
   image, label = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])

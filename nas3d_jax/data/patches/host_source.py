@@ -16,6 +16,7 @@ from nas3d_jax.data.patches.batch import Batch, RawBatch
 from nas3d_jax.data.patches.host_batches import PatchRef
 from nas3d_jax.data.patches.patch_order import PatchOrder
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
+from nas3d_jax.validation import PatchSize
 
 _prepare = jax.jit(host_batches.prepare_batch, static_argnames="schema")
 
@@ -39,16 +40,16 @@ class ValidationBatch(NamedTuple):
 class HostSource:
   """Batches of the patches of an order, read from the memory-mapped cases by threads.
 
-  A batch is an image [N, p, p, p, M] and a target [N, p, p, p, R], float32, ready for a step; each device has its rows.
+  A batch is an image [N, D, H, W, M] and a target [N, D, H, W, R], float32, ready for a step; each device has its rows.
   """
 
-  def __init__(self, dataset: Dataset, order: PatchOrder, *, patch_size: int, replicas: Replicas = ONE_DEVICE):
+  def __init__(self, dataset: Dataset, order: PatchOrder, *, patch_size: PatchSize, replicas: Replicas = ONE_DEVICE):
     """Nothing is read yet.
 
     Args:
       dataset: where the cases lie.
       order: which patches, and in which order.
-      patch_size: p, length of a patch along each axis in voxels.
+      patch_size: length of a patch in voxels; one, or one an axis.
       replicas: the devices that share a batch.
     """
     self._dataset, self._order, self._patch_size, self._replicas = dataset, order, patch_size, replicas

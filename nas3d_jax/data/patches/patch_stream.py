@@ -11,6 +11,7 @@ from nas3d_jax.data.patches.device_source import DeviceSource
 from nas3d_jax.data.patches.host_source import HostSource
 from nas3d_jax.data.patches.patch_order import PatchOrder
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, Replicas
+from nas3d_jax.validation import PatchSize
 
 
 class PatchStream:
@@ -27,7 +28,7 @@ class PatchStream:
     dataset: Dataset,
     cases: Sequence[Case],
     *,
-    patch_size: int,
+    patch_size: PatchSize,
     batch_size: int,
     seed: int,
     skip_empty: bool,
@@ -38,7 +39,7 @@ class PatchStream:
     Args:
       dataset: the data set.
       cases: those of its cases that make the part, with labels.
-      patch_size: p, length of a patch along each axis in voxels.
+      patch_size: length of a patch in voxels; one, or one an axis.
       batch_size: patches in the batch of one device.
       seed: of the order.
       skip_empty: leave out patches without tumour.

@@ -30,6 +30,16 @@ def test_patches_are_those_of_the_host(phantom_dataset, refs):
         np.testing.assert_array_equal(value[offset], expected[name], err_msg=f"{name} of patch {first + offset}")
 
 
+def test_patches_of_three_lengths_are_those_of_the_host(phantom_dataset):
+  size = (8, 32, 16)
+  refs = patch_index(phantom_dataset, phantom_dataset.cases[1:], size)
+  source, data = PatchSource(phantom_dataset, refs, size), reside(phantom_dataset, refs)
+  got = jax.jit(cut, static_argnums=2)(data, np.array([0, len(refs) - 1]), size)
+  for row, index in enumerate((0, len(refs) - 1)):
+    for name in ("image", "label"):
+      np.testing.assert_array_equal(got[name][row], source[index][name])
+
+
 def test_bytes_are_those_of_the_voxels(phantom_dataset, refs):
   voxels = sum(np.prod(phantom_dataset.labels(case).shape) for case in phantom_dataset.cases[1:])
   data = reside(phantom_dataset, refs)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas3d_jax.data.patches.grid import PatchAverage, extract_patch, patch_grid, patch_starts
+from nas3d_jax.data.patches.grid import PatchAverage, extract_patch, gaussian_weights, patch_grid, patch_starts
 from nas3d_jax.errors import InputError
 
 
@@ -128,14 +128,37 @@ def test_a_voxel_in_no_patch_is_an_error():
     (lambda: PatchAverage((4, 4, 4), 0), "channels must be a whole number of at least 1, got 0"),
     (
       lambda: PatchAverage((4, 4, 4), 2).add((0, 0, 0), np.zeros((4, 4, 4, 3))),
-      r"\[p, p, p, 2\], got shape \(4, 4, 4, 3\)",
+      r"\[d, h, w, 2\], got shape \(4, 4, 4, 3\)",
     ),
     (
-      lambda: PatchAverage((4, 4, 4), 2).add((0, 0, 0), np.zeros((4, 4, 2, 2))),
-      r"got shape \(4, 4, 2, 2\)",
+      lambda: PatchAverage((4, 4, 4), 2).add((0, 0, 0), np.zeros((4, 4, 2))),
+      r"got shape \(4, 4, 2\)",
     ),
   ],
 )
 def test_wrong_input_is_named(call, message):
   with pytest.raises(InputError, match=message):
     call()
+
+
+def test_patches_of_three_lengths_cover_a_volume_and_come_back():
+  volume = np.arange(9 * 5 * 12 * 2, dtype=np.float32).reshape(9, 5, 12, 2)
+  size = (4, 8, 12)
+  # Along D three patches of 4 over 9 voxels; along H one of 8 over 5, which begins 1 before; along W the very one.
+  starts = patch_grid(volume.shape[:3], size)
+  assert starts == [(d, -1, 0) for d in patch_starts(9, 4)]
+  average = PatchAverage(volume.shape[:3], 2, gaussian_weights(size))
+  for start in starts:
+    patch = extract_patch(volume, start, size)
+    assert patch.shape == (4, 8, 12, 2)
+    assert not patch[:, 0].any()
+    average.add(start, patch)
+  np.testing.assert_allclose(average.result(), volume, rtol=1e-6)
+
+
+def test_gaussian_weights_of_three_lengths_are_products_of_lines():
+  weights = gaussian_weights((4, 8, 6))
+  assert weights.shape == (4, 8, 6, 1)
+  # Deviations 0.5, 1 and 0.75 voxels; a voxel at half a voxel from the centre along each axis.
+  expected = np.exp(-0.5 * (0.5 / 0.5) ** 2 - 0.5 * (0.5 / 1) ** 2 - 0.5 * (0.5 / 0.75) ** 2)
+  np.testing.assert_allclose(weights[2, 4, 3, 0], expected, rtol=1e-6)
