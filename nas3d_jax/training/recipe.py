@@ -65,4 +65,7 @@ def learning_rate(recipe: Recipe, network: str, optimizer: OptimizerName) -> flo
 
 def resolved(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
   """The parts of a recipe, those that are given, which are not None, in place of its own."""
-  return {name: own if given.get(name) is None else given[name] for name, own in RECIPES[recipe].items()}
+  parts = {name: own if given.get(name) is None else given[name] for name, own in RECIPES[recipe].items()}
+  if parts["schedule"] == "plateau" and given.get("warmup") is None:
+    parts["warmup"] = 0.0
+  return parts

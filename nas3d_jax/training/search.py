@@ -19,9 +19,10 @@ from nas3d_jax.models.search_space import hybrid_weights
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import SearchConfig
 from nas3d_jax.training.epoch import SavedSums
+from nas3d_jax.training.feed import Feed
 from nas3d_jax.training.genotype_counts import GenotypeCounts, describe, rows_of
 from nas3d_jax.training.optimizers import Plateau, adam, rate_of, with_rate
-from nas3d_jax.training.session import Feed, Session
+from nas3d_jax.training.session import Session
 from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
 from nas3d_jax.training.steps import SearchState, make_search_step
 
@@ -141,18 +142,19 @@ class SearchSession(Session[SearchState, SearchItems]):
 
   def finish(self, losses: Mapping[str, float], validation_loss: float) -> None:
     """Ends an epoch: the hybrid rate follows the hybrid loss, the kernel rate the validation loss."""
+    follows = self.setup.config.schedule == "plateau"
     record = self.record(
       **losses,
       validation_loss=validation_loss,
       hybrid_learning_rate=self.schedules.hybrid.rate,
-      kernel_learning_rate=rate_of(self.state.kernel_optimizer),
+      kernel_learning_rate=self.schedules.kernel.rate if follows else rate_of(self.state.kernel_optimizer),
       **self._genotype_record,
     )
     self._genotype_record = None
     hybrid, kernel = self.schedules.hybrid.after(losses["hybrid_loss"]), self.schedules.kernel.after(validation_loss)
     self.schedules = Schedules(hybrid, kernel)
     self.state = self.state.replace(hybrid_optimizer=with_rate(self.state.hybrid_optimizer, hybrid.rate))
-    if self.setup.config.schedule == "plateau":
+    if follows:
       self.state = self.state.replace(kernel_optimizer=with_rate(self.state.kernel_optimizer, kernel.rate))
     summary = (
       f"hybrid loss {losses['hybrid_loss']:.4f}, kernel loss {losses['kernel_loss']:.4f}, validation loss "

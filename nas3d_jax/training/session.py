@@ -6,7 +6,6 @@ To follow a step: `search.py` or `train.py` (the loop), `Session.advance` (its p
 from __future__ import annotations
 
 import abc
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -25,28 +24,12 @@ from nas3d_jax.runtime.compiling import announced
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.epoch import EpochProgress, SavedSums, Taken, mean_loss, run_epoch
+from nas3d_jax.training.feed import Feed
 from nas3d_jax.training.nonfinite import Skips, Source
 from nas3d_jax.training.optimizers import with_moments
 from nas3d_jax.training.run_directory import Run
 from nas3d_jax.training.setup import RunSetup
 from nas3d_jax.training.steps import SearchState, TrainState, make_chunk, make_validation_step, steps_per_call
-
-
-@dataclasses.dataclass(frozen=True)
-class Feed:
-  """The patches of one update of a step.
-
-  Attributes:
-    name: under which a checkpoint holds their position.
-    prefix: of the update's metrics, `<prefix>loss` and `<prefix>finite`.
-    stream: the patches.
-    augment: whether they are augmented.
-  """
-
-  name: str
-  prefix: str
-  stream: PatchStream
-  augment: bool
 
 
 class CheckpointItems(Protocol):

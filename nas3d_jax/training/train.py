@@ -21,9 +21,10 @@ from nas3d_jax.models.unet3d import UNet3D
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import TrainConfig
 from nas3d_jax.training.epoch import SavedSums
+from nas3d_jax.training.feed import Feed
 from nas3d_jax.training.genotype_counts import rows_of
 from nas3d_jax.training.optimizers import Plateau, average_of, rate_of, with_average, with_rate
-from nas3d_jax.training.session import Feed, Session
+from nas3d_jax.training.session import Session
 from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
 from nas3d_jax.training.start import start_of
 from nas3d_jax.training.steps import TrainState, make_train_step
@@ -122,10 +123,11 @@ class TrainSession(Session[TrainState, TrainItems]):
 
   def finish(self, loss: float, validation_loss: float | None) -> None:
     """Ends an epoch: rate and best checkpoint follow the validation loss, where there is none the training loss."""
-    rate = rate_of(self.state.optimizer)
+    follows = self.setup.config.schedule == "plateau"
+    rate = self.schedule.rate if follows else rate_of(self.state.optimizer)
     record = self.record(loss=loss, validation_loss=validation_loss, learning_rate=rate)
     watched = loss if validation_loss is None else validation_loss
-    if self.setup.config.schedule == "plateau":
+    if follows:
       self.schedule = self.schedule.after(watched)
       self.state = self.state.replace(optimizer=with_rate(self.state.optimizer, self.schedule.rate))
     shown = "" if validation_loss is None else f", validation loss {validation_loss:.4f}"

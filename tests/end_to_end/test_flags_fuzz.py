@@ -123,7 +123,7 @@ def kind(flag):
 
 def drawn(stage, flag, generator):
   """Values for a flag: all of its kind, and some of the others."""
-  if type(flag.parser).__name__ == "_PathParser":
+  if type(flag.parser).__name__ == "PathParser":
     return PATHS + generator.sample(WORDS, 4) + generator.sample(TEXTS, 8) + generator.sample(NUMBERS, 3)
   if kind(flag) == "number":
     # The experiment has those of search and training once more.

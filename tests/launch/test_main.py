@@ -19,15 +19,16 @@ from nas3d_jax.runtime.stopping import Stopped
 from nas3d_jax.training.config import SearchConfig
 
 ROOT = Path(phantom.__file__).parents[1]
+RECIPE = "recipe loss dice_over optimizer weight_decay schedule warmup clip_norm augmentation output"
 FLAGS = {
   "phantom": "out cases seed shape",
   "inspect": "data_dir schema workers json",
   "preprocess": "data_dir workdir schema folds seed orientation spacing overwrite",
   "search": "workdir fold patch_size epochs min_count batch_size kernels nodes depth variant "
   "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment data_placement "
-  "precision skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes process",
+  f"{RECIPE} precision skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes process",
   "train": "workdir fold network genotype init_from patch_size epochs batch_size kernels nodes depth variant filters "
-  "levels learning_rate dropout seed skip_empty augment data_placement precision skip_nonfinite "
+  f"levels learning_rate dropout ema seed skip_empty augment data_placement {RECIPE} precision skip_nonfinite "
   "checkpoint_minutes overwrite platform devices coordinator processes process",
   "predict": "workdir fold cross_validation network checkpoint data_dir schema cases out patch_size tta overlap "
   "gaussian whole_volume patch_batch min_component_ml probabilities overwrite platform devices",
@@ -36,7 +37,7 @@ FLAGS = {
   "experiment": "workdir data_dir test_dir schema test_schema portal_csv folds nested seeds search_patch_size "
   "search_epochs min_count hybrid_learning_rate kernel_learning_rate search_dropout patch_size epochs batch_size "
   "kernels nodes depth variant filters levels learning_rate dropout unet3d_learning_rate unet3d_dropout skip_empty "
-  "augment tta overlap gaussian whole_volume patch_batch min_component_ml choose_min_component data_placement "
+  f"augment {RECIPE} ema tta overlap gaussian whole_volume patch_batch min_component_ml choose_min_component data_placement "
   "precision skip_nonfinite checkpoint_minutes overwrite dry_run platform devices",
   "demo": "workdir platform",
 }

@@ -45,7 +45,7 @@ def home(monkeypatch, tmp_path):
 def test_every_flag_of_a_path_is_in_the_list():
   for stage in STAGES:
     own = parsed(stage).flags_by_module_dict()[f"launch.{stage}"]
-    assert {flag.name for flag in own if type(flag.parser).__name__ == "_PathParser"} == PATHS[stage]
+    assert {flag.name for flag in own if type(flag.parser).__name__ == "PathParser"} == PATHS[stage]
     # One of another kind whose help speaks of a file or folder is a path that was forgotten.
     others = [flag for flag in own if flag.name not in PATHS[stage] and flag.parser.flag_type() == "string"]
     assert not [flag.name for flag in others if {"file", "folder", "directory"} & set(flag.help.split())]
