@@ -32,6 +32,15 @@ def define(values: flags.FlagValues) -> None:
     "orientation", None, "that all cases are turned to, as LPS; not given: that of most", flag_values=values
   )
   define_list("spacing", None, "voxel size along its axes in mm, as 1,1,1; not given: that of most", values)
+  flags.DEFINE_enum(
+    "foreground", "auto", ["auto", "nonzero", "constant", "all"],
+    "what is not background: what is not 0, or not the value at the borders, or all; auto: found out", flag_values=values
+  )
+  define_list(
+    "normalization", None,
+    "range (the paper's), zscore, percentile, window, window:LOW:HIGH or none; one, or one a modality; not given: the "
+    "schema's", values,
+  )
   flags.DEFINE_bool("overwrite", False, "make an existing data set anew", flag_values=values)
 
 
@@ -49,6 +58,8 @@ def main(values: flags.FlagValues) -> int:
     seed=values["seed"].value,
     orientation=values["orientation"].value,
     spacing=_lengths(values["spacing"].value),
+    foreground=values["foreground"].value,
+    normalization=values["normalization"].value,
     overwrite=values["overwrite"].value,
   )
   print(f"{len(dataset.cases)} cases, {dataset.folds} folds in {out}; {dataset.geometry or 'as they are'}")

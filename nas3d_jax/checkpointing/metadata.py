@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from nas3d_jax.data.brain import LAM, XI
+from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import check_plain
 from nas3d_jax.models.config import Architecture, NetworkConfig, UNetConfig
@@ -21,6 +22,7 @@ Kind = Literal["search", "train"]
 _CONFIGS: Mapping[str, type[NetworkConfig] | type[UNetConfig]] = types.MappingProxyType(
   {config.architecture: config for config in (NetworkConfig, UNetConfig)}
 )
+_PAPER = PAPER_INTENSITIES.to_dict()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class RunMetadata:
     progress: what else a run needs to go on, plain JSON values: a search's "counts".
     geometry: orientation and voxel size of what it was trained on, to which cases are brought for it; None, or a
       checkpoint without it: cases are taken as they are.
+    intensities: foreground and normalisation of its cases; a checkpoint without them has the paper's.
 
   Raises:
     InputError: a field is of another type, out of range, or at odds with another; begins with the field's name.
@@ -67,6 +70,7 @@ class RunMetadata:
   dataset: Mapping[str, Any] = dataclasses.field(hash=False)
   progress: Mapping[str, Any] = dataclasses.field(hash=False, default_factory=dict)
   geometry: Geometry | None = None
+  intensities: Intensities = PAPER_INTENSITIES
 
   def __post_init__(self):
     object.__setattr__(self, "patch_size", patch_size_of(self.patch_size))
@@ -76,6 +80,7 @@ class RunMetadata:
       ("genotype", Genotype | None, "a Genotype or None"),
       ("schema", Schema, "a Schema"),
       ("geometry", Geometry | None, "a Geometry or None"),
+      ("intensities", Intensities, "Intensities"),
       ("versions", Mapping, "a mapping of packages to versions"),
       ("device", Mapping, "a mapping"),
       ("dataset", Mapping, "a mapping"),
@@ -114,6 +119,8 @@ class RunMetadata:
         raise InputError(
           f"schema {self.schema.name!r} has {count} {name}, but the network has {side}={channels}; they must be as many"
         )
+    if len(kinds := self.intensities.kinds) not in (0, self.network.in_channels):
+      raise InputError(f"intensities must be of {self.network.in_channels} modalities, got {len(kinds)}: {kinds}")
     self.network.check_patch_size(self.patch_size)
 
   def _require(self, name: str, good: Any, wanted: str) -> None:
@@ -123,7 +130,7 @@ class RunMetadata:
   def to_dict(self) -> dict[str, Any]:
     """All fields as plain JSON values."""
     plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-    geometry = plain.pop("geometry")
+    geometry, intensities = plain.pop("geometry"), plain.pop("intensities")
     if isinstance(self.patch_size, tuple):
       plain["patch_size"] = list(self.patch_size)
     rows = self.genotype and {cell: [list(row) for row in getattr(self.genotype, cell)] for cell in CELLS}
@@ -131,6 +138,7 @@ class RunMetadata:
     return {
       **plain, **mappings, "network": self.network.to_dict(), "genotype": rows, "schema": self.schema.to_dict(),
       **({} if geometry is None else {"geometry": geometry.to_dict()}),
+      **({} if intensities.is_paper else {"intensities": intensities.to_dict()}),
     }
 
   @classmethod
@@ -145,13 +153,13 @@ class RunMetadata:
     check_plain(fields)
     known = {field.name for field in dataclasses.fields(cls)}
     given = {name: value for name, value in fields.items() if name != "format_version"}
-    given = {"architecture": "searched", "geometry": None, **given}  # checkpoints from before there were others
+    given = {"architecture": "searched", "geometry": None, "intensities": _PAPER, **given}  # checkpoints from before there were others
     missing, unknown = sorted(known - set(given)), sorted(set(given) - known)
     if missing or unknown:
       lacks = f"lacks {', '.join(missing)}" if missing else f"has unknown fields {', '.join(unknown)}"
       raise InputError(f"metadata {lacks}; its fields are {', '.join(sorted(known))}")
     config = _config_of(given["architecture"])
-    classes = {"network": config, "schema": Schema, "geometry": Geometry}
+    classes = {"network": config, "schema": Schema, "geometry": Geometry, "intensities": Intensities}
     readers = {"genotype": _genotype, **{name: kind.from_dict for name, kind in classes.items()}}
     return cls(**given | {name: _read(name, reader, given[name]) for name, reader in readers.items()})
 

@@ -14,6 +14,7 @@ import numpy as np
 from nas3d_jax.checkpointing import checkpoints
 from nas3d_jax.checkpointing.metadata import RunMetadata
 from nas3d_jax.checkpointing.restore import fingerprint, restore
+from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference.config import PAPER, InferenceChoices
 from nas3d_jax.inference.volume import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
@@ -36,6 +37,7 @@ class Ensemble:
     multiple: the lengths of an input must be multiples of this, for all of them.
     devices: how many share the patches of a case.
     geometry: orientation and voxel size that a case must be brought to (`conform`); None takes it as it is.
+    intensities: whose `prepare` a case needs before that.
   """
 
   members: tuple[tuple[PredictStep, Variables], ...]
@@ -45,19 +47,24 @@ class Ensemble:
   multiple: int = 1
   devices: int = 1
   geometry: Geometry | None = None
+  intensities: Intensities = PAPER_INTENSITIES
 
   @property
   def settings(self) -> dict[str, Any]:
     """What decides the probabilities, as plain JSON values."""
     plain = {"schema": self.schema.to_dict(), "checkpoints": dict(self.sources)}
     plain["patch_size"] = self.patch_size if isinstance(self.patch_size, int) else list(self.patch_size)
-    return plain if self.geometry is None else {**plain, "geometry": self.geometry.to_dict()}
+    for name, value in (("geometry", self.geometry), ("intensities", self.intensities)):
+      if value is not None and value != PAPER_INTENSITIES:
+        plain[name] = value.to_dict()
+    return plain
 
   def predict(
     self, image: np.ndarray, *, choices: InferenceChoices = PAPER, on_patch: OnPatch | None = None
   ) -> np.ndarray:
-    """Mean probability of each region, see `predict_mean`: [D, H, W, M] -> float32 [D, H, W, R]."""
+    """Mean probability of each region, see `predict_mean`, of a prepared image: [D, H, W, M] -> float32 [D, H, W, R]."""
     sizes = dict(patch_size=self.patch_size, regions=len(self.schema.regions), multiple=self.multiple)
+    sizes["bounds"] = self.intensities.bounds(image)
     return predict_mean(self.members, image, **sizes, devices=self.devices, choices=choices, on_patch=on_patch)
 
   def alone(self, index: int) -> Ensemble:
@@ -107,7 +114,7 @@ def restore_ensemble(
       steps[kind] = announced("the network", step)
     members.append((steps[kind], replicas.replicate(variables)))
   size, geometry = patch_size_of(patch_size) or first.patch_size, _common_geometry(runs, said)
-  return Ensemble(tuple(members), first.schema, size, sources, multiple, replicas.count, geometry)
+  return Ensemble(tuple(members), first.schema, size, sources, multiple, replicas.count, geometry, first.intensities)
 
 
 def _check_alike(
@@ -118,6 +125,12 @@ def _check_alike(
     raise InputError(
       f"checkpoints must have one schema, but {first_run} has {first.schema.name!r} and {run} another, "
       f"{metadata.schema.name!r}; predict with each alone"
+    )
+  if metadata.intensities != first.intensities:
+    names = first.schema.modality_names
+    raise InputError(
+      f"checkpoints must have one normalization, but {first_run} has {first.intensities.said(names)} and {run} "
+      f"{metadata.intensities.said(names)}; predict with each alone"
     )
   if patch_size is None and metadata.patch_size != first.patch_size:
     raise InputError(

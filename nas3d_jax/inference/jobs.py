@@ -147,7 +147,7 @@ def _read(job: Job) -> _Ready:
     reason = f"its images in {job.files.folder} are not those of the data set's case of this name"
     raise CaseError([Fault(job.files.name, reason, "give the folder that was preprocessed")])
   try:
-    conformed = conform(raw.image, raw.affine, job.ensemble.geometry)
+    conformed = conform(job.ensemble.intensities.prepare(raw.image), raw.affine, job.ensemble.geometry)
   except InputError as error:
     raise of_case(job.files.name, error) from error
   return _Ready(dataclasses.replace(raw, image=conformed.image), conformed)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nas3d_jax.data.brain import LAM, XI, brain_cube, intensity_range
+from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
 from nas3d_jax.data.patches.grid import PatchAverage, extract_patch, gaussian_weights, patch_grid
 from nas3d_jax.data.patches.normalize import normalize
 from nas3d_jax.errors import InputError
@@ -23,6 +24,7 @@ from nas3d_jax.validation import PatchSize, patch_size_of
 
 Variables = Mapping[str, Any]
 PredictStep = Callable[[Variables, np.ndarray, np.ndarray, np.ndarray], jax.Array]
+Bounds = tuple[np.ndarray, np.ndarray]
 OnPatch = Callable[[int, int], None]
 Forward = Callable[[np.ndarray], np.ndarray]
 
@@ -84,6 +86,7 @@ def predict_volume(
   *,
   patch_size: PatchSize,
   step: PredictStep | None = None,
+  intensities: Intensities = PAPER_INTENSITIES,
   choices: InferenceChoices = PAPER,
   on_patch: OnPatch | None = None,
 ) -> np.ndarray:
@@ -93,12 +96,14 @@ def predict_volume(
     net: a network.
     variables: its variables, or several (checkpoints of one network): their probabilities are averaged.
     volume: [D, H, W, M] raw intensities of the whole case, M the network's modalities in the order of training, in the
-      orientation and voxel size of training, which `data.conform.conform` brings it to; a voxel that is zero in every
-      modality is outside the brain.
+      orientation and voxel size of training, which `data.conform.conform` brings it to; a voxel that is background in
+      every modality is outside the brain.
     patch_size: length of a patch in voxels, one or one an axis, each a multiple of `net.config.multiple`; best that of
       the training.
     step: a step of `make_predict_step(net)`, so that many volumes share one compilation, or with another range; None
       compiles one.
+    intensities: foreground and normalisation of the training, `metadata.intensities`; where the volume went through
+      their `prepare` before, their `prepared`.
     choices: beyond what the paper does; `min_component_ml`, which concerns labels, has no effect here.
     on_patch: called with the patches done and their number after each.
 
@@ -124,7 +129,10 @@ def predict_volume(
   step = step or make_predict_step(net)
   members = [(step, tree) for tree in trees]
   sizes = dict(patch_size=patch_size, regions=net.config.out_channels, multiple=net.config.multiple)
-  return predict_mean(members, volume, **sizes, choices=choices, on_patch=on_patch)
+  volume = intensities.prepare(volume)
+  return predict_mean(
+    members, volume, **sizes, bounds=intensities.bounds(volume), choices=choices, on_patch=on_patch
+  )
 
 
 def predict_mean(
@@ -135,6 +143,7 @@ def predict_mean(
   regions: int,
   multiple: int = 1,
   devices: int = 1,
+  bounds: Bounds | None = None,
   choices: InferenceChoices = PAPER,
   on_patch: OnPatch | None = None,
 ) -> np.ndarray:
@@ -142,15 +151,16 @@ def predict_mean(
 
   Args:
     members: step and variables of each network.
-    volume: [D, H, W, M] raw intensities, finite.
+    volume: [D, H, W, M] intensities, finite; zero is outside.
     patch_size: length of a patch in voxels; one, or one an axis.
     regions: R, the channels that the steps return.
     multiple: what the lengths of a network's input must be multiples of; asked for whole volumes alone.
     devices: how many share the patches; a whole volume is computed by each.
+    bounds: `low` and `high` for the steps; None: least and greatest intensity of the volume that are not zero.
     choices: as in `predict_volume`.
     on_patch: as in `predict_volume`.
   """
-  low, high = intensity_range(volume)
+  low, high = bounds or intensity_range(volume)
   box = tuple(slice(*bounds) for bounds in brain_cube(volume))
   cube = np.ascontiguousarray(volume[box])
   members = [(mirrored(step), variables) for step, variables in members] if choices.tta else members

@@ -26,10 +26,12 @@ class Modality:
     name: name of the channel, as "flair".
     suffixes: what follows the case's name in the file's name, before .nii or .nii.gz; one of them. In the layouts with
       a dataset.json, what the channel may be called there, upper or lower case.
+    normalization: how its intensities are normalised where no flag says so, see `data/intensities.py`; "": the range.
   """
 
   name: str
   suffixes: tuple[str, ...]
+  normalization: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +204,10 @@ class Schema:
     layout = {} if self.layout == "folders" else {"layout": self.layout}
     return {
       "name": self.name,
-      "modalities": [{"name": m.name, "suffixes": [*m.suffixes]} for m in self.modalities],
+      "modalities": [
+        {"name": m.name, "suffixes": [*m.suffixes]} | ({"normalization": m.normalization} if m.normalization else {})
+        for m in self.modalities
+      ],
       "labels": [[value, meaning] for value, meaning in self.labels],
       "regions": [
         {"name": r.name, "labels": [*r.labels], "paint": r.paint} for r in self.regions
@@ -223,9 +228,11 @@ class Schema:
     _check_fields(fields, names + layout, "schema")
     modalities, regions, labels = [], [], []
     for entry in _items(fields["modalities"], (Mapping,), "schema: modalities"):
-      _check_fields(entry, ("name", "suffixes"), "schema: modality")
+      extra = ("normalization",) if isinstance(entry, Mapping) and "normalization" in entry else ()
+      _check_fields(entry, ("name", "suffixes", *extra), "schema: modality")
       suffixes = _items(entry["suffixes"], (str,), "schema: suffixes of a modality")
-      modalities.append(Modality(_one(entry["name"], str, "name of a modality"), suffixes))
+      name, kind = (_one(entry.get(field, ""), str, f"{field} of a modality") for field in ("name", "normalization"))
+      modalities.append(Modality(name, suffixes, kind))
     for entry in _items(fields["labels"], (Sequence,), "schema: labels"):
       if isinstance(entry, str) or len(entry) != 2:
         raise InputError(f"schema: a label must be [value, meaning], got {entry!r}")

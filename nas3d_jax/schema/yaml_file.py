@@ -124,7 +124,7 @@ def _schema(content: Any) -> Schema:
   regions = _mapping(fields["regions"], "regions").items()
   return Schema(
     name=name,
-    modalities=tuple(Modality(_name(key, "a modality"), _texts(value, f"modality {key}")) for key, value in modalities),
+    modalities=tuple(_modality(_name(key, "a modality"), value) for key, value in modalities),
     labels=tuple(
       (_label(value, "a label"), _name(meaning, f"the meaning of label {value}"))
       for value, meaning in {**({} if 0 in labels else {0: "background"}), **labels}.items()
@@ -133,6 +133,16 @@ def _schema(content: Any) -> Schema:
     segmentation=_texts(fields.get("segmentation", "_seg"), "segmentation"),
     layout=fields.get("layout", "folders"),
   )
+
+
+def _modality(name: str, value: Any) -> Modality:
+  """A modality from its suffixes, or from {suffixes, normalization}."""
+  if not isinstance(value, Mapping):
+    return Modality(name, _texts(value, f"modality {name}"))
+  if set(value) != {"suffixes", "normalization"}:
+    raise InputError(f"modality {name} must be suffixes, or have suffixes and normalization, got {value!r:.200}")
+  kind = _name(value["normalization"], f"modality {name}: normalization")
+  return Modality(name, _texts(value["suffixes"], f"modality {name}"), kind)
 
 
 def _region(name: str, value: Any) -> Region:

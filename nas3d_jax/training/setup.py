@@ -171,6 +171,7 @@ class RunSetup:
       device=self.device.to_dict(),
       dataset={"fingerprint": self.dataset.fingerprint},
       geometry=self.dataset.geometry,
+      intensities=self.dataset.intensities,
       **fields,
     ).to_dict()
 

@@ -95,6 +95,7 @@ def _read(setup: RunSetup, genotype: Genotype | None) -> dict[str, Any]:
     ("genotype", other, genotype and rows_of(genotype)),
     ("network", net.config, setup.network),
     ("schema", metadata.schema, setup.dataset.schema),
+    ("normalization", metadata.intensities, setup.dataset.intensities),
   ):
     if there != here:
       raise InputError(

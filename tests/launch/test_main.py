@@ -23,7 +23,7 @@ RECIPE = "recipe loss dice_over optimizer weight_decay schedule warmup clip_norm
 FLAGS = {
   "phantom": "out cases seed shape",
   "inspect": "data_dir schema workers json",
-  "preprocess": "data_dir workdir schema folds seed orientation spacing overwrite",
+  "preprocess": "data_dir workdir schema folds seed orientation spacing foreground normalization overwrite",
   "search": "workdir fold patch_size epochs min_count batch_size kernels nodes depth variant "
   "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment data_placement "
   f"{RECIPE} precision skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes process",

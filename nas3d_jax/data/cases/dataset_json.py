@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import parse_json
-from nas3d_jax.schema.builtin import modality_name, region_name
+from nas3d_jax.schema.builtin import DECATHLON, SCHEMAS, modality_name, region_name
 from nas3d_jax.schema.schema import Modality, Region, Schema
 from nas3d_jax.validation import is_whole
 
@@ -34,6 +35,7 @@ class DatasetJson:
     ending: of the files, ".nii.gz" or ".nii".
     labels: its labels, unchecked.
     region_order: its regions_class_order, unchecked; None without.
+    name: of the data set; "" without.
   """
 
   path: Path
@@ -42,6 +44,7 @@ class DatasetJson:
   ending: str
   labels: Mapping[str, Any]
   region_order: Any
+  name: str = ""
 
   @classmethod
   def read(cls, path: Path) -> DatasetJson:
@@ -68,7 +71,9 @@ class DatasetJson:
       raise InputError(f"{path} must have labels, an object, got {labels!r:.200}")
     channels = _distinct([names[number] for number in order])
     layout = "nnunet" if nnunet else "decathlon"
-    return cls(path, layout, channels, ending, labels, content.get("regions_class_order"))
+    name = content.get("name")
+    named = name if isinstance(name, str) else ""
+    return cls(path, layout, channels, ending, labels, content.get("regions_class_order"), named)
 
   def channels_of(self, schema: Schema) -> tuple[str, ...]:
     """What the schema calls each channel, in the files' order; one that it does not know keeps its name.
@@ -89,16 +94,48 @@ class DatasetJson:
       )
     return channels
 
-  def check_decathlon(self) -> None:
-    """Raises InputError unless the labels mean what those of Task01_BrainTumour do."""
+  @property
+  def is_brain_tumour(self) -> bool:
+    """Whether channels and labels are those of Task01_BrainTumour, whose regions lie within one another."""
     said = {value: str(self.labels.get(value, "")).lower() for value in ("1", "2", "3")}
     fits = "edema" in said["1"] and "non" in said["2"] and "enhanc" in said["3"] and "non" not in said["3"]
-    if not fits or set(self.labels) - {"0", *said}:
+    names = {modality_name(channel) for channel in self.channels}
+    return fits and not set(self.labels) - {"0", *said} and set(DECATHLON.modality_names) <= names
+
+  def own_schema(self) -> Schema:
+    """The schema of the data set: of nnU-Net's `nnunet_schema`, of a Decathlon task that of its labels.
+
+    Each label of a Decathlon task but 0 is a region of its own, under its own name; those of Task01_BrainTumour make
+    the regions of BraTS.
+
+    Raises:
+      InputError: the labels do not make a schema.
+    """
+    if self.layout == "nnunet":
+      return self.nnunet_schema()
+    if self.is_brain_tumour:
+      return DECATHLON
+    values = {int(value): name for value, name in self.labels.items() if value.isdecimal()}
+    if len(values) < len(self.labels) or not all(isinstance(name, str) and name for name in values.values()):
       raise InputError(
-        f"{self.path} has the labels {dict(self.labels)!r:.300}, not those of Task01_BrainTumour (1 edema, 2 "
-        "non-enhancing tumor, 3 enhancing tumour); describe them in a YAML file with layout: decathlon, and give "
-        "--schema=FILE"
+        f'labels in {self.path} must be as {{"0": "background", "1": "liver"}}, got {dict(self.labels)!r:.300}'
       )
+    regions = {name: value for value, name in sorted(values.items()) if value}
+    return self._schema(re.sub(r"\W+", "_", self.name.lower()).strip("_") or "decathlon", regions)
+
+  def _schema(self, name: str, regions: Mapping[str, int]) -> Schema:
+    """That of one region a label."""
+    try:
+      return Schema(
+        name=name if name not in (*SCHEMAS, "nnunet") or name == "decathlon" else f"{name}_decathlon",
+        modalities=tuple(Modality(modality_name(channel), (channel,)) for channel in self.channels),
+        labels=((0, "background"), *((value, region) for region, value in regions.items())),
+        regions=tuple(Region(region, (value,), value) for region, value in regions.items()),
+        segmentation=("labelsTr",),
+        layout="decathlon",
+      )
+    except InputError as error:
+      raise InputError(f"{self.path} makes no schema: {error}") from error
 
   def nnunet_schema(self) -> Schema:
     """The schema that an nnU-Net data set has by its dataset.json.

@@ -99,6 +99,8 @@ def _given(root: Path, schema: str | Path | Schema) -> tuple[Schema, str]:
     given, reason = schema, "as given"
   elif isinstance(schema, Path) or str(schema).lower().endswith(ENDINGS):
     given, reason = read_schema(schema), f"from {schema}"
+  elif schema == DECATHLON.name and (path := dataset_json(root)) is not None:
+    given, reason = DatasetJson.read(path).own_schema(), f"from {path}"
   elif schema in SCHEMAS:
     given, reason = SCHEMAS[schema], "as given"
   else:
@@ -141,16 +143,15 @@ def _by_json(path: Path, like: Schema | None) -> list[Schema]:
   said = DatasetJson.read(path)
   if said.layout == "nnunet":
     return [said.nnunet_schema()]
-  if like is not None and like.layout == "decathlon" and like != DECATHLON:
+  own = said.own_schema()
+  if like is not None and like.layout == "decathlon" and like != own:
     try:
       said.channels_of(like)
     except InputError:
       pass
     else:
       return [like]
-  said.channels_of(DECATHLON)
-  said.check_decathlon()
-  return [DECATHLON]
+  return [own]
 
 
 def _by_names(root: Path, like: Schema | None) -> list[Schema]:

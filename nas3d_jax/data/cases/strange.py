@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from nas3d_jax.data.cases.case_files import few
 from nas3d_jax.data.cases.find_and_read import RawCase
+from nas3d_jax.data.intensities import Foreground, border_value, foreground_of
 from nas3d_jax.schema.schema import Schema
 
 BACKGROUND, RANGE, HEADER = "background", "range", "header"
@@ -56,10 +57,7 @@ class Core(NamedTuple):
 
 def background(data: NDArray) -> float | None:
   """The value other than zero that most voxels on the faces of a volume [D, H, W] have; None without one."""
-  faces = np.concatenate([data.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
-  values, counts = np.unique(faces, return_counts=True)
-  most = int(counts.argmax())
-  return float(values[most]) if 2 * counts[most] > faces.size and values[most] != 0 else None
+  return border_value(data) or None
 
 
 def squeezed(values: NDArray) -> Core | None:
@@ -108,13 +106,13 @@ def two_geometries(header: nib.Nifti1Header) -> Iterator[str]:
     yield f"sform and qform place voxels up to {apart:.3g} mm apart"
 
 
-def strangeness(raw: RawCase, schema: Schema) -> list[tuple[str, str]]:
+def strangeness(raw: RawCase, schema: Schema, foreground: Foreground = "nonzero") -> list[tuple[str, str]]:
   """What is strange about a case: kind and where, of images the modality, of the first header in words."""
   found = [(HEADER, text) for text in two_geometries(raw.header)]
   for channel, name in enumerate(schema.modality_names):
     data = raw.image[..., channel]
-    found += [(BACKGROUND, name)] if background(data) is not None else []
-    found += [(RANGE, name)] if squeezed(data[data != 0]) else []
+    found += [(BACKGROUND, name)] if foreground == "nonzero" and background(data) is not None else []
+    found += [(RANGE, name)] if squeezed(data[foreground_of(data, foreground)]) else []
   return found
 
 

@@ -2,7 +2,8 @@
 
     dataset/manifest.json             everything about the cases but their voxels
     dataset/config.json               the flags that made it
-    dataset/cases/<name>/image.npy    [d, h, w, M] int16 or float32, cropped to the brain cube, raw
+    dataset/cases/<name>/image.npy    [d, h, w, M] int16 or float32, cropped to the brain cube; as `Intensities.prepare`
+                                      leaves it, which is raw for the paper's
     dataset/cases/<name>/labels.npy   [d, h, w] uint8, cropped alike; absent without segmentation
     dataset/verified.json             size and time of change of arrays whose checksums were compared
 """
@@ -22,6 +23,7 @@ import numpy as np
 
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.verify import verify
+from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
 from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.hashing import sum_or_none
 from nas3d_jax.files.run_layout import CASES, IMAGE, LABELS, MANIFEST
@@ -54,6 +56,7 @@ class Dataset:
     versions: versions of the packages that made it.
     stored_geometry: orientation and voxel size that all cases were brought to; None in data sets from before there
       was one, whose cases are as their files are.
+    intensities: what of the cases is foreground, and how their intensities were, or are to be, normalised.
     stamps: size and time of change of each array's file when the data set was opened, by its path; a file that has
       another one later is read only if its checksum is the same. Empty: nothing is compared.
   """
@@ -65,6 +68,7 @@ class Dataset:
   seed: int
   versions: Mapping[str, str] = dataclasses.field(hash=False)
   stored_geometry: Geometry | None = None
+  intensities: Intensities = PAPER_INTENSITIES
   stamps: dict[Path, Stamp] = dataclasses.field(compare=False, repr=False, default_factory=dict)
 
   @property
@@ -77,7 +81,7 @@ class Dataset:
 
   @property
   def fingerprint(self) -> str:
-    """SHA-256 (hex) of the schema, folds, seed, geometry and cases; equal for equal inputs."""
+    """SHA-256 (hex) of the schema, folds, seed, geometry, intensities and cases; equal for equal inputs."""
     content = self._content()
     for case in content["cases"]:
       # They follow from the rest, and older data sets have none.
@@ -94,6 +98,7 @@ class Dataset:
       "seed": self.seed,
       "cases": [case.to_dict() for case in self.cases],
       **({} if geometry is None else {"geometry": geometry.to_dict()}),
+      **({} if self.intensities.is_paper else {"intensities": self.intensities.to_dict()}),
     }
 
   def manifest(self) -> dict[str, Any]:
@@ -138,7 +143,7 @@ class Dataset:
   @classmethod
   def _from_manifest(cls, folder: Path, manifest: Mapping[str, Any]) -> Dataset:
     names = {"format", "version", "schema", "folds", "seed", "cases", "fingerprint", "versions"}
-    if set(manifest) - {"geometry"} != names:
+    if set(manifest) - {"geometry", "intensities"} != names:
       raise InputError(f"the manifest must have exactly the fields {sorted(names)}")
     for field, good in (
       ("folds", is_whole(manifest["folds"], 1)),
@@ -163,15 +168,18 @@ class Dataset:
     astray = [c.name for c in cases if geometry and not all(map(same_length, c.spacing, geometry.spacing))]
     if astray:
       raise InputError(f"cases {astray} are not of the voxel size of the manifest, {geometry}")
+    intensities = Intensities.from_dict(manifest["intensities"]) if "intensities" in manifest else PAPER_INTENSITIES
+    if len(intensities.kinds) not in (0, len(schema.modalities)):
+      raise InputError(f"the manifest has {len(intensities.kinds)} normalizations for {len(schema.modalities)} modalities")
     dataset = cls(
-      folder, schema, cases, manifest["folds"], manifest["seed"], dict(manifest["versions"]), geometry
+      folder, schema, cases, manifest["folds"], manifest["seed"], dict(manifest["versions"]), geometry, intensities
     )
     if dataset.fingerprint != manifest["fingerprint"]:
       raise InputError("the fingerprint does not fit: the manifest was changed by hand")
     return dataset
 
   def image(self, case: Case) -> np.ndarray:
-    """Raw intensities of a case in its brain cube.
+    """Intensities of a case in its brain cube, as `intensities.prepare` leaves them.
 
     Returns:
       Memory map [d, h, w, M] of int16 or float32, M the number of modalities in the schema's order.

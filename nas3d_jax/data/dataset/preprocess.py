@@ -20,17 +20,19 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from nas3d_jax.data.brain import brain_cube, intensity_range
+from nas3d_jax.data.brain import brain_cube
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, few, of_case, refuse
 from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.data.cases.find_and_read import RawCase, find_cases, read_case
 from nas3d_jax.data.cases.strange import strangeness, summary
 from nas3d_jax.data.dataset import staging
 from nas3d_jax.data.dataset.case import Case
+from nas3d_jax.data.dataset.choose_intensities import Asked, Named, choose_intensities, named_kinds
 from nas3d_jax.data.dataset.common_geometry import check_wanted, common_geometry, conform_case, differs
 from nas3d_jax.data.dataset.dataset import REMEDY, Dataset
 from nas3d_jax.data.dataset.folds import assign_folds, check_folds
 from nas3d_jax.data.dataset.verify import store_array, verify, vouch
+from nas3d_jax.data.intensities import Intensities
 from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.atomic import writing
 from nas3d_jax.files.hashing import file_sums, sum_or_none
@@ -57,6 +59,8 @@ def preprocess(
   seed: int = 0,
   orientation: str | None = None,
   spacing: Sequence[float] | None = None,
+  foreground: Asked = "auto",
+  normalization: Sequence[str] | None = None,
   overwrite: bool = False,
   workers: int | None = None,
 ) -> Dataset:
@@ -73,6 +77,9 @@ def preprocess(
     seed: seed of the folds.
     orientation: of the data set, as `Geometry` has it; None means that of most cases.
     spacing: edge lengths of its voxels along these axes, in mm; None means that of most cases.
+    foreground: what of a modality is not background, see `Foreground`; "auto" finds it out from some cases.
+    normalization: how intensities are normalised, one name or one a modality, see `Intensities` and `named_kinds`; None
+      means as the schema says, the paper's range where it does not.
     overwrite: whether to make a data set that is there already anew; the old one stays until then.
     workers: cases read at once; None means one a core, but no more than 4.
 
@@ -99,6 +106,7 @@ def preprocess(
     there = False if new else held.enter_context(lock()) or staging.settle(out)
     former = Schema.from_dict(read_json(out / CONFIG, REMEDY).get("schema")) if there and not overwrite else None
     schema = find_schema(data_dir, schema, like=former)
+    asked = foreground, named_kinds(normalization, schema)
     found, faults = find_cases(data_dir, schema)
     if not faults:
       check_folds(sum(files.segmentation is not None for files in found), folds)
@@ -107,13 +115,22 @@ def preprocess(
     if there and not overwrite:
       refuse(faults, _UNUSABLE)
       flags = {"folds": folds, "seed": seed, "schema": schema.to_dict()}
-      return _reuse(out, found, flags, workers, (orientation, spacing))
+      return _reuse(out, found, flags, workers, (orientation, spacing), asked)
     common = common_geometry(found, orientation, spacing, workers)
     geometry = common and common.chosen
     if common:
       Console(stderr=True).print(str(common), markup=False, highlight=False, soft_wrap=True)
-    partial = staging.prepare(out, found, schema, geometry, fresh=overwrite)
-    store = functools.partial(_store_case, folder=partial, schema=schema, geometry=geometry)
+    intensities = choose_intensities(
+      found, schema, foreground=foreground, normalization=normalization, workers=workers
+    )
+    Console(stderr=True).print(
+      intensities.said(schema.modality_names), markup=False, highlight=False, soft_wrap=True
+    )
+    marked = staging.mark(schema, geometry, intensities)
+    partial = staging.prepare(out, found, marked, fresh=overwrite)
+    store = functools.partial(
+      _store_case, folder=partial, schema=schema, geometry=geometry, intensities=intensities
+    )
     results = each("preprocess", store, found, workers)
     faults += [f for result in results if isinstance(result, CaseError) for f in result.faults]
     if faults:
@@ -125,10 +142,10 @@ def preprocess(
     labelled = [case.label_counts is not None for case in results]
     dealt = assign_folds([case.grade for case in results], labelled, folds, seed)
     cases = [dataclasses.replace(case, fold=f) for case, f in zip(results, dealt, strict=True)]
-    dataset = Dataset(partial, schema, tuple(cases), folds, seed, _versions(), geometry)
+    dataset = Dataset(partial, schema, tuple(cases), folds, seed, _versions(), geometry, intensities)
     config = {"data_dir": str(data_dir), "folds": folds, "seed": seed}
     write_json(partial / MANIFEST, dataset.manifest())
-    write_json(partial / CONFIG, {**staging.mark(schema, geometry), **config})
+    write_json(partial / CONFIG, {**marked, **config})
     vouch(partial, cases)
     remove(partial / RECORDS)
     Dataset.open(partial)
@@ -137,7 +154,7 @@ def preprocess(
 
 
 def _store_case(
-  files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geometry | None
+  files: CaseFiles, *, folder: Path, schema: Schema, geometry: Geometry | None, intensities: Intensities
 ) -> tuple[Case, list[tuple[str, str]]] | CaseError:
   """Checks a case and writes its arrays, unless an earlier run did; with its `strangeness`. Its record comes last."""
   record = folder / RECORDS / f"{files.name}.json"
@@ -149,13 +166,14 @@ def _store_case(
   record.unlink(missing_ok=True)
   try:
     raw = read_case(files, schema)
+    strange = strangeness(raw, schema, intensities.foreground)
+    raw = dataclasses.replace(raw, image=intensities.prepare(raw.image))
     _check_inside(raw)
-    strange = strangeness(raw, schema)
     raw = conform_case(raw, geometry)
     cube = brain_cube(raw.image)
     box = tuple(slice(start, stop) for start, stop in cube)
     image = np.ascontiguousarray(raw.image[box])
-    low, high = intensity_range(image)
+    low, high = intensities.bounds(image)
   except InputError as error:
     return of_case(files.name, error)
   labels = None if raw.labels is None else np.ascontiguousarray(raw.labels[box])
@@ -203,7 +221,7 @@ def _check_inside(raw: RawCase) -> None:
   box = tuple(slice(start, stop) for start, stop in brain_cube(raw.image))
   lost = int(np.count_nonzero(raw.labels) - np.count_nonzero(raw.labels[box]))
   if lost:
-    reason = f"{lost} labelled voxels lie where all modalities are zero, outside the brain cube"
+    reason = f"{lost} labelled voxels lie where all modalities are background, outside the brain cube"
     remedy = "check that the segmentation belongs to this case, or clear them"
     raise CaseError([Fault(raw.files.name, reason, remedy)])
 
@@ -218,7 +236,8 @@ def _label_counts(labels: np.ndarray | None, voxels: int, schema: Schema) -> dic
 
 
 def _reuse(
-  out: Path, found: Sequence[CaseFiles], flags: dict[str, Any], workers: int, wanted: tuple[str | None, Any]
+  out: Path, found: Sequence[CaseFiles], flags: dict[str, Any], workers: int, wanted: tuple[str | None, Any],
+  asked: tuple[Asked, tuple[Named, ...]],
 ) -> Dataset:
   """The data set that is there, if it was made of these inputs with these flags."""
   dataset = Dataset.open(out)
@@ -235,6 +254,7 @@ def _reuse(
       raise InputError(f"{out} was made with {name}={manifest[name]}, got {value}; {remedy}")
   if differs(dataset.geometry, *wanted):
     raise InputError(f"{out} was made with the geometry {dataset.geometry}, got {wanted[0]}, {wanted[1]}; {remedy}")
+  _check_intensities(out, dataset, *asked, remedy)
   sums = each("compare with the data set there", file_sums, [files.named for files in found], workers)
   now = {f.name: (f.grade, s) for f, s in zip(found, sums, strict=True)}
   before = {case.name: (case.grade, case.checksums) for case in dataset.cases}
@@ -243,6 +263,18 @@ def _reuse(
     raise InputError(f"{out} was made of other files of {few(changed, 10)}; {remedy}")
   Console(stderr=True).print(f"{out} is there, from the same files with the same flags: reused")
   return dataset
+
+
+def _check_intensities(out: Path, dataset: Dataset, foreground: Asked, named: tuple[Named, ...], remedy: str) -> None:
+  """Raises InputError where a data set has another foreground or normalisation than is asked for."""
+  own = dataset.intensities
+  if foreground not in ("auto", own.foreground):
+    raise InputError(f"{out} was made with foreground={own.foreground}, got {foreground}; {remedy}")
+  kinds, windows = own.kinds or ("range",) * len(named), own.windows or (None,) * len(named)
+  for kind, window, (asked, given) in zip(kinds, windows, named, strict=True):
+    if kind != asked or given not in (None, window):
+      text = asked if given is None else f"window:{given.low:g}:{given.high:g}"
+      raise InputError(f"{out} was made with {own.said(dataset.schema.modality_names)}, got {text}; {remedy}")
 
 
 def _versions() -> dict[str, str]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nas3d_jax.data.cases.case_files import CaseFiles
 from nas3d_jax.data.dataset.dataset import FORMAT, REMEDY, VERSION
+from nas3d_jax.data.intensities import Intensities
 from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.own_files import own_folder, remove
 from nas3d_jax.files.run_layout import CASES, CONFIG, MANIFEST, RECORDS
@@ -17,10 +18,13 @@ from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
 
 
-def mark(schema: Schema, geometry: Geometry | None) -> dict[str, Any]:
-  """The mark of a folder that preprocess made, with the schema and geometry of its cases."""
+def mark(schema: Schema, geometry: Geometry | None, intensities: Intensities) -> dict[str, Any]:
+  """The mark of a folder that preprocess made, with what its cases have in common."""
   stored = geometry and geometry.to_dict()
-  return {"format": FORMAT, "version": VERSION, "schema": schema.to_dict(), "geometry": stored}
+  own = None if intensities.is_paper else intensities.to_dict()
+  return {
+    "format": FORMAT, "version": VERSION, "schema": schema.to_dict(), "geometry": stored, "intensities": own
+  }
 
 
 def _is_ours(folder: Path) -> bool:
@@ -57,16 +61,13 @@ def settle(out: Path) -> bool:
   return True
 
 
-def prepare(
-  out: Path, found: Sequence[CaseFiles], schema: Schema, geometry: Geometry | None, *, fresh: bool
-) -> Path:
-  """Makes the temporary folder, or goes on with that of an interrupted run of the same schema and geometry.
+def prepare(out: Path, found: Sequence[CaseFiles], marked: Mapping[str, Any], *, fresh: bool) -> Path:
+  """Makes the temporary folder, or goes on with that of an interrupted run whose cases are stored in the same way.
 
   Args:
     out: the final folder.
     found: the cases that it is going to hold; what was stored of others is removed.
-    schema: the schema of the data set.
-    geometry: its orientation and voxel size.
+    marked: its `mark`.
     fresh: whether to start anew in any case.
 
   Returns:
@@ -81,10 +82,10 @@ def prepare(
     if not _is_ours(partial):
       raise InputError(f"{partial} is in the way and not from preprocess; move it away")
     kept = read_json(partial / CONFIG, REMEDY)
-    if fresh or any(kept.get(key) != value for key, value in mark(schema, geometry).items()):
+    if fresh or any(kept.get(key) != value for key, value in marked.items()):
       discard(partial)
   own_folder(partial)
-  write_json(partial / CONFIG, mark(schema, geometry))
+  write_json(partial / CONFIG, marked)
   for name in (CASES, RECORDS):
     own_folder(partial / name)
   names = {files.name for files in found}

@@ -148,7 +148,7 @@ class _Reading:
       self._add("warning", HEADER, f"in the header of {', '.join(files)}: {text}", remedy)
     if self.backgrounds:
       values = ", ".join(f"{number(value)} in {kind}" for kind, value in self.backgrounds.items())
-      remedy = "voxels of 0 alone count as background: set these to 0, or they count as brain"
+      remedy = "preprocess --foreground=auto finds out whether it is so in most cases, and then leaves it out"
       self._add("warning", BACKGROUND, f"the background is not 0, but {values}", remedy)
 
   def _what(self, path: Path) -> str:
