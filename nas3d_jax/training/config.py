@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
+from nas3d_jax.data.patches.augmentation import Augmentation, Mirror
 from nas3d_jax.data.patches.placement import Placement
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.config import (
@@ -24,7 +25,6 @@ from nas3d_jax.models.config import (
 from nas3d_jax.options import check_options, option, options_of
 from nas3d_jax.training.recipe import (
   RECIPES,
-  Augmentation,
   DiceOver,
   LossName,
   OptimizerName,
@@ -81,6 +81,7 @@ class RunConfig:
   augmentation: Augmentation | None = option(
     "scale, flip, turn as in the paper; strong: rotations, intensities, noise, blur as well; recipe", None
   )
+  mirror: Mirror = option("axes that the strong augmentation mirrors", "DHW")
   output: Output = option("sigmoid: of each region; softmax: over regions that exclude each other", "sigmoid")
   data_placement: Placement = option(
     "where the data lies; auto: on an accelerator where it fits", "auto", changeable=True

@@ -14,7 +14,6 @@ LossName = Literal["dice", "dice_ce", "dice_focal"]
 DiceOver = Literal["sample", "batch"]
 OptimizerName = Literal["adam", "adamw", "sgd"]
 ScheduleName = Literal["plateau", "cosine", "poly"]
-Augmentation = Literal["paper", "strong"]
 
 RECIPES: Mapping[Recipe, Mapping[str, Any]] = types.MappingProxyType(
   {

@@ -15,6 +15,7 @@ from nas3d_jax.checkpointing.metadata import RunMetadata
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.dataset.reference import open_dataset
+from nas3d_jax.data.patches.augmentation import Changes
 from nas3d_jax.data.patches.patch_stream import PatchStream
 from nas3d_jax.data.patches.placement import place
 from nas3d_jax.errors import InputError
@@ -116,6 +117,7 @@ class RunSetup:
         f"fold {config.fold} leaves no case for the {name} part; preprocess cases with labels, in at least 2 folds"
       )
     sizes = dict(patch_size=config.patch_size, batch_size=config.batch_size)
+    sizes["changes"] = Changes(config.augmentation, config.mirror)
     stream = PatchStream(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, replicas=self.replicas, **sizes)
     if steps and config.batch_size > (most := len(stream.order.refs)):
       raise InputError(

@@ -8,6 +8,7 @@ import jax
 
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.patches import device_cases, host_batches
+from nas3d_jax.data.patches.augmentation import PAPER_CHANGES, Changes
 from nas3d_jax.data.patches.batch import Batch
 from nas3d_jax.data.patches.host_batches import PatchRef
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
@@ -22,7 +23,13 @@ class DeviceSource:
   """
 
   def __init__(
-    self, dataset: Dataset, refs: Sequence[PatchRef], *, patch_size: PatchSize, replicas: Replicas = ONE_DEVICE
+    self,
+    dataset: Dataset,
+    refs: Sequence[PatchRef],
+    *,
+    patch_size: PatchSize,
+    replicas: Replicas = ONE_DEVICE,
+    changes: Changes = PAPER_CHANGES,
   ):
     """Copies the cases to each device.
 
@@ -31,7 +38,9 @@ class DeviceSource:
       refs: the patches; the cases that they are of are copied.
       patch_size: length of a patch in voxels; one, or one an axis.
       replicas: the devices that share a batch.
+      changes: what the augmentation does.
     """
+    self._changes = changes
     self._schema, self._patch_size, self._replicas = dataset.schema, patch_size, replicas
     self.data = replicas.replicate(device_cases.reside(dataset, refs))
 
@@ -51,7 +60,7 @@ class DeviceSource:
 
     def prepare(data, indices, *key):
       batch = device_cases.cut(data, indices, self._patch_size)
-      return host_batches.prepare_batch(batch, self._schema, *map(self._replicas.own_key, key))
+      return host_batches.prepare_batch(batch, self._schema, *map(self._replicas.own_key, key), changes=self._changes)
 
     keys = () if key is None else (key,)
     return self._replicas.jit(prepare, (WHOLE, SPLIT, *[WHOLE] * len(keys)), SPLIT)(data, indices, *keys)

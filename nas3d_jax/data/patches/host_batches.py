@@ -21,8 +21,10 @@ from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.patches import grid
 from nas3d_jax.data.patches.augment import augment
+from nas3d_jax.data.patches.augmentation import PAPER_CHANGES, Changes
 from nas3d_jax.data.patches.batch import Batch, RawBatch
 from nas3d_jax.data.patches.normalize import normalize
+from nas3d_jax.data.patches.strong_augment import strong_augment
 from nas3d_jax.errors import InputError
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.validation import PatchSize, axis_lengths
@@ -214,24 +216,27 @@ def _check(name: str, value: int, least: int = 1) -> None:
 
 
 def prepare_batch(
-  batch: RawBatch, schema: Schema, key: jax.Array | None = None
+  batch: RawBatch, schema: Schema, key: jax.Array | None = None, *, changes: Changes = PAPER_CHANGES
 ) -> Batch:
   """Augments, normalises (equations 1 and 2) and splits labels into regions, on the device.
 
-  For `jit`, with `schema` bound by `functools.partial`. Jitted apart from the step, it keeps the
+  For `jit`, with `schema` and `changes` bound by `functools.partial`. Jitted apart from the step, it keeps the
   stored type, which may differ from case to case, out of the step's compilation.
 
   Args:
     batch: a batch of `patch_batches`.
     schema: what the labels mean, `dataset.schema`.
     key: a random key for the augmentation; None leaves the patches as they are.
+    changes: what the augmentation does.
 
   Returns:
     Image float32 [N, D, H, W, M] and target float32 [N, D, H, W, R] of zeros and ones, R the
     regions in the schema's order.
   """
   image, label = jnp.asarray(batch["image"]), jnp.asarray(batch["label"])
-  if key is not None:
+  if key is not None and changes.augmentation == "paper":
     image, label = augment(key, image, label)
   image = normalize(image, low=batch["low"], high=batch["high"])
+  if key is not None and changes.augmentation == "strong":
+    image, label = strong_augment(key, image, label, mirror=changes.axes)
   return image, schema.region_masks(label).astype(jnp.float32)

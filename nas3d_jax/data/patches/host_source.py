@@ -12,13 +12,14 @@ import numpy as np
 
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.patches import host_batches
+from nas3d_jax.data.patches.augmentation import PAPER_CHANGES, Changes
 from nas3d_jax.data.patches.batch import Batch, RawBatch
 from nas3d_jax.data.patches.host_batches import PatchRef
 from nas3d_jax.data.patches.patch_order import PatchOrder
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
 from nas3d_jax.validation import PatchSize
 
-_prepare = jax.jit(host_batches.prepare_batch, static_argnames="schema")
+_prepare = jax.jit(host_batches.prepare_batch, static_argnames=("schema", "changes"))
 
 
 class ValidationBatch(NamedTuple):
@@ -43,7 +44,15 @@ class HostSource:
   A batch is an image [N, D, H, W, M] and a target [N, D, H, W, R], float32, ready for a step; each device has its rows.
   """
 
-  def __init__(self, dataset: Dataset, order: PatchOrder, *, patch_size: PatchSize, replicas: Replicas = ONE_DEVICE):
+  def __init__(
+    self,
+    dataset: Dataset,
+    order: PatchOrder,
+    *,
+    patch_size: PatchSize,
+    replicas: Replicas = ONE_DEVICE,
+    changes: Changes = PAPER_CHANGES,
+  ):
     """Nothing is read yet.
 
     Args:
@@ -51,7 +60,10 @@ class HostSource:
       order: which patches, and in which order.
       patch_size: length of a patch in voxels; one, or one an axis.
       replicas: the devices that share a batch.
+      changes: what the augmentation does.
     """
+    self._prepare = functools.partial(_prepare, schema=dataset.schema, changes=changes)
+    self._changes = changes
     self._dataset, self._order, self._patch_size, self._replicas = dataset, order, patch_size, replicas
     # What this process reads of each batch.
     self._own = order.size // replicas.processes
@@ -103,7 +115,7 @@ class HostSource:
         )
       ) as batches:
         own_key = key if key is None or self._replicas.mesh is None else jax.random.fold_in(key, device)
-        rows.append(_prepare(next(batches), schema=self._dataset.schema, key=own_key))
+        rows.append(self._prepare(next(batches), key=own_key))
     image, target = (np.concatenate([np.asarray(row[i]) for row in rows]) for i in (0, 1))
     names = [self._dataset.cases[ref.case_index].name for ref in refs]
     return {"image": image, "target": target, "case": np.asarray(names), "start": np.asarray([r.start for r in refs])}
@@ -123,14 +135,14 @@ class HostSource:
     schema, replicas = self._dataset.schema, self._replicas
 
     def augmented(batch, key):
-      return host_batches.prepare_batch(batch, schema, replicas.own_key(key))
+      return host_batches.prepare_batch(batch, schema, replicas.own_key(key), changes=self._changes)
 
     plain = functools.partial(host_batches.prepare_batch, schema=schema)
     return replicas.jit(plain, (SPLIT,), SPLIT), replicas.jit(augmented, (SPLIT, WHOLE), SPLIT)
 
   def _prepared(self, batch: RawBatch, key: jax.Array | None = None) -> Batch:
     if self._replicas.mesh is None:
-      return _prepare(batch, schema=self._dataset.schema, key=key)
+      return self._prepare(batch, key=key)
     plain, augmented = self._prepare_on_each
     batch = self._replicas.split(batch)
     return plain(batch) if key is None else augmented(batch, key)

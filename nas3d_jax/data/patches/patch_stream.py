@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.patches import device_cases, host_batches
+from nas3d_jax.data.patches.augmentation import PAPER_CHANGES, Changes
 from nas3d_jax.data.patches.device_source import DeviceSource
 from nas3d_jax.data.patches.host_source import HostSource
 from nas3d_jax.data.patches.patch_order import PatchOrder
@@ -33,6 +34,7 @@ class PatchStream:
     seed: int,
     skip_empty: bool,
     replicas: Replicas = ONE_DEVICE,
+    changes: Changes = PAPER_CHANGES,
   ):
     """Lists the patches; none is read yet.
 
@@ -44,11 +46,12 @@ class PatchStream:
       seed: of the order.
       skip_empty: leave out patches without tumour.
       replicas: the devices that share a batch.
+      changes: what the augmentation does.
 
     Raises:
       InputError: a case has no labels, or no patch is left.
     """
-    self._dataset, self._read = dataset, dict(patch_size=patch_size, replicas=replicas)
+    self._dataset, self._read = dataset, dict(patch_size=patch_size, replicas=replicas, changes=changes)
     refs = host_batches.patch_index(dataset, cases, patch_size, skip_empty=skip_empty)
     self.order = PatchOrder(refs, batch_size=batch_size, devices=replicas.count, seed=seed)
     self.host = HostSource(dataset, self.order, **self._read)
