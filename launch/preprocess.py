@@ -34,7 +34,8 @@ def define(values: flags.FlagValues) -> None:
   define_list("spacing", None, "voxel size along its axes in mm, as 1,1,1; not given: that of most", values)
   flags.DEFINE_enum(
     "foreground", "auto", ["auto", "nonzero", "constant", "all"],
-    "what is not background: what is not 0, or not the value at the borders, or all; auto: found out", flag_values=values
+    "what is not background: what is not 0, or not the value at the borders, or all; auto: found out",
+    flag_values=values,
   )
   define_list(
     "normalization", None,

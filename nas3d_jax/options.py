@@ -40,7 +40,7 @@ class Option:
     wanted: what an error asks for, where that does not follow from the bounds.
     named: whether each value is a path that may stand behind NAME=.
     changeable: whether it may differ when a run goes on.
-    network: the only network that it concerns; None: all.
+    networks: the only networks that it concerns; empty: all.
     kind: bool, int, float, tuple, or str for all else.
     choices: the values of a `Literal`; empty: others.
     optional: whether None is a value.
@@ -57,7 +57,7 @@ class Option:
   wanted: str = ""
   named: bool = False
   changeable: bool = False
-  network: str | None = None
+  networks: tuple[str, ...] = ()
   kind: type = str
   choices: tuple[str, ...] = ()
   optional: bool = False

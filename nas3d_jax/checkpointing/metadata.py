@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from nas3d_jax.data.brain import LAM, XI
 from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import check_plain
+from nas3d_jax.models.architectures import CONFIGS
 from nas3d_jax.models.config import Architecture, NetworkConfig, UNetConfig
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.search_space import CELLS
@@ -19,9 +19,6 @@ from nas3d_jax.schema.schema import Schema
 from nas3d_jax.validation import PatchSize, is_number, is_whole, patch_size_of
 
 Kind = Literal["search", "train"]
-_CONFIGS: Mapping[str, type[NetworkConfig] | type[UNetConfig]] = types.MappingProxyType(
-  {config.architecture: config for config in (NetworkConfig, UNetConfig)}
-)
 _PAPER = PAPER_INTENSITIES.to_dict()
 
 
@@ -31,9 +28,9 @@ class RunMetadata:
 
   Attributes:
     kind: "search" for a supernet, "train" for a network that is trained.
-    architecture: "searched" for a supernet or a derived network, "unet3d" for the hand-designed 3D U-Net; a checkpoint
-      without it is "searched".
-    network: size, and variant where there is one; a `UNetConfig` where the architecture is "unet3d".
+    architecture: "searched" for a supernet or a derived network, "unet3d" or "plain_unet" for a hand-designed one; a
+      checkpoint without it is "searched".
+    network: size, and variant where there is one; the configuration of its architecture.
     genotype: of the derived network; None for the others.
     dropout_rate: channels dropped before the last convolution while training, from 0 to 1.
     schema: what the network's channels are: modalities in, regions out.
@@ -153,7 +150,8 @@ class RunMetadata:
     check_plain(fields)
     known = {field.name for field in dataclasses.fields(cls)}
     given = {name: value for name, value in fields.items() if name != "format_version"}
-    given = {"architecture": "searched", "geometry": None, "intensities": _PAPER, **given}  # checkpoints from before there were others
+    # Checkpoints from before there were others.
+    given = {"architecture": "searched", "geometry": None, "intensities": _PAPER, **given}
     missing, unknown = sorted(known - set(given)), sorted(set(given) - known)
     if missing or unknown:
       lacks = f"lacks {', '.join(missing)}" if missing else f"has unknown fields {', '.join(unknown)}"
@@ -165,9 +163,10 @@ class RunMetadata:
 
 
 def _config_of(architecture: Any) -> type[NetworkConfig] | type[UNetConfig]:
-  if architecture not in ("searched", "unet3d"):
-    raise InputError(f'architecture must be "searched" or "unet3d", got {architecture!r:.200}')
-  return _CONFIGS[architecture]
+  if not isinstance(architecture, str) or architecture not in CONFIGS:
+    names = ", ".join(f'"{name}"' for name in CONFIGS)
+    raise InputError(f"architecture must be one of {names}, got {architecture!r:.200}")
+  return CONFIGS[architecture]
 
 
 def _genotype(rows: Mapping[str, Any]) -> Genotype:

@@ -11,22 +11,20 @@ import numpy as np
 from nas3d_jax.checkpointing import checkpoints
 from nas3d_jax.checkpointing.metadata import RunMetadata
 from nas3d_jax.errors import DamagedCheckpoint, InputError
-from nas3d_jax.models.networks import DerivedNet, Supernet, Variables, variable_shapes
-from nas3d_jax.models.unet3d import UNet3D
-
-AnyNetwork = Supernet | DerivedNet | UNet3D
+from nas3d_jax.models.architectures import HAND_DESIGNED
+from nas3d_jax.models.networks import DerivedNet, Network, Supernet, Variables, variable_shapes
 
 
 def restore(
   run_or_checkpoint: str | Path, which: checkpoints.Which = "best"
-) -> tuple[AnyNetwork, Variables, RunMetadata]:
+) -> tuple[Network, Variables, RunMetadata]:
   """Restores a network; `net.apply(variables, x)` then gives the probabilities of `metadata.schema.region_names`.
 
   `x` is normalised with `metadata.xi` and `metadata.lam`, its channels are `metadata.schema.modality_names`.
 
   Args:
-    run_or_checkpoint: a run directory (`search`, `train/<fold>` or `unet3d/<fold>`), its `checkpoints` folder, or the
-      folder of one step, wherever it was copied to; of one step, `which` is not asked.
+    run_or_checkpoint: a run directory (`search`, `train/<fold>`, `unet3d/<fold>` or the like), its `checkpoints`
+      folder, or the folder of one step, wherever it was copied to; of one step, `which` is not asked.
     which: "best", "last" or the number of a step.
 
   Returns:
@@ -44,7 +42,7 @@ def restore(
     raise DamagedCheckpoint(f"{error}. {_sound_ones(folder)}") from error
 
 
-def _restore(folder: Path) -> tuple[AnyNetwork, Variables, RunMetadata]:
+def _restore(folder: Path) -> tuple[Network, Variables, RunMetadata]:
   stored = checkpoints.read_metadata(folder)
   try:
     metadata = RunMetadata.from_dict(stored)
@@ -64,10 +62,10 @@ def _sound_ones(folder: Path) -> str:
   return f"Beside it {', '.join(map(str, sound))} can be read whole: name one, as in {folder.with_name(str(sound[-1]))}"
 
 
-def build_network(metadata: RunMetadata) -> AnyNetwork:
+def build_network(metadata: RunMetadata) -> Network:
   """The network that a run's metadata describes, without variables."""
-  if metadata.architecture == "unet3d":
-    return UNet3D(metadata.network, dropout_rate=metadata.dropout_rate)
+  if metadata.architecture in HAND_DESIGNED:
+    return HAND_DESIGNED[metadata.architecture](metadata.network, dropout_rate=metadata.dropout_rate)
   if metadata.genotype is None:
     return Supernet(metadata.network, dropout_rate=metadata.dropout_rate)
   return DerivedNet(metadata.network, metadata.genotype, dropout_rate=metadata.dropout_rate)

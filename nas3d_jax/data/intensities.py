@@ -194,7 +194,7 @@ def border_value(values: NDArray) -> float | None:
 
 def foreground_of(values: NDArray, foreground: Foreground) -> NDArray[np.bool_]:
   """Where a modality [D, H, W] is not background."""
-  outside = {"nonzero": 0, "all": None}.get(foreground, None)
+  outside = {"nonzero": 0, "all": None}.get(foreground)
   if foreground == "constant":
     outside = border_value(values)
   return np.ones(values.shape, bool) if outside is None else values != outside
@@ -211,7 +211,10 @@ def find_foreground(images: Iterable[NDArray]) -> Foreground:
       values = image[..., channel]
       border = border_value(values)
       many_zeros = values.min() >= 0 and np.count_nonzero(values == 0) > _MANY_ZEROS * values.size
-      votes.append("nonzero" if border == 0 or (border is None and many_zeros) else "all" if border is None else "constant")
+      if border is None:
+        votes.append("nonzero" if many_zeros else "all")
+      else:
+        votes.append("constant" if border else "nonzero")
   return max(("nonzero", "constant", "all"), key=votes.count)
 
 

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nas3d_jax.checkpointing.restore import AnyNetwork, restore
+from nas3d_jax.checkpointing.restore import restore
 from nas3d_jax.inference.config import PAPER, InferenceChoices
 from nas3d_jax.inference.ensemble import restore_ensemble
 from nas3d_jax.models.flops import forward_flops
+from nas3d_jax.models.networks import Network
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.runtime import devices
 from nas3d_jax.runtime.compiling import compiling
@@ -84,7 +85,7 @@ def measure_costs(
   return Costs(parameters, flops, metadata.patch_size, peak_bytes, step_ms, case_s, devices.select().kind)
 
 
-def _training_step(net: AnyNetwork, variables: Any, shape: tuple[int, ...]) -> tuple[int | None, float]:
+def _training_step(net: Network, variables: Any, shape: tuple[int, ...]) -> tuple[int | None, float]:
   """Memory in bytes and median time in ms of a training step on random patches [N, D, H, W]."""
   optimizer = adam(1e-4)
   image = jax.random.uniform(key_of(0), (*shape, net.config.in_channels), minval=10.0, maxval=110.0)

@@ -4,7 +4,7 @@
     dataset.json         instead of dataset/: the data set of another run
     search/              a run directory, see below, of the search with seed 0
     seeds/<seed>/search/, nested/<fold>/search/    further searches of an experiment
-    train/<fold>/, unet3d/<fold>/                  run directories of trainings; <fold> may be "all"
+    train/<fold>/, unet3d/<fold>/, plain_unet/<fold>/    run directories of trainings; <fold> may be "all"
     predictions/<network>/<split>/                 label volumes and predictions.json
     predictions/<network>/min_component.json       the least component that is kept
     scores/<network>/<split>/                      scores.json, scores.csv
@@ -31,7 +31,9 @@ RECORDS = "records"
 
 SEARCH = "search"
 SEEDS, NESTED = "seeds", "nested"
-TRAIN_FOLDERS: Mapping[str, str] = types.MappingProxyType({"searched": "train", "unet3d": "unet3d"})
+TRAIN_FOLDERS: Mapping[str, str] = types.MappingProxyType(
+  {"searched": "train", "unet3d": "unet3d", "plain_unet": "plain_unet"}
+)
 """Where the trainings of each architecture lie, a folder a fold."""
 
 CONFIG = "config.json"

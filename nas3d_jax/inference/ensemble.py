@@ -62,7 +62,7 @@ class Ensemble:
   def predict(
     self, image: np.ndarray, *, choices: InferenceChoices = PAPER, on_patch: OnPatch | None = None
   ) -> np.ndarray:
-    """Mean probability of each region, see `predict_mean`, of a prepared image: [D, H, W, M] -> float32 [D, H, W, R]."""
+    """Mean probability of each region of a prepared image, see `predict_mean`: [D, H, W, M] -> float32 [D, H, W, R]."""
     sizes = dict(patch_size=self.patch_size, regions=len(self.schema.regions), multiple=self.multiple)
     sizes["bounds"] = self.intensities.bounds(image)
     return predict_mean(self.members, image, **sizes, devices=self.devices, choices=choices, on_patch=on_patch)

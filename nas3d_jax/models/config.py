@@ -12,7 +12,7 @@ from nas3d_jax.validation import PatchSize, is_whole, spelled_size
 
 Variant = Literal["paper", "released"]
 VARIANTS: tuple[Variant, ...] = ("paper", "released")
-Architecture = Literal["searched", "unet3d"]
+Architecture = Literal["searched", "unet3d", "plain_unet"]
 Output = Literal["sigmoid", "softmax"]
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "tf32", "bfloat16")
@@ -158,6 +158,17 @@ class UNetConfig(_Size):
   def multiple(self) -> int:
     """Every spatial length of an input is a multiple of this: 2 ** (levels - 1) voxels."""
     return 2 ** (self.levels - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlainUNetConfig(UNetConfig):
+  """Size of the U-Net that nnU-Net plans, see `PlainUNet`; the fields are those of `UNetConfig`.
+
+  Raises:
+    InputError: a field is out of range.
+  """
+
+  architecture: ClassVar[Architecture] = "plain_unet"
 
 
 def _check_output(output: Any) -> None:

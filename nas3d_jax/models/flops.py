@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 import jax
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.models.architectures import HAND_DESIGNED
 from nas3d_jax.models.networks import DerivedNet, Network, variable_shapes
 from nas3d_jax.models.search_space import operation_direction
-from nas3d_jax.models.unet3d import UNet3D
 from nas3d_jax.validation import PatchSize, axis_lengths
 
 
@@ -30,9 +30,9 @@ def forward_flops(net: Network, patch_size: PatchSize) -> float:
     InputError: another network, or a patch size that does not fit.
   """
   net.config.check_patch_size(patch_size)
-  if not isinstance(net, (DerivedNet, UNet3D)):
-    raise InputError(f"net must be a DerivedNet or a UNet3D, got {type(net).__name__}; give a training")
-  level_of: Callable[[Sequence[str]], int] = _unet_level if isinstance(net, UNet3D) else _DerivedLevels(net)
+  if not isinstance(net, (DerivedNet, *HAND_DESIGNED.values())):
+    raise InputError(f"net must be a network that is trained, got {type(net).__name__}; give a training")
+  level_of: Callable[[Sequence[str]], int] = _DerivedLevels(net) if isinstance(net, DerivedNet) else _unet_level
   total = 0.0
   for path, leaf in jax.tree_util.tree_leaves_with_path(variable_shapes(net)["params"]):
     names = [key.key for key in path]
@@ -44,7 +44,7 @@ def forward_flops(net: Network, patch_size: PatchSize) -> float:
 
 
 def _unet_level(names: Sequence[str]) -> int:
-  """How often the resolution was halved where a kernel acts: the number at the end of a module's name in `UNet3D`.
+  """How often the resolution was halved where a kernel acts: the number in a module's name in `UNet3D` and `PlainUNet`.
 
   Args:
     names: of the kernel, from the module down: ("down_2", "conv", "kernel").

@@ -119,11 +119,13 @@ class Block(nn.Module):
     channels: C', of the output.
     size: length of the kernel along each axis, 3 or 1.
     stride: 1 or 2.
+    slope: of the leaky ReLU below 0.
   """
 
   channels: int
   size: int = 3
   stride: int = 1
+  slope: float = SLOPE
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -136,7 +138,7 @@ class Block(nn.Module):
       layers = declare(self, {"conv": {"kernel": (3, 3, 3, c_in, self.channels)}, "norm": norm})
       convolve = convolutions.conv if self.stride == 1 else convolutions.conv_down
       y = convolve(x, layers["conv"]["kernel"])
-    return jax.nn.leaky_relu(instance_norm(y, **layers["norm"]), jnp.asarray(SLOPE, y.dtype))
+    return jax.nn.leaky_relu(instance_norm(y, **layers["norm"]), jnp.asarray(self.slope, y.dtype))
 
 
 class Segmentation(nn.Module):

@@ -35,6 +35,8 @@ from nas3d_jax.training.recipe import (
 )
 from nas3d_jax.validation import PatchSize, is_whole, patch_size_of
 
+# The networks with filters and levels.
+HAND_DESIGNED = ("unet3d", "plain_unet")
 # Limits where data and memory set none; a rate beyond single precision would be infinite.
 MOST_SEED, MOST_EPOCHS, MOST_RATE = 2**63 - 1, 10**6, 3.4e38
 # Dropout of each network in the paper's recipe; the modern one has none.
@@ -56,12 +58,12 @@ class RunConfig:
   fold: int | Literal["all"] = option("a fold of the data set", 0)
   batch_size: int = option("patches a step, on each device", 1, least=1, most=MOST_BATCH)
   kernels: int | None = option(
-    "kernels a node; not given: the modalities", None, least=1, most=MOST["kernels"], network="searched"
+    "kernels a node; not given: the modalities", None, least=1, most=MOST["kernels"], networks=("searched",)
   )
-  nodes: int = option("nodes of a cell", 3, least=1, most=MOST["nodes"], network="searched")
-  depth: int = option("downward cells", 4, least=1, most=MOST["depth"], network="searched")
+  nodes: int = option("nodes of a cell", 3, least=1, most=MOST["nodes"], networks=("searched",))
+  depth: int = option("downward cells", 4, least=1, most=MOST["depth"], networks=("searched",))
   variant: Variant = option(
-    "squeeze-and-excitation convolution as in the paper or as in its released program", "paper", network="searched"
+    "squeeze-and-excitation convolution as in the paper or as in its released program", "paper", networks=("searched",)
   )
   # Augmentation follows from it as well.
   seed: int = option("seed of parameters, order, dropout", 0, least=0, most=MOST_SEED)
@@ -116,7 +118,7 @@ class RunConfig:
     """The options that may differ when the run goes on; those that do not concern its network are among them."""
     network = getattr(self, "network", "searched")
     options = options_of(type(self)).items()
-    return frozenset(name for name, o in options if o.changeable or o.network not in (None, network))
+    return frozenset(name for name, o in options if o.changeable or (o.networks and network not in o.networks))
 
   @property
   def defaults(self) -> dict[str, Any]:
@@ -157,14 +159,16 @@ class TrainConfig(RunConfig):
     InputError: a field is of another type or out of range, or a genotype is given to a 3D U-Net.
   """
 
-  # The 3D U-Net is written to `unet3d/<fold>/` instead.
+  # Hand-designed networks are written to `unet3d/<fold>/` and `plain_unet/<fold>/` instead.
   workdir: str | Path = option("run directory with dataset/; train/<fold>/ is written", kw_only=False, changeable=True)
   fold: int | Literal["all"] = option("the fold to validate on, or all", 0)
   network: Architecture = option(
-    "the network of a genotype, or the hand-designed 3D U-Net", "searched", changeable=True
+    "the network of a genotype, or a hand-designed one: the 3D U-Net of 2017, or the U-Net that nnU-Net plans",
+    "searched",
+    changeable=True,
   )
   genotype: str | Path | None = option(
-    "JSON file; not given: search/genotype.json of the run", None, network="searched"
+    "JSON file; not given: search/genotype.json of the run", None, networks=("searched",)
   )
   # A run means its best checkpoint; None draws new parameters.
   # Where the run goes on, what was read is compared: `training.start`.
@@ -173,17 +177,19 @@ class TrainConfig(RunConfig):
   # May change when the training goes on, to make it longer.
   epochs: int = option("epochs", 200, least=1, most=MOST_EPOCHS, changeable=True)
   filters: int = option(
-    "channels of the first level of the 3D U-Net", 16, least=1, most=MOST["filters"], network="unet3d"
+    "channels of the first level of a hand-designed network", 16, least=1, most=MOST["filters"], networks=HAND_DESIGNED
   )
-  levels: int = option("resolutions of the 3D U-Net", 5, least=1, most=MOST["levels"], network="unet3d")
+  levels: int = option(
+    "resolutions of a hand-designed network", 5, least=1, most=MOST["levels"], networks=HAND_DESIGNED
+  )
   learning_rate: float = option(
-    "the greatest; not given: 1e-3, for the 3D U-Net 5e-4; modern 3e-3 and 1e-3; SGD 1e-2",
+    "the greatest; not given: 1e-3, of hand-designed ones 5e-4; modern 3e-3 and 1e-3; SGD 1e-2",
     None,
     above=0,
     most=MOST_RATE,
   )
   dropout: float = option(
-    "part of the channels dropped; not given: 0.5, for the 3D U-Net 0.3; modern 0", None, least=0, below=1
+    "part of the channels dropped; not given: 0.5, of unet3d 0.3, of plain_unet 0; modern 0", None, least=0, below=1
   )
   ema: float | None = option(
     "decay of the average of the parameters that is validated and kept; 0: none; recipe", None, least=0, below=1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,25 @@ def make_logit_loss(
     return dice + jnp.mean(entropy)
 
   return loss
+
+
+def deeply_supervised(loss: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[Any, jax.Array], jax.Array]:
+  """A loss of what several levels answer, each with half the lengths of the one before; else that of the one answer.
+
+  The weight of a level is half that of the one before, and 1 in all; of its target, the middle voxels are taken.
+  """
+
+  def supervised(answers: Any, target: jax.Array) -> jax.Array:
+    if not isinstance(answers, tuple):
+      return loss(answers, target)
+    total, weights = 0.0, [0.5**level for level in range(len(answers))]
+    for level, (answer, weight) in enumerate(zip(answers, weights, strict=True)):
+      step, first = 2**level, 2**level // 2
+      part = target[:, first::step, first::step, first::step]
+      total += weight / sum(weights) * loss(answer, part)
+    return total
+
+  return supervised
 
 
 def _cross_entropy(logits: jax.Array, target: jax.Array, output: Output) -> jax.Array:

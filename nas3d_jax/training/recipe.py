@@ -49,8 +49,8 @@ RECIPES: Mapping[Recipe, Mapping[str, Any]] = types.MappingProxyType(
 # Learning rate and dropout of each network by recipe, where none are given; Isensee et al. (2017) for the 3D U-Net.
 _RATES: Mapping[Recipe, Mapping[str, float]] = types.MappingProxyType(
   {
-    "paper": types.MappingProxyType({"searched": 1e-3, "unet3d": 5e-4}),
-    "modern": types.MappingProxyType({"searched": 3e-3, "unet3d": 1e-3}),
+    "paper": types.MappingProxyType({"searched": 1e-3, "unet3d": 5e-4, "plain_unet": 5e-4}),
+    "modern": types.MappingProxyType({"searched": 3e-3, "unet3d": 1e-3, "plain_unet": 1e-3}),
   }
 )
 # Of AdamW and Adam; momentum wants a larger one, as nnU-Net has it.

@@ -19,17 +19,17 @@ from nas3d_jax.data.patches.augmentation import Changes
 from nas3d_jax.data.patches.patch_stream import PatchStream
 from nas3d_jax.data.patches.placement import place
 from nas3d_jax.errors import InputError
-from nas3d_jax.models.config import MOST, NetworkConfig, UNetConfig
+from nas3d_jax.models.architectures import CONFIGS, HAND_DESIGNED
+from nas3d_jax.models.config import MOST, NetworkConfig, PlainUNetConfig, UNetConfig
 from nas3d_jax.models.initialization import initial_values
-from nas3d_jax.models.networks import DerivedNet, Supernet, variable_shapes
-from nas3d_jax.models.unet3d import UNet3D
+from nas3d_jax.models.networks import Network, variable_shapes
 from nas3d_jax.runtime import devices
 from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.runtime.distributed import first_says
 from nas3d_jax.runtime.memory import check_fits
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.training.config import START_SUM
-from nas3d_jax.training.losses import make_logit_loss
+from nas3d_jax.training.losses import deeply_supervised, dice_loss, make_logit_loss
 from nas3d_jax.training.optimizers import make_optimizer, scheduled
 from nas3d_jax.training.run_directory import Run
 from nas3d_jax.validation import axis_lengths, spelled_size
@@ -77,10 +77,11 @@ class RunSetup:
   @property
   def objective(self) -> dict[str, Any]:
     """The loss, as the steps take it: `loss` and `logits`; none for the paper's, which is their default."""
-    config = self.config
+    config, supervised = self.config, isinstance(self.network, PlainUNetConfig)
     if (config.loss, config.dice_over) == ("dice", "sample"):
-      return {}
-    return {"loss": make_logit_loss(config.loss, over=config.dice_over, output=config.output), "logits": True}
+      return {"loss": deeply_supervised(dice_loss)} if supervised else {}
+    loss = make_logit_loss(config.loss, over=config.dice_over, output=config.output)
+    return {"loss": deeply_supervised(loss) if supervised else loss, "logits": True}
 
   def optimizer(self, rate: float, updates: int) -> optax.GradientTransformation:
     """The optimiser of all but the hybrid parameters.
@@ -196,8 +197,9 @@ def network_config(config: Any, schema: Schema) -> NetworkConfig | UNetConfig:
   if output == "softmax" and not schema.exclusive:
     names = ", ".join(schema.region_names)
     raise InputError(f"output=softmax is for regions that exclude each other, and {names} overlap; use sigmoid")
-  if getattr(config, "network", NetworkConfig.architecture) == UNetConfig.architecture:
-    return UNetConfig(filters=config.filters, levels=config.levels, **channels, output=output)
+  network = getattr(config, "network", NetworkConfig.architecture)
+  if network in HAND_DESIGNED:
+    return CONFIGS[network](filters=config.filters, levels=config.levels, **channels, output=output)
   sizes = {name: getattr(config, name) for name in ("kernels", "nodes", "depth", "variant")}
   return NetworkConfig(**sizes, **channels, output=output)
 
@@ -221,7 +223,7 @@ class RunKeys(NamedTuple):
     return cls(*jax.random.split(key_of(seed), 3))
 
 
-def initial_variables(net: Supernet | DerivedNet | UNet3D, key: jax.Array) -> dict[str, Any]:
+def initial_variables(net: Network, key: jax.Array) -> dict[str, Any]:
   """The network's variables before the first step, on the host; the values of its `init`.
 
   Raises:

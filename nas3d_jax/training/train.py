@@ -1,4 +1,4 @@
-"""Training of a derived network (section 3.5) or of the 3D U-Net beside it, as a command runs it."""
+"""Training of a derived network (section 3.5) or of a hand-designed one beside it, as a command runs it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from nas3d_jax.files.run_layout import GENOTYPE, SEARCH, TRAIN_FOLDERS
-from nas3d_jax.models.config import UNetConfig
+from nas3d_jax.models.architectures import HAND_DESIGNED
 from nas3d_jax.models.genotype import Genotype, genotype_in
-from nas3d_jax.models.networks import DerivedNet
+from nas3d_jax.models.networks import DerivedNet, Network
 from nas3d_jax.models.packing import PACKED, PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
-from nas3d_jax.models.unet3d import UNet3D
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import TrainConfig
 from nas3d_jax.training.epoch import SavedSums
@@ -38,7 +37,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Path:
     stop: what may ask it to save and stop.
 
   Returns:
-    The run directory, `train/<fold>` or `unet3d/<fold>`; `restore` takes it.
+    The run directory, `train/<fold>`, or `unet3d/<fold>` and the like; `restore` takes it.
 
   Raises:
     InputError: no data set or genotype, a fold, patch size or `init_from` that does not fit, other settings than those
@@ -93,7 +92,7 @@ class TrainSession(Session[TrainState, TrainItems]):
     Args:
       setup: data set, network, devices and settings.
       folder: the run directory, which need not be there yet.
-      genotype: of a derived network; None for the 3D U-Net.
+      genotype: of a derived network; None for others.
       start: variables to start from; None draws them.
     """
     config, dataset = setup.config, setup.dataset
@@ -167,10 +166,10 @@ class TrainSession(Session[TrainState, TrainItems]):
     self.schedule = items.schedule
 
 
-def _make_network(setup: RunSetup, genotype: Genotype | None) -> DerivedNet | UNet3D:
+def _make_network(setup: RunSetup, genotype: Genotype | None) -> Network:
   config, dtype = setup.config, activation_dtype(setup.config.precision)
-  if isinstance(setup.network, UNetConfig):
-    return UNet3D(setup.network, config.dropout, dtype)
+  if config.network in HAND_DESIGNED:
+    return HAND_DESIGNED[config.network](setup.network, config.dropout, dtype)
   return DerivedNet(setup.network, genotype, config.dropout, dtype)
 
 

@@ -64,7 +64,7 @@ def test_a_derived_network_by_hand():
 
 def test_what_cannot_be_counted():
   config = NetworkConfig(kernels=1, nodes=1, depth=2)
-  with pytest.raises(InputError, match="net must be a DerivedNet or a UNet3D, got Supernet; give a training"):
+  with pytest.raises(InputError, match="net must be a network that is trained, got Supernet; give a training"):
     forward_flops(Supernet(config), 8)
   with pytest.raises(InputError, match="patch_size must be a multiple of 8"):
     forward_flops(DerivedNet(config, GENOTYPE), 12)

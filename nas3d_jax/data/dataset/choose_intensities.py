@@ -9,7 +9,15 @@ import numpy as np
 
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles
 from nas3d_jax.data.cases.find_and_read import RawCase, read_case
-from nas3d_jax.data.intensities import Foreground, Intensities, Normalization, Window, find_foreground, foreground_of
+from nas3d_jax.data.intensities import (
+  PAPER_INTENSITIES,
+  Foreground,
+  Intensities,
+  Normalization,
+  Window,
+  find_foreground,
+  foreground_of,
+)
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.schema import Schema
@@ -102,7 +110,8 @@ def choose_intensities(
     if flat := [schema.modality_names[m] for m, window in own.items() if window.low == window.high]:
       raise InputError(f"the labelled voxels of {', '.join(flat)} have one intensity alone; give window:LOW:HIGH")
     windows = tuple(own.get(channel, window) for channel, window in enumerate(windows))
-  return Intensities(chosen, () if set(kinds) == {"range"} and chosen == "nonzero" else kinds, windows if any(windows) else ())
+  chosen_ones = Intensities(chosen, kinds, windows if any(windows) else ())
+  return PAPER_INTENSITIES if chosen_ones.is_paper else chosen_ones
 
 
 def _read(files: Sequence[CaseFiles], schema: Schema, workers: int, title: str) -> list[RawCase]:

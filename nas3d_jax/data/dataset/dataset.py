@@ -169,8 +169,8 @@ class Dataset:
     if astray:
       raise InputError(f"cases {astray} are not of the voxel size of the manifest, {geometry}")
     intensities = Intensities.from_dict(manifest["intensities"]) if "intensities" in manifest else PAPER_INTENSITIES
-    if len(intensities.kinds) not in (0, len(schema.modalities)):
-      raise InputError(f"the manifest has {len(intensities.kinds)} normalizations for {len(schema.modalities)} modalities")
+    if (count := len(intensities.kinds)) not in (0, len(schema.modalities)):
+      raise InputError(f"the manifest has {count} normalizations for {len(schema.modalities)} modalities")
     dataset = cls(
       folder, schema, cases, manifest["folds"], manifest["seed"], dict(manifest["versions"]), geometry, intensities
     )

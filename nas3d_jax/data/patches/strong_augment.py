@@ -31,7 +31,8 @@ GAMMA, INVERTED, GAMMAS = 0.3, 0.1, (0.7, 1.5)
 
 _RADIUS = 3
 _EPSILON = 1e-6
-Draw = jax.Array
+Change = Callable[[jax.Array, jax.Array], jax.Array]
+"""(values, a draw from 0 to 1) -> values."""
 
 
 def strong_augment(
@@ -130,20 +131,20 @@ def _change_modality(key: jax.Array, values: jax.Array, inside: jax.Array) -> ja
   noise_key, key = jax.random.split(key)
   chance, amount = jax.random.uniform(key, (2, 7), jnp.float32)
 
-  def perhaps(place: int, probability: float, changed: Callable[[jax.Array], jax.Array], values: jax.Array) -> jax.Array:
-    return jnp.where(chance[place] < probability, changed(amount[place]), values)
+  def perhaps(place: int, probability: float, changed: Change, values: jax.Array) -> jax.Array:
+    return jnp.where(chance[place] < probability, changed(values, amount[place]), values)
 
   mean, deviation = _moments(values, inside)
   values = jnp.where(inside, (values - mean) / deviation, 0)
   white = jax.random.normal(noise_key, values.shape, jnp.float32)
-  values = perhaps(0, NOISE, lambda u: values + jnp.sqrt(u * MOST_VARIANCE) * white, values)
-  values = perhaps(1, BLUR, lambda u: blur(values, _between(SIGMAS, u)), values)
+  values = perhaps(0, NOISE, lambda v, u: v + jnp.sqrt(u * MOST_VARIANCE) * white, values)
+  values = perhaps(1, BLUR, lambda v, u: blur(v, _between(SIGMAS, u)), values)
   # Of what was normalised, brightness is a factor of it, as nnU-Net's is.
-  values = perhaps(2, BRIGHTNESS, lambda u: values * _between(FACTORS, u), values)
-  values = perhaps(3, CONTRAST, lambda u: contrast(values, inside, _between(FACTORS, u)), values)
-  values = perhaps(4, LOW_RESOLUTION, lambda u: low_resolution(values, _between(ZOOMS, u)), values)
-  values = perhaps(5, INVERTED, lambda u: -gamma(-values, inside, _between(GAMMAS, u)), values)
-  values = perhaps(6, GAMMA, lambda u: gamma(values, inside, _between(GAMMAS, u)), values)
+  values = perhaps(2, BRIGHTNESS, lambda v, u: v * _between(FACTORS, u), values)
+  values = perhaps(3, CONTRAST, lambda v, u: contrast(v, inside, _between(FACTORS, u)), values)
+  values = perhaps(4, LOW_RESOLUTION, lambda v, u: low_resolution(v, _between(ZOOMS, u)), values)
+  values = perhaps(5, INVERTED, lambda v, u: -gamma(-v, inside, _between(GAMMAS, u)), values)
+  values = perhaps(6, GAMMA, lambda v, u: gamma(v, inside, _between(GAMMAS, u)), values)
   return jnp.where(inside, values * deviation + mean, 0)
 
 
@@ -176,11 +177,11 @@ def low_resolution(values: jax.Array, zoom: jax.Array) -> jax.Array:
     first = jnp.floor(coarse - centre % 1) + centre % 1
     share = jnp.expand_dims(coarse - first, [a for a in range(3) if a != axis])
 
-    def sampled(place, axis=axis, length=length, centre=centre):
-      source = jnp.clip(jnp.floor(place / zoom + centre + 0.5), 0, length - 1).astype(jnp.int32)
-      return jnp.take(values, source, axis=axis)
-
-    values = sampled(first) * (1 - share) + sampled(first + 1) * share
+    before, after = (
+      jnp.take(values, jnp.clip(jnp.floor(place / zoom + centre + 0.5), 0, length - 1).astype(jnp.int32), axis=axis)
+      for place in (first, first + 1)
+    )
+    values = before * (1 - share) + after * share
   return values
 
 
@@ -211,7 +212,7 @@ def _uniform(key: jax.Array, span: tuple[float, float], *shape: int) -> jax.Arra
   return jax.random.uniform(key, shape, jnp.float32, *span)
 
 
-def _between(span: tuple[float, float], share: Draw) -> jax.Array:
+def _between(span: tuple[float, float], share: jax.Array) -> jax.Array:
   return span[0] + (span[1] - span[0]) * share
 
 
