@@ -44,7 +44,7 @@ def _refuse_of_another_network(values: flags.FlagValues, config: Any) -> None:
   from nas3d_jax.options import options_of
 
   for name, option in options_of(type(config)).items():
-    if option.network not in (None, config.network) and values[name].present:
+    if option.networks and config.network not in option.networks and values[name].present:
       raise InputError(
-        f"--{name} is of --network={option.network}, got it with --network={config.network}; leave out one of them"
+        f"--{name} is of --network={" or ".join(option.networks)}, got it with --network={config.network}; leave out one of them"
       )
