@@ -45,6 +45,7 @@ def _refuse_of_another_network(values: flags.FlagValues, config: Any) -> None:
 
   for name, option in options_of(type(config)).items():
     if option.networks and config.network not in option.networks and values[name].present:
+      own = " or ".join(option.networks)
       raise InputError(
-        f"--{name} is of --network={" or ".join(option.networks)}, got it with --network={config.network}; leave out one of them"
+        f"--{name} is of --network={own}, got it with --network={config.network}; leave out one of them"
       )
