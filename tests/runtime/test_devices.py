@@ -176,11 +176,11 @@ def test_cache_folder_of_the_environment_or_the_caller(tmp_path, given):
     ("", None, False, "--xla_backend_optimization_level=2"),
     ("--xla_x=1", "cpu", True, "--xla_x=1 --xla_backend_optimization_level=2"),
     ("--xla_backend_optimization_level=0", "cpu", False, "--xla_backend_optimization_level=0"),
-    ("", None, True, ""),
-    ("", "gpu", False, ""),
+    ("", None, True, "--xla_gpu_enable_triton_gemm=false"),
+    ("--xla_gpu_enable_triton_gemm=true", "gpu", False, "--xla_gpu_enable_triton_gemm=true"),
   ],
 )
-def test_the_level_of_optimisation_is_chosen_on_a_cpu_where_nobody_did(monkeypatch, before, platform, driver, after):
+def test_what_takes_long_and_gains_nothing_is_left_out_where_nobody_chose(monkeypatch, before, platform, driver, after):
   monkeypatch.setenv("XLA_FLAGS", before)
   monkeypatch.setattr(devices, "has_nvidia_driver", lambda: driver)
   devices.compile_faster(platform)

@@ -20,13 +20,13 @@ class ToySupernet(Network):
   dtype: object = None
 
   @nn.compact
-  def __call__(self, x, *, train=False):
+  def __call__(self, x, *, train=False, logits=False):
     shapes = hybrid_shapes(self.config)
     hybrid = self.param("hybrid", lambda _: {name: jnp.zeros(shape) for name, shape in shapes.items()})
     weights = [jax.nn.softmax(value) for value in hybrid.values()]
     strengths = (jnp.sin(jnp.arange(weight.size)).reshape(weight.shape) for weight in weights)
     mixture = 1 + sum((weight * strength).sum() for weight, strength in zip(weights, strengths, strict=True))
-    return _confidence(self, x * mixture, train)
+    return _answer(self, x * mixture, train, logits)
 
 
 class ToyDerivedNet(Network):
@@ -38,13 +38,14 @@ class ToyDerivedNet(Network):
   dtype: object = None
 
   @nn.compact
-  def __call__(self, x, *, train=False):
-    return _confidence(self, x, train)
+  def __call__(self, x, *, train=False, logits=False):
+    return _answer(self, x, train, logits)
 
 
-def _confidence(net, x, train):
+def _answer(net, x, train, logits):
   x = nn.Dropout(net.dropout_rate, broadcast_dims=(1, 2, 3), deterministic=not train)(x / HIGH)
-  return jax.nn.sigmoid(nn.Dense(net.config.out_channels, name="project")(x))
+  y = nn.Dense(net.config.out_channels, name="project")(x)
+  return y if logits else jax.nn.sigmoid(y)
 
 
 def toy_batch(random, size=1):
