@@ -106,12 +106,17 @@ class CaseFiles:
     return text if len(twins) < 2 else text.replace(path.name, f"{path.parent.name}/{path.name}")
 
 
+def file_stems(case: str, suffixes: Iterable[str]) -> list[str]:
+  """What a file of a case may be called, without its ending: "P1_flair", or in the case's own folder just "flair"."""
+  return [stem for suffix in suffixes for stem in (case + suffix, suffix.lstrip("_-")) if stem]
+
+
 def is_truth(name: str, case: str, schema: Schema) -> bool:
   """Whether a name in `CaseFiles.named` of a case is that of its segmentation."""
   if schema.layout != "folders":
     return "/" in name
   stem = re.sub(r"\.nii(\.gz)?$", "", name, flags=re.IGNORECASE)
-  return stem in {case + suffix for suffix in schema.segmentation}
+  return stem in file_stems(case, schema.segmentation)
 
 
 def check_names(names: Iterable[str]) -> list[Fault]:

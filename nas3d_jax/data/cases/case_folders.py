@@ -2,7 +2,8 @@
 
     data_dir/[HGG|LGG/]<case>/<case><suffix>.nii[.gz]
 
-with one file a modality and, where known, one segmentation; the suffixes are the schema's.
+with one file a modality and, where known, one segmentation; the suffixes are the schema's. A file may also be called
+without the name of its case, as <case>/flair.nii.gz.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
+from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, file_stems
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import PREDICTIONS_JSON, WRITTEN_AMONG, WRITTEN_ENDINGS, WRITTEN_FOLDERS
 from nas3d_jax.schema.schema import Schema
@@ -108,12 +109,12 @@ def _case_files(folder: Path, schema: Schema, labels: bool) -> CaseFiles:
   kinds = {m.name: m.suffixes for m in schema.modalities}
   if labels:
     kinds["segmentation"] = schema.segmentation
-  matches = {kind: [p for s in suffixes for p in found.pop(name + s, [])] for kind, suffixes in kinds.items()}
+  matches = {kind: [p for stem in file_stems(name, suffixes) for p in found.pop(stem, [])] for kind, suffixes in kinds.items()}
   others = ", ".join(path.name for paths in found.values() for path in paths)
   faults = []
   for kind, suffixes in kinds.items():
     paths, expected = matches[kind], f"{name}{suffixes[0]}.nii.gz"
-    nowhere = [name + suffix for suffix in suffixes if _points_nowhere(folder, name + suffix)]
+    nowhere = [stem for stem in file_stems(name, suffixes) if _points_nowhere(folder, stem)]
     if nowhere and not paths:
       reason = f"{nowhere[0]} in {folder} is a link to nowhere"
       faults.append(Fault(name, reason, "copy the file there, or correct the link"))

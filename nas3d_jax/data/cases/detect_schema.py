@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from nas3d_jax.data.cases.case_files import file_stems
 from nas3d_jax.data.cases.case_folders import case_folders, stems
 from nas3d_jax.data.cases.dataset_json import DatasetJson
 from nas3d_jax.data.cases.nifti import VolumeError, exact, read_labels
@@ -184,8 +185,8 @@ def _fits(schema: Schema, case: str, found: set[str], how: Callable[[Iterable[bo
   """Whether a case has a file of all, or any, of its modalities; for any, a segmentation will do as well."""
   if not of_challenge(schema, challenge(case)):
     return False
-  there = [any(case + suffix in found for suffix in modality.suffixes) for modality in schema.modalities]
-  return how(there) or (how is any and any(case + suffix in found for suffix in schema.segmentation))
+  there = [any(stem in found for stem in file_stems(case, modality.suffixes)) for modality in schema.modalities]
+  return how(there) or (how is any and any(stem in found for stem in file_stems(case, schema.segmentation)))
 
 
 def _truths(root: Path, candidates: Sequence[Schema]) -> dict[str, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nas3d_jax.data.cases.case_files import Fault
+from nas3d_jax.data.cases.case_files import Fault, file_stems
 from nas3d_jax.data.cases.case_folders import case_folders, stems
 from nas3d_jax.data.cases.shared_folders import find_labels
 from nas3d_jax.errors import InputError
@@ -39,9 +39,9 @@ def find_segmentations(
   faults = []
   for folder, files in folders.items():
     case = folder.name
-    for suffix in (suffix for modality in schema.modalities for suffix in modality.suffixes):
-      files.pop(case + suffix, None)
-    found = [path for suffix in schema.segmentation for path in files.pop(case + suffix, [])]
+    for stem in (stem for modality in schema.modalities for stem in file_stems(case, modality.suffixes)):
+      files.pop(stem, None)
+    found = [path for stem in file_stems(case, schema.segmentation) for path in files.pop(stem, [])]
     if found:
       truths.setdefault(case, []).extend(found)
     elif files:
@@ -60,7 +60,7 @@ def labelled_cases(data_dir: str | Path, schema: Schema) -> set[str]:
   if schema.layout != "folders":
     return set(find_labels(_existing_folder(data_dir, "data_dir"), schema))
   folders = case_folders(_existing_folder(data_dir, "data_dir"))
-  return {f.name for f in folders if any(f.name + suffix in stems(f) for suffix in schema.segmentation)}
+  return {f.name for f in folders if any(stem in stems(f) for stem in file_stems(f.name, schema.segmentation))}
 
 
 def nifti_files(folder: str | Path, name: str, depth: int) -> list[tuple[Path, str]]:

@@ -162,3 +162,17 @@ def test_a_link_to_nowhere(data):
   _, (fault,) = found(data)
   said = f"{names[0]}_t1 in {path.parent} is a link to nowhere; copy the file there, or correct the link"
   assert fault == f"{names[0]}: {said}"
+
+
+def test_files_without_the_name_of_their_case(data):
+  names, _ = found(data)
+  truths = find_segmentations(data, find_schema(data))[0]
+  for name in names:
+    folder = next(path for path in data.rglob(name) if path.is_dir())
+    for path in list(folder.iterdir()):
+      path.rename(folder / path.name.removeprefix(f"{name}_"))
+  assert found(data) == (names, [])
+  assert find_schema(data).name == "brats2019"
+  assert find_segmentations(data, find_schema(data))[0].keys() == truths.keys()
+  (folder / f"{name}_flair.nii.gz").symlink_to(folder / "flair.nii.gz")
+  assert "flair is there twice" in found(data)[1][0]

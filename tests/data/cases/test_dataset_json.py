@@ -50,10 +50,29 @@ def test_channels_by_name(tmp_path):
 
 
 def test_task01_is_known_by_its_labels(tmp_path):
-  read(tmp_path, TASK01).check_decathlon()
-  other = {**TASK01, "labels": {"0": "background", "1": "necrosis", "2": "edema", "3": "enhancing tumor"}}
-  with pytest.raises(InputError, match=r"not those of Task01_BrainTumour .* layout: decathlon"):
-    read(tmp_path, other).check_decathlon()
+  assert read(tmp_path, TASK01).own_schema() is DECATHLON
+  labels = {"0": "background", "1": "necrosis", "2": "edema", "3": "enhancing tumor"}
+  other = read(tmp_path, {**TASK01, "labels": labels, "name": "BRATS, mine"}).own_schema()
+  assert (other.name, other.region_names) == ("brats_mine", ("necrosis", "edema", "enhancing tumor"))
+  assert other.modality_names == ("flair", "t1", "t1ce", "t2")
+
+
+def test_another_task_has_a_region_a_label(tmp_path):
+  content = {
+    "name": "Prostate", "modality": {"0": "T2", "1": "ADC"}, "labels": {"2": "TZ", "0": "background", "1": "PZ"}
+  }
+  schema = read(tmp_path, content).own_schema()
+  assert (schema.name, schema.layout, schema.segmentation) == ("prostate", "decathlon", ("labelsTr",))
+  assert schema.modalities == (Modality("t2", ("T2",)), Modality("ADC", ("ADC",)))
+  assert schema.labels == ((0, "background"), (1, "PZ"), (2, "TZ"))
+  assert schema.regions == (Region("PZ", (1,), 1), Region("TZ", (2,), 2))
+  assert schema.exclusive
+
+
+@pytest.mark.parametrize("labels", [{"0": "background", "1": ""}, {"a": "liver"}, {"0": "background", "1": 2}])
+def test_labels_of_a_task_that_are_none(tmp_path, labels):
+  with pytest.raises(InputError, match=r'labels in .*dataset.json must be as \{"0": "background", "1": "liver"\}'):
+    read(tmp_path, {"modality": {"0": "CT"}, "labels": labels}).own_schema()
 
 
 @pytest.mark.parametrize(
