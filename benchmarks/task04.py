@@ -8,15 +8,7 @@ A fold that was not trained, or not to its end, is named as missing in the page.
 
 from __future__ import annotations
 
-import argparse
-import json
 import shlex
-import statistics
-import subprocess
-import sys
-from pathlib import Path
-
-
 
 PATCH, FOLDS = "40,56,40", 5
 RECIPE = f"--patch_size={PATCH} --recipe=modern --mirror=D"

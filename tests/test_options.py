@@ -23,13 +23,13 @@ SIZES = dict(patch_size=8, nodes=1, depth=2)
 
 @dataclasses.dataclass(frozen=True)
 class NewSearch(SearchConfig):
-  normalization: Literal["group", "instance"] = option("after each convolution", "group")
+  norm_layer: Literal["group", "instance"] = option("after each convolution", "group")
 
 
 @dataclasses.dataclass(frozen=True)
 class NewTrain(TrainConfig):
-  normalization: Literal["group", "instance"] = option("after each convolution", "group")
-  foreground: float = option("least share of patches about a tumour", 0.25, least=0, below=1)
+  norm_layer: Literal["group", "instance"] = option("after each convolution", "group")
+  tumour_share: float = option("least share of patches about a tumour", 0.25, least=0, below=1)
   label_smoothing: int | None = option("not given: none", None, least=2, changeable=True)
 
 
@@ -47,6 +47,9 @@ class NewExperiment(ExperimentConfig):
   unet3d_template: NewTrain = part(
     without=("fold", "seed", "overwrite", "genotype", "init_from"), fixed={"network": "unet3d"}
   )
+  plain_unet_template: NewTrain = part(
+    without=("fold", "seed", "overwrite", "genotype", "init_from"), fixed={"network": "plain_unet"}
+  )
 
 
 def parsed(config, *arguments):
@@ -57,19 +60,19 @@ def parsed(config, *arguments):
 
 
 def test_a_new_option_is_a_flag():
-  config = build(NewTrain, parsed(NewTrain, "--workdir=w", "--normalization=instance", "--foreground=0.5"), fold=0)
-  assert (config.normalization, config.foreground, config.label_smoothing) == ("instance", 0.5, None)
+  config = build(NewTrain, parsed(NewTrain, "--workdir=w", "--norm_layer=instance", "--tumour_share=0.5"), fold=0)
+  assert (config.norm_layer, config.tumour_share, config.label_smoothing) == ("instance", 0.5, None)
   help_text = parsed(NewTrain).get_help()
-  assert "--normalization: <group|instance>: after each convolution\n    (default: 'group')" in help_text
-  assert "--foreground: least share of patches about a tumour\n    (default: '0.25')" in help_text
+  assert "--norm_layer: <group|instance>: after each convolution\n    (default: 'group')" in help_text
+  assert "--tumour_share: least share of patches about a tumour\n    (default: '0.25')" in help_text
   assert "--label_smoothing: not given: none\n    (integer >= 2)" in help_text
 
 
 @pytest.mark.parametrize(
   ("field", "value", "library", "command_line"),
   [
-    ("normalization", "batch", "one of group, instance, got 'batch'", "value should be one of <group|instance>"),
-    ("foreground", -0.5, "a number of at least 0 and below 1, got -0.5", "-0.5 is not a number in the range"),
+    ("norm_layer", "batch", "one of group, instance, got 'batch'", "value should be one of <group|instance>"),
+    ("tumour_share", -0.5, "a number of at least 0 and below 1, got -0.5", "-0.5 is not a number in the range"),
     ("label_smoothing", 1, "a whole number of at least 2, or None, got 1", "1 is not integer >= 2"),
   ],
 )
@@ -82,11 +85,11 @@ def test_flag_and_library_refuse_the_same_values(field, value, library, command_
 
 
 def test_a_new_option_of_search_and_training_is_one_flag_of_the_experiment():
-  values = parsed(NewExperiment, "--workdir=w", "--normalization=instance", "--foreground=0.5")
+  values = parsed(NewExperiment, "--workdir=w", "--norm_layer=instance", "--tumour_share=0.5")
   config = build(NewExperiment, values)
-  assert config.search(1).normalization == "instance"
-  for network in ("searched", "unet3d"):
-    assert (config.train(network, 2).normalization, config.train(network, 2).foreground) == ("instance", 0.5)
+  assert config.search(1).norm_layer == "instance"
+  for network in ("searched", "unet3d", "plain_unet"):
+    assert (config.train(network, 2).norm_layer, config.train(network, 2).tumour_share) == ("instance", 0.5)
   assert config.train("unet3d", 2).network == "unet3d"
   with pytest.raises(TypeError, match=r"NewExperiment has no option epoch$"):
     NewExperiment.of(workdir="w", epoch=3)
@@ -117,17 +120,17 @@ def test_a_new_option_is_stored_and_compared(dataset):
       return json.loads((dataset / name / "config.json").read_text())["settings"]
 
   # The run is older than the option: it goes on with the default alone, from then on by name.
-  assert "normalization" not in begin(SearchConfig)
-  with pytest.raises(InputError, match=r"other settings: normalization was 'group', is 'instance'\. Run with the same"):
-    begin(NewSearch, normalization="instance")
-  assert begin(NewSearch)["normalization"] == "group"
-  with pytest.raises(InputError, match="normalization was 'group', is 'instance'"):
-    begin(NewSearch, normalization="instance")
+  assert "norm_layer" not in begin(SearchConfig)
+  with pytest.raises(InputError, match=r"other settings: norm_layer was 'group', is 'instance'\. Run with the same"):
+    begin(NewSearch, norm_layer="instance")
+  assert begin(NewSearch)["norm_layer"] == "group"
+  with pytest.raises(InputError, match="norm_layer was 'group', is 'instance'"):
+    begin(NewSearch, norm_layer="instance")
   # What may differ when a run goes on is declared at the field.
   begin(NewTrain, "train")
   assert begin(NewTrain, "train", label_smoothing=3)["label_smoothing"] == 3
-  with pytest.raises(InputError, match=r"foreground was 0\.25, is 0\.5"):
-    begin(NewTrain, "train", foreground=0.5)
+  with pytest.raises(InputError, match=r"tumour_share was 0\.25, is 0\.5"):
+    begin(NewTrain, "train", tumour_share=0.5)
 
 
 def test_options_of_the_other_network_may_differ():

@@ -10,8 +10,7 @@ from nas3d_jax.data.brain import LAM, XI
 from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import check_plain
-from nas3d_jax.models.architectures import CONFIGS
-from nas3d_jax.models.config import Architecture, NetworkConfig, UNetConfig
+from nas3d_jax.models.config import CONFIGS, Architecture, NetworkConfig, UNetConfig
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.search_space import CELLS
 from nas3d_jax.schema.geometry import Geometry

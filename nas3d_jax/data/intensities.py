@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas3d_jax.data.brain import LAM, XI, intensity_range
+from nas3d_jax.data.intensity_names import Foreground, Normalization
 from nas3d_jax.errors import InputError
 from nas3d_jax.validation import is_number
-
-Foreground = Literal["nonzero", "constant", "all"]
-"""Where a modality is not zero; where it has not the value that its faces have, if they have one; everywhere."""
-Normalization = Literal["range", "zscore", "percentile", "window", "none"]
 
 PERCENTILES = (0.5, 99.5)
 """Where `percentile` and `window` clip, as nnU-Net has it."""

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from nas3d_jax.data.intensity_names import AskedForeground
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import (
   GENOTYPE,
@@ -24,8 +25,7 @@ from nas3d_jax.training.config import SearchConfig, TrainConfig
 from nas3d_jax.validation import check_whole
 
 Split = Literal["training", "cross_validation", "test", "ensemble"]
-NETWORKS: tuple[Architecture, ...] = tuple(TRAIN_FOLDERS)
-
+Baseline = Literal["unet3d", "plain_unet"]
 
 # Each is a stage, or several.
 MOST_FOLDS, MOST_SEARCHES = 1000, 1000
@@ -43,7 +43,8 @@ class ExperimentConfig:
   Attributes:
     search_template: what all searches share; each has a folder, a fold and a seed of its own.
     searched_template: what all trainings of the searched network share; each has a fold of its own.
-    unet3d_template: what all trainings of the 3D U-Net share.
+    unet3d_template: what all trainings of the 3D U-Net share, where that is the baseline.
+    plain_unet_template: the same of the U-Net that nnU-Net plans.
     inference: of all predictions.
 
   Raises:
@@ -61,6 +62,8 @@ class ExperimentConfig:
     "scores that a challenge's portal gave for them, NETWORK/SPLIT=FILE; may be given again", (), named=True
   )
   folds: int | None = option("folds; not given: the data set's, 5 for a new one", None, least=1, most=MOST_FOLDS)
+  foreground: AskedForeground = option("of a new data set, as of preprocess", "auto")
+  normalization: tuple[str, ...] = option("of a new data set, as of preprocess; not given: the schema's", ())
   nested: bool = option("search once a fold, on the other folds alone", False)
   seeds: int = option("searches with seeds 0, 1, ...; seed 0 is trained", 1, least=1, most=MOST_SEARCHES)
   search_template: SearchConfig = part(
@@ -83,6 +86,13 @@ class ExperimentConfig:
     learning_rate=("unet3d_learning_rate", "Adam, 3D U-Net; not given: 5e-4"),
     dropout=("unet3d_dropout", "part of the channels dropped, 3D U-Net; not given: 0.3"),
   )
+  plain_unet_template: TrainConfig = part(
+    without=_ITS_OWN,
+    fixed={"network": "plain_unet"},
+    learning_rate=("plain_unet_learning_rate", "plain U-Net; not given: 5e-4, modern 1e-3"),
+    dropout=("plain_unet_dropout", "part of the channels dropped, plain U-Net; not given: 0"),
+  )
+  baseline: Baseline = option("the hand-designed network beside the searched one", "unet3d")
   inference: InferenceChoices = part(PAPER)
   # For each network, for the test and the ensemble; the cross-validation and the training cases are left as they are.
   choose_min_component: bool = option("choose min_component_ml on the cross-validation", False)
@@ -110,11 +120,11 @@ class ExperimentConfig:
     object.__setattr__(self, "portal_csv", tuple(self.portal_csv))
     if self.portal_csv and self.test_dir is None:
       raise InputError("portal_csv holds scores of the cases of test_dir; give test_dir with it")
-    for network in NETWORKS:
+    for network in TRAIN_FOLDERS:
       if (other := self.template(network).network) != network:
         raise InputError(f"{network}_template must be of network={network!r}, got {other!r}")
     # What is wrong with a part is said before the first of them, not after days.
-    search, searched, unet = self.search_template, self.searched_template, self.unet3d_template
+    search, searched, unet = self.search_template, self.searched_template, self.template(self.baseline)
     size = {name: getattr(search, name) for name in ("kernels", "nodes", "depth", "variant")}
     for name, value in size.items():
       if (other := getattr(searched, name)) != value:
@@ -122,6 +132,11 @@ class ExperimentConfig:
     NetworkConfig(**size).check_patch_size(search.patch_size, "search_patch_size")
     NetworkConfig(**size).check_patch_size(searched.patch_size)
     UNetConfig(filters=unet.filters, levels=unet.levels).check_patch_size(unet.patch_size)
+
+  @property
+  def networks(self) -> tuple[Architecture, ...]:
+    """The networks that are trained."""
+    return "searched", self.baseline
 
   @property
   def root(self) -> Path:
@@ -150,7 +165,8 @@ class ExperimentConfig:
 
   def template(self, network: Architecture) -> TrainConfig:
     """What all trainings of a network share."""
-    return self.searched_template if network == "searched" else self.unet3d_template
+    templates = {"unet3d": self.unet3d_template, "plain_unet": self.plain_unet_template}
+    return templates.get(network, self.searched_template)
 
   def train(self, network: Architecture, fold: Fold) -> TrainConfig:
     """A training. That on all cases starts from fold 0's parameters, as the paper's; if searches are nested, anew."""

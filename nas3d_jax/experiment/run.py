@@ -11,7 +11,7 @@ from rich.table import Table
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation.scores import Scores
-from nas3d_jax.experiment.config import NETWORKS, ExperimentConfig, Split
+from nas3d_jax.experiment.config import ExperimentConfig, Split
 from nas3d_jax.experiment.inputs import ExperimentInputs
 from nas3d_jax.experiment.stages import Stage, stages_of, write_experiment
 from nas3d_jax.experiment.status import Status
@@ -90,7 +90,7 @@ def _experiment(config: ExperimentConfig, stop: Stop | None) -> dict[tuple[Archi
     if number == 1:
       # Only now there is a data set to be compared with, and folds that may be too few.
       inputs.check_unseen()
-  found = {(network, split): config.scores(network, split) for split in _SPLITS for network in NETWORKS}
+  found = {(network, split): config.scores(network, split) for split in _SPLITS for network in config.networks}
   return {key: Scores.load(folder) for key, folder in found.items() if (folder / SCORES_JSON).exists()}
 
 

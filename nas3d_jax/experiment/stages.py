@@ -17,7 +17,7 @@ from nas3d_jax.data.dataset.reference import write_reference
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation.component_threshold import choose_min_component
 from nas3d_jax.evaluation.evaluate import evaluate
-from nas3d_jax.experiment.config import NETWORKS, ExperimentConfig, Split
+from nas3d_jax.experiment.config import ExperimentConfig, Split
 from nas3d_jax.experiment.costs import measure_costs
 from nas3d_jax.experiment.inputs import ExperimentInputs
 from nas3d_jax.experiment.status import (
@@ -81,20 +81,21 @@ def stages_of(inputs: ExperimentInputs, stop: Stop | None = None) -> list[Stage]
   stages = [_dataset(inputs)]
   stages += [_search(inputs, seed, stop=stop) for seed in range(config.seeds)]
   stages += [_search(inputs, 0, fold, stop=stop) for fold in range(folds) if config.nested]
-  stages += [_training(inputs, network, fold, stop) for network in NETWORKS for fold in everywhere]
-  stages += [_costs(inputs, network) for network in NETWORKS]
-  for network in NETWORKS:
+  stages += [_training(inputs, network, fold, stop) for network in config.networks for fold in everywhere]
+  stages += [_costs(inputs, network) for network in config.networks]
+  for network in config.networks:
     stages += [_prediction(inputs, network, split) for split in seen]
     stages += [_threshold(inputs, network)] if config.choose_min_component else []
     stages += [_prediction(inputs, network, split) for split in unseen]
-  stages += [_scores(inputs, network, split) for network in NETWORKS for split in scored]
+  stages += [_scores(inputs, network, split) for network in config.networks for split in scored]
   return [*stages, _report(config)]
 
 
 def _dataset(inputs: ExperimentInputs) -> Stage:
   def run():
     folder = inputs.config.root / DATASET
-    preprocess(inputs.data_dir, folder, schema=inputs.schema, folds=inputs.folds)
+    how = dict(foreground=inputs.config.foreground, normalization=inputs.config.normalization or None)
+    preprocess(inputs.data_dir, folder, schema=inputs.schema, folds=inputs.folds, **how)
 
   def status() -> Status:
     if not inputs.has_dataset:

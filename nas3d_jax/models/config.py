@@ -171,6 +171,12 @@ class PlainUNetConfig(UNetConfig):
   architecture: ClassVar[Architecture] = "plain_unet"
 
 
+CONFIGS: Mapping[str, type[NetworkConfig] | type[UNetConfig]] = types.MappingProxyType(
+  {config.architecture: config for config in (NetworkConfig, UNetConfig, PlainUNetConfig)}
+)
+"""The configuration of each architecture."""
+
+
 def _check_output(output: Any) -> None:
   if output not in get_args(Output):
     raise InputError(f"output must be one of {', '.join(get_args(Output))}, got {output!r}")

@@ -35,7 +35,9 @@ VERSION = 1
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, RED, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
 GREY, INK = "#8A8A8A", "#222222"
-NETWORK_COLOURS: Mapping[str, str] = types.MappingProxyType({"searched": BLUE, "unet3d": ORANGE})
+NETWORK_COLOURS: Mapping[str, str] = types.MappingProxyType(
+  {"searched": BLUE, "unet3d": ORANGE, "plain_unet": GREEN}
+)
 
 # Those of the paper's figures, from the outermost region to the innermost: oedema, necrotic and non-enhancing,
 # enhancing. They differ in lightness too.

@@ -12,7 +12,7 @@ from nas3d_jax.files.run_layout import CONFIG, METRICS
 from nas3d_jax.models.search_space import CELLS
 from nas3d_jax.validation import is_number, is_whole
 
-Kind = Literal["search", "searched", "unet3d"]
+Kind = Literal["search", "searched", "unet3d", "plain_unet"]
 """A search, or a training of such a network."""
 Check = Callable[[Any], bool]
 
@@ -60,6 +60,7 @@ _SETTINGS: Mapping[Kind, Mapping[str, Check]] = types.MappingProxyType(
     "search": {"epochs": _count, "min_count": _count, "patch_size": _patch_size, **_SIZES},
     "searched": {"epochs": _count, "patch_size": _patch_size, **_SIZES},
     "unet3d": {"epochs": _count, "patch_size": _patch_size},
+    "plain_unet": {"epochs": _count, "patch_size": _patch_size},
   }
 )
 _TRAINING = {
@@ -76,6 +77,7 @@ _RECORD: Mapping[Kind, Mapping[str, Check]] = types.MappingProxyType(
     },
     "searched": _TRAINING,
     "unet3d": _TRAINING,
+    "plain_unet": _TRAINING,
   }
 )
 _FIGURES = ("parameters", "flops", "peak_bytes", "step_ms", "case_s")

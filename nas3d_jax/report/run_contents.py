@@ -32,7 +32,9 @@ from nas3d_jax.models.genotype import Genotype, genotype_in
 from nas3d_jax.report.history_check import Kind, check_costs, check_history
 from nas3d_jax.validation import is_number
 
-NETWORKS: Mapping[str, str] = types.MappingProxyType({"searched": "searched network", "unet3d": "3D U-Net"})
+NETWORKS: Mapping[str, str] = types.MappingProxyType(
+  {"searched": "searched network", "unet3d": "3D U-Net", "plain_unet": "plain U-Net"}
+)
 """The networks that are compared, as folders and as the reader knows them."""
 
 SPLITS: Mapping[str, str] = types.MappingProxyType(

@@ -19,8 +19,8 @@ from nas3d_jax.data.patches.augmentation import Changes
 from nas3d_jax.data.patches.patch_stream import PatchStream
 from nas3d_jax.data.patches.placement import place
 from nas3d_jax.errors import InputError
-from nas3d_jax.models.architectures import CONFIGS, HAND_DESIGNED
-from nas3d_jax.models.config import MOST, NetworkConfig, PlainUNetConfig, UNetConfig
+from nas3d_jax.models.architectures import HAND_DESIGNED
+from nas3d_jax.models.config import CONFIGS, MOST, NetworkConfig, PlainUNetConfig, UNetConfig
 from nas3d_jax.models.initialization import initial_values
 from nas3d_jax.models.networks import Network, variable_shapes
 from nas3d_jax.runtime import devices

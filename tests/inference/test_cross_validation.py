@@ -104,7 +104,7 @@ def test_a_case_of_that_name_with_other_images_is_refused(run, data, phantom_dat
     ({"checkpoint": ("x",)}, "give either fold .* or checkpoint, .* got both"),
     ({"workdir": None}, "workdir and fold go together"),
     ({"network": "unet3d"}, "fold 0 is missing: there is no training in .*unet3d/0"),
-    ({"network": "other"}, "network must be one of searched, unet3d, got 'other'"),
+    ({"network": "other"}, "network must be one of searched, unet3d, plain_unet, got 'other'"),
     ({"cases": ()}, "cases must name at least one case, or be None for all, got none"),
   ],
 )

@@ -77,7 +77,7 @@ def test_options_of_a_prediction_that_have_no_effect_are_refused(fields, message
   [
     ("--kernels=4", "unet3d", "searched"),
     ("--variant=paper", "unet3d", "searched"),
-    ("--levels=5", "searched", "unet3d"),
+    ("--levels=5", "searched", "unet3d or plain_unet"),
   ],
 )
 def test_options_of_another_network_are_refused(flag, network, of, capsys):

@@ -56,7 +56,7 @@ def test_layout_and_background(tmp_path):
     ("  flair: _flair", "  on: _flair", "a modality must be a text .* got True; put it in quotes"),
     ("_flair", "_t1ce", "file suffixes must be given, none empty and none twice"),
     ("_flair", "[]", "each modality needs a file suffix"),
-    ("_flair", "{a: b}", "modality flair must be a text"),
+    ("_flair", "{a: b}", "modality flair must be suffixes, or have suffixes and normalization"),
     ("flair:", "segmentation:", "no modality may be called segmentation"),
     ("  1: oedema", "  one: oedema", "a label must be a whole number, got 'one'"),
     ("  1: oedema", "  256: oedema", "labels must be values from 0 to 255"),

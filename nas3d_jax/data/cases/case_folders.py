@@ -109,7 +109,10 @@ def _case_files(folder: Path, schema: Schema, labels: bool) -> CaseFiles:
   kinds = {m.name: m.suffixes for m in schema.modalities}
   if labels:
     kinds["segmentation"] = schema.segmentation
-  matches = {kind: [p for stem in file_stems(name, suffixes) for p in found.pop(stem, [])] for kind, suffixes in kinds.items()}
+  matches = {
+    kind: [path for stem in file_stems(name, suffixes) for path in found.pop(stem, [])]
+    for kind, suffixes in kinds.items()
+  }
   others = ", ".join(path.name for paths in found.values() for path in paths)
   faults = []
   for kind, suffixes in kinds.items():

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from nas3d_jax.data.cases.case_files import few
 from nas3d_jax.data.cases.find_and_read import RawCase
-from nas3d_jax.data.intensities import Foreground, border_value, foreground_of
+from nas3d_jax.data.intensities import border_value, foreground_of
+from nas3d_jax.data.intensity_names import Foreground
 from nas3d_jax.schema.schema import Schema
 
 BACKGROUND, RANGE, HEADER = "background", "range", "header"

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles
 from nas3d_jax.data.cases.find_and_read import RawCase, read_case
-from nas3d_jax.data.intensities import (
-  PAPER_INTENSITIES,
-  Foreground,
-  Intensities,
-  Normalization,
-  Window,
-  find_foreground,
-  foreground_of,
-)
+from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities, Window, find_foreground, foreground_of
+from nas3d_jax.data.intensity_names import AskedForeground, Foreground, Normalization
 from nas3d_jax.errors import InputError
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.schema import Schema
 
-Asked = Literal["auto", "nonzero", "constant", "all"]
 _KINDS = get_args(Normalization)
 _LOOKED_AT = 4
 """Cases in which the foreground is looked for."""
@@ -73,7 +65,12 @@ def parse_normalization(text: str) -> Named:
 
 
 def choose_intensities(
-  found: Sequence[CaseFiles], schema: Schema, *, foreground: Asked, normalization: Sequence[str] | None, workers: int
+  found: Sequence[CaseFiles],
+  schema: Schema,
+  *,
+  foreground: AskedForeground,
+  normalization: Sequence[str] | None,
+  workers: int,
 ) -> Intensities:
   """Foreground and normalisation of a data set.
 
@@ -87,8 +84,8 @@ def choose_intensities(
   Raises:
     InputError: a name is wrong, or zero is asked to be background where it is an intensity like any other.
   """
-  if foreground not in get_args(Asked):
-    raise InputError(f"foreground must be one of {', '.join(get_args(Asked))}, got {foreground!r}")
+  if foreground not in get_args(AskedForeground):
+    raise InputError(f"foreground must be one of {', '.join(get_args(AskedForeground))}, got {foreground!r}")
   asked = named_kinds(normalization, schema)
   looked = _read(_spread(found, _LOOKED_AT), schema, workers, "foreground")
   there: Foreground = find_foreground(raw.image for raw in looked) if looked else "nonzero"

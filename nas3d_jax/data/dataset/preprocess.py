@@ -27,12 +27,13 @@ from nas3d_jax.data.cases.find_and_read import RawCase, find_cases, read_case
 from nas3d_jax.data.cases.strange import strangeness, summary
 from nas3d_jax.data.dataset import staging
 from nas3d_jax.data.dataset.case import Case
-from nas3d_jax.data.dataset.choose_intensities import Asked, Named, choose_intensities, named_kinds
+from nas3d_jax.data.dataset.choose_intensities import Named, choose_intensities, named_kinds
 from nas3d_jax.data.dataset.common_geometry import check_wanted, common_geometry, conform_case, differs
 from nas3d_jax.data.dataset.dataset import REMEDY, Dataset
 from nas3d_jax.data.dataset.folds import assign_folds, check_folds
 from nas3d_jax.data.dataset.verify import store_array, verify, vouch
 from nas3d_jax.data.intensities import Intensities
+from nas3d_jax.data.intensity_names import AskedForeground
 from nas3d_jax.errors import InputError, Unreadable
 from nas3d_jax.files.atomic import writing
 from nas3d_jax.files.hashing import file_sums, sum_or_none
@@ -59,7 +60,7 @@ def preprocess(
   seed: int = 0,
   orientation: str | None = None,
   spacing: Sequence[float] | None = None,
-  foreground: Asked = "auto",
+  foreground: AskedForeground = "auto",
   normalization: Sequence[str] | None = None,
   overwrite: bool = False,
   workers: int | None = None,
@@ -237,7 +238,7 @@ def _label_counts(labels: np.ndarray | None, voxels: int, schema: Schema) -> dic
 
 def _reuse(
   out: Path, found: Sequence[CaseFiles], flags: dict[str, Any], workers: int, wanted: tuple[str | None, Any],
-  asked: tuple[Asked, tuple[Named, ...]],
+  asked: tuple[AskedForeground, tuple[Named, ...]],
 ) -> Dataset:
   """The data set that is there, if it was made of these inputs with these flags."""
   dataset = Dataset.open(out)
@@ -265,7 +266,9 @@ def _reuse(
   return dataset
 
 
-def _check_intensities(out: Path, dataset: Dataset, foreground: Asked, named: tuple[Named, ...], remedy: str) -> None:
+def _check_intensities(
+  out: Path, dataset: Dataset, foreground: AskedForeground, named: tuple[Named, ...], remedy: str
+) -> None:
   """Raises InputError where a data set has another foreground or normalisation than is asked for."""
   own = dataset.intensities
   if foreground not in ("auto", own.foreground):

@@ -11,6 +11,7 @@ from nas3d_jax.data.dataset import staging
 from nas3d_jax.data.dataset.common_geometry import common_geometry
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.dataset.preprocess import preprocess
+from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
 from nas3d_jax.data.phantom import phantom_case
 from nas3d_jax.errors import InputError
 from nas3d_jax.report.case_views import dataset_view
@@ -149,9 +150,15 @@ def test_a_header_that_cannot_be_read_is_left_to_whoever_reads_the_case(coarse):
 
 
 def test_what_was_stored_for_another_geometry_is_not_gone_on_with(tmp_path):
-  partial = staging.prepare(tmp_path / "out", [], BRATS2019, BRATS, fresh=False)
+  same, turned = (
+    staging.mark(BRATS2019, geometry, PAPER_INTENSITIES) for geometry in (BRATS, Geometry("LPS", (1, 1, 2)))
+  )
+  other = staging.mark(BRATS2019, BRATS, Intensities("all", ("zscore",) * 4))
+  partial = staging.prepare(tmp_path / "out", [], same, fresh=False)
   (partial / "records" / "a.json").write_text("{}")
-  assert staging.prepare(tmp_path / "out", [], BRATS2019, BRATS, fresh=False) == partial
+  assert staging.prepare(tmp_path / "out", [], same, fresh=False) == partial
   assert (partial / "records" / "a.json").exists()
-  staging.prepare(tmp_path / "out", [], BRATS2019, Geometry("LPS", (1, 1, 2)), fresh=False)
-  assert not (partial / "records" / "a.json").exists()
+  for changed in (turned, other):
+    staging.prepare(tmp_path / "out", [], changed, fresh=False)
+    assert not (partial / "records" / "a.json").exists()
+    (partial / "records" / "a.json").write_text("{}")

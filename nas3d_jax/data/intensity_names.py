@@ -1,0 +1,11 @@
+"""Names of foregrounds and normalisations, apart from what computes them, so that flags need not load it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Foreground = Literal["nonzero", "constant", "all"]
+"""Where a modality is not zero; where it has not the value that its faces have, if they have one; everywhere."""
+AskedForeground = Literal["auto", "nonzero", "constant", "all"]
+"""The same, or to be found out."""
+Normalization = Literal["range", "zscore", "percentile", "window", "none"]
