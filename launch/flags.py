@@ -42,7 +42,7 @@ def define_options(values: flags.FlagValues, config: type) -> None:
     if option.choices:
       flags.DEFINE_enum(name, default, option.choices, option.help, **own)
     elif option.lengths:
-      flags.DEFINE(LengthsParser(), name, default, option.help, values, LengthsSerializer())
+      flags.DEFINE(LengthsParser(auto=option.auto), name, default, option.help, values, LengthsSerializer())
     elif option.kind is bool:
       flags.DEFINE_bool(name, default, option.help, **own)
     elif option.kind is int:

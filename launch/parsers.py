@@ -38,17 +38,23 @@ class PathParser(flags.ArgumentParser):
 
 
 class LengthsParser(flags.ArgumentParser):
-  """Reads one length, `64`, or three along D, H and W, `40,56,40`."""
+  """Reads one length, `64`, or three along D, H and W, `40,56,40`.
 
-  syntactic_help = "a whole number, or three with commas"
+  Args:
+    auto: whether it may be `auto` as well.
+  """
 
-  def parse(self, argument: Any) -> int | tuple[int, ...]:
-    """The number, or a tuple of three.
+  def __init__(self, *, auto: bool = False):
+    self._auto = auto
+    self.syntactic_help = "a whole number, or three with commas" + ", or auto" * auto
+
+  def parse(self, argument: Any) -> int | tuple[int, ...] | str:
+    """The number, a tuple of three, or "auto".
 
     Raises:
       ValueError: it is neither.
     """
-    if isinstance(argument, (int, tuple)):
+    if isinstance(argument, (int, tuple)) or (self._auto and argument == "auto"):
       return argument
     texts = [text.strip() for text in argument.split(",")]
     if len(texts) not in (1, 3):
@@ -70,7 +76,7 @@ class LengthsSerializer(flags.ArgumentSerializer):
     """As it is given."""
     from nas3d_jax.validation import spelled_size
 
-    return spelled_size(value)
+    return value if isinstance(value, str) else spelled_size(value)
 
 
 def _in_the_way(path: str) -> str | None:

@@ -63,6 +63,10 @@ def main(values: flags.FlagValues) -> int:
     normalization=values["normalization"].value,
     overwrite=values["overwrite"].value,
   )
+  from nas3d_jax.data.dataset.suggest import suggest
+  from nas3d_jax.runtime.memory import machine_memory
+
+  print(f"suggestion for search and train: {suggest(dataset, machine_memory())}")
   print(f"{len(dataset.cases)} cases, {dataset.folds} folds in {out}; {dataset.geometry or 'as they are'}")
   return 0
 

@@ -45,6 +45,7 @@ class Option:
     choices: the values of a `Literal`; empty: others.
     optional: whether None is a value.
     path: whether it is a path, or paths.
+    auto: whether "auto" is a value too.
     lengths: whether it is one whole number, or one for each of the three axes; the bounds hold for each.
   """
 
@@ -58,6 +59,7 @@ class Option:
   named: bool = False
   changeable: bool = False
   networks: tuple[str, ...] = ()
+  auto: bool = False
   kind: type = str
   choices: tuple[str, ...] = ()
   optional: bool = False
@@ -84,11 +86,13 @@ class Option:
     for path in (value if isinstance(value, tuple) else (value,)) if self.path and not self.named else ():
       if isinstance(path, (str, Path)):
         check_path(name, path)
+    if self.auto and value == "auto":
+      return
     if self.lengths and isinstance(value, tuple):
       if len(value) != 3:
         raise InputError(f"{name} must be one length, or three along D, H and W, got {value!r:.100}")
       for length in value:
-        dataclasses.replace(self, lengths=False, kind=int).check(name, length)
+        dataclasses.replace(self, lengths=False, auto=False, kind=int).check(name, length)
       return
     if not (self._fits(value) or (value is None and self.optional)):
       wanted = f"{self.wanted or self._spelled(value)}{', or None' * self.optional}"

@@ -37,6 +37,8 @@ from nas3d_jax.validation import PatchSize, is_whole, patch_size_of
 
 # The networks with filters and levels.
 HAND_DESIGNED = ("unet3d", "plain_unet")
+AskedPatch = PatchSize | Literal["auto"]
+_PATCH = "voxels of a patch, one length or D,H,W; auto: what the data set suggests"
 # Limits where data and memory set none; a rate beyond single precision would be infinite.
 MOST_SEED, MOST_EPOCHS, MOST_RATE = 2**63 - 1, 10**6, 3.4e38
 # Dropout of each network in the paper's recipe; the modern one has none.
@@ -68,6 +70,12 @@ class RunConfig:
   # Augmentation follows from it as well.
   seed: int = option("seed of parameters, order, dropout", 0, least=0, most=MOST_SEED)
   skip_empty: bool = option("leave out patches without tumour", True)
+  # Of the kernel part and of trainings; the hybrid part and validations have the grid, all of it.
+  sampling: Literal["grid", "random"] = option("patches of the auto-fitted grid, or at random places", "grid")
+  foreground_share: float = option(
+    "part of the random patches that is centred on labels, each alike often", 0.33, least=0, most=1
+  )
+  steps_per_epoch: int = option("steps of an epoch of random patches", 250, least=1, most=MOST_EPOCHS)
   # What stands after it is the recipe's where it is not given.
   recipe: Recipe = option("losses, optimiser and so on of the paper, or of what came after", "paper")
   loss: LossName | None = option("Dice; and cross-entropy, or focal cross-entropy, added to it; recipe", None)
@@ -139,7 +147,7 @@ class SearchConfig(RunConfig):
   workdir: str | Path = option("run directory with dataset/; search/ is written", kw_only=False, changeable=True)
   # The cases of all other folds are the kernel part.
   fold: int = option("the fold that is the hybrid part", 0, least=0)
-  patch_size: PatchSize = option("voxels of a patch, one length or D,H,W", 64, least=1, most=MOST_PATCH)
+  patch_size: AskedPatch = option(_PATCH, 64, least=1, most=MOST_PATCH, auto=True)
   # N_E and N_C of Table 2. Both may change when the search goes on, to make it longer.
   epochs: int = option("epochs at most", 100, least=1, most=MOST_EPOCHS, changeable=True)
   min_count: int = option(
@@ -173,7 +181,7 @@ class TrainConfig(RunConfig):
   # A run means its best checkpoint; None draws new parameters.
   # Where the run goes on, what was read is compared: `training.start`.
   init_from: str | Path | None = option("run or checkpoint whose parameters to start from", None)
-  patch_size: PatchSize = option("voxels of a patch, one length or D,H,W", 128, least=1, most=MOST_PATCH)
+  patch_size: AskedPatch = option(_PATCH, 128, least=1, most=MOST_PATCH, auto=True)
   # May change when the training goes on, to make it longer.
   epochs: int = option("epochs", 200, least=1, most=MOST_EPOCHS, changeable=True)
   filters: int = option(

@@ -104,7 +104,7 @@ class SearchSession(Session[SearchState, SearchItems]):
     """Begins a search; `folder` is its run directory, which need not be there yet."""
     config, dataset = setup.config, setup.dataset
     self.hybrid = setup.stream("hybrid", dataset.fold_cases(config.fold), seed=2 * config.seed)
-    kernel = setup.stream("kernel", dataset.other_cases(config.fold), seed=2 * config.seed + 1)
+    kernel = setup.stream("kernel", dataset.other_cases(config.fold), seed=2 * config.seed + 1, random=True)
     net = Supernet(setup.network, config.dropout, dtype=activation_dtype(config.precision))
     keys = RunKeys.of(config.seed)
     variables = initial_variables(net, keys.init)

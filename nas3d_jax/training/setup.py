@@ -15,9 +15,11 @@ from nas3d_jax.checkpointing.metadata import RunMetadata
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.dataset.reference import open_dataset
+from nas3d_jax.data.dataset.suggest import suggested_patch
 from nas3d_jax.data.patches.augmentation import Changes
 from nas3d_jax.data.patches.patch_stream import PatchStream
 from nas3d_jax.data.patches.placement import place
+from nas3d_jax.data.patches.random_patches import RandomSampling
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.architectures import HAND_DESIGNED
 from nas3d_jax.models.config import CONFIGS, MOST, NetworkConfig, PlainUNetConfig, UNetConfig
@@ -25,7 +27,7 @@ from nas3d_jax.models.initialization import initial_values
 from nas3d_jax.models.networks import Network, variable_shapes
 from nas3d_jax.runtime import devices
 from nas3d_jax.runtime.data_parallel import Replicas
-from nas3d_jax.runtime.distributed import first_says
+from nas3d_jax.runtime.distributed import first_says, say
 from nas3d_jax.runtime.memory import check_fits
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.training.config import START_SUM
@@ -62,6 +64,9 @@ class RunSetup:
     """
     dataset = open_dataset(config.workdir)
     network = network_config(config, dataset.schema)
+    if config.patch_size == "auto":
+      config = dataclasses.replace(config, patch_size=suggested_patch(dataset, network.multiple))
+      say(f"patch_size={spelled_size(config.patch_size)}, from the median brain cube")
     network.check_patch_size(config.patch_size)
     device = devices.select()
     channels = network.in_channels + network.out_channels
@@ -100,7 +105,9 @@ class RunSetup:
       ema=getattr(config, "ema", 0.0),
     )
 
-  def stream(self, name: str, cases: Sequence[Case], *, seed: int, steps: bool = True) -> PatchStream:
+  def stream(
+    self, name: str, cases: Sequence[Case], *, seed: int, steps: bool = True, random: bool = False
+  ) -> PatchStream:
     """The patches of some cases.
 
     Args:
@@ -108,6 +115,7 @@ class RunSetup:
       cases: of the part.
       seed: of the order.
       steps: whether steps take its patches, of which a batch must not hold one twice.
+      random: whether they are at random places where the run asks for it.
 
     Raises:
       InputError: there is no case, no patch, or a batch would be larger than all there are.
@@ -119,6 +127,8 @@ class RunSetup:
       )
     sizes = dict(patch_size=config.patch_size, batch_size=config.batch_size)
     sizes["changes"] = Changes(config.augmentation, config.mirror)
+    if random and config.sampling == "random":
+      sizes["sampling"] = RandomSampling(config.steps_per_epoch, config.foreground_share)
     stream = PatchStream(self.dataset, cases, seed=seed, skip_empty=config.skip_empty, replicas=self.replicas, **sizes)
     if steps and config.batch_size > (most := len(stream.order.refs)):
       raise InputError(

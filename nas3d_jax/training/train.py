@@ -101,7 +101,7 @@ class TrainSession(Session[TrainState, TrainItems]):
     else:
       cases = dataset.other_cases(config.fold)
       self.validation = setup.stream("validation", dataset.fold_cases(config.fold), seed=0, steps=False)
-    training = setup.stream("training", cases, seed=config.seed)
+    training = setup.stream("training", cases, seed=config.seed, random=True)
     net = _make_network(setup, genotype)
     optimizer = setup.optimizer(config.learning_rate, config.epochs * training.order.steps)
     keys = RunKeys.of(config.seed)

@@ -19,7 +19,10 @@ from nas3d_jax.runtime.stopping import Stopped
 from nas3d_jax.training.config import SearchConfig
 
 ROOT = Path(phantom.__file__).parents[1]
-RECIPE = "recipe loss dice_over optimizer weight_decay schedule warmup clip_norm augmentation mirror output"
+RECIPE = (
+  "sampling foreground_share steps_per_epoch recipe loss dice_over optimizer weight_decay schedule warmup clip_norm "
+  "augmentation mirror output"
+)
 FLAGS = {
   "phantom": "out cases seed shape",
   "inspect": "data_dir schema workers json",

@@ -24,7 +24,9 @@ class PatchOrder:
     taken: patches that were taken.
   """
 
-  def __init__(self, refs: Sequence[PatchRef], *, batch_size: int, devices: int = 1, seed: int):
+  def __init__(
+    self, refs: Sequence[PatchRef], *, batch_size: int, devices: int = 1, seed: int, steps: int | None = None
+  ):
     """Begins at the first patch.
 
     Args:
@@ -32,15 +34,17 @@ class PatchOrder:
       batch_size: patches in the batch of one device.
       devices: how many of them share a batch.
       seed: of the order.
+      steps: batches that make an epoch; None means those of one pass.
     """
+    self._steps = steps
     self.refs, self.seed, self.size, self.taken = refs, seed, batch_size * devices, 0
     self._batch_size = batch_size
     self._order = host_batches.patch_order(len(refs), seed=seed)
 
   @property
   def steps(self) -> int:
-    """Batches of one pass."""
-    return host_batches.steps_per_epoch(self.refs, self.size)
+    """Batches of an epoch."""
+    return self._steps or host_batches.steps_per_epoch(self.refs, self.size)
 
   def take(self, count: int, limit: int) -> np.ndarray:
     """Takes the next `count` batches.

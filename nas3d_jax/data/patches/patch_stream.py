@@ -11,6 +11,7 @@ from nas3d_jax.data.patches.augmentation import PAPER_CHANGES, Changes
 from nas3d_jax.data.patches.device_source import DeviceSource
 from nas3d_jax.data.patches.host_source import HostSource
 from nas3d_jax.data.patches.patch_order import PatchOrder
+from nas3d_jax.data.patches.random_patches import EPOCHS, RandomSampling, random_patches
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, Replicas
 from nas3d_jax.validation import PatchSize
 
@@ -35,6 +36,7 @@ class PatchStream:
     skip_empty: bool,
     replicas: Replicas = ONE_DEVICE,
     changes: Changes = PAPER_CHANGES,
+    sampling: RandomSampling | None = None,
   ):
     """Lists the patches; none is read yet.
 
@@ -47,13 +49,19 @@ class PatchStream:
       skip_empty: leave out patches without tumour.
       replicas: the devices that share a batch.
       changes: what the augmentation does.
+      sampling: draws patches at random; None takes those of the auto-fitted grid.
 
     Raises:
       InputError: a case has no labels, or no patch is left.
     """
     self._dataset, self._read = dataset, dict(patch_size=patch_size, replicas=replicas, changes=changes)
-    refs = host_batches.patch_index(dataset, cases, patch_size, skip_empty=skip_empty)
-    self.order = PatchOrder(refs, batch_size=batch_size, devices=replicas.count, seed=seed)
+    if sampling is None:
+      refs = host_batches.patch_index(dataset, cases, patch_size, skip_empty=skip_empty)
+    else:
+      count, share = EPOCHS * sampling.steps * batch_size * replicas.count, sampling.foreground_share
+      refs = random_patches(dataset, cases, patch_size, count=count, foreground_share=share, seed=seed)
+    steps = sampling and sampling.steps
+    self.order = PatchOrder(refs, batch_size=batch_size, devices=replicas.count, seed=seed, steps=steps)
     self.host = HostSource(dataset, self.order, **self._read)
     self.device: DeviceSource | None = None
 
