@@ -26,9 +26,10 @@ if TYPE_CHECKING:
   from nas3d_jax.evaluation.metrics import score
   from nas3d_jax.inference.config import InferenceChoices
   from nas3d_jax.inference.volume import predict_volume
-  from nas3d_jax.models.config import NetworkConfig, UNetConfig
+  from nas3d_jax.models.config import NetworkConfig, PlainUNetConfig, UNetConfig
   from nas3d_jax.models.genotype import Genotype
   from nas3d_jax.models.networks import DerivedNet, Supernet, merge, partition
+  from nas3d_jax.models.plain_unet import PlainUNet
   from nas3d_jax.models.released_weights import convert_derived, convert_supernet
   from nas3d_jax.models.unet3d import UNet3D
   from nas3d_jax.training.losses import dice_loss
@@ -40,6 +41,8 @@ __all__ = [
   "InferenceChoices",
   "InputError",
   "NetworkConfig",
+  "PlainUNet",
+  "PlainUNetConfig",
   "SearchState",
   "Supernet",
   "TrainState",
@@ -67,9 +70,10 @@ _HOMES = {
   "evaluation.metrics": ("score",),
   "inference.config": ("InferenceChoices",),
   "inference.volume": ("predict_volume",),
-  "models.config": ("NetworkConfig", "UNetConfig"),
+  "models.config": ("NetworkConfig", "PlainUNetConfig", "UNetConfig"),
   "models.genotype": ("Genotype",),
   "models.networks": ("DerivedNet", "Supernet", "merge", "partition"),
+  "models.plain_unet": ("PlainUNet",),
   "models.released_weights": ("convert_derived", "convert_supernet"),
   "models.unet3d": ("UNet3D",),
   "training.losses": ("dice_loss",),

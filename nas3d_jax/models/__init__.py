@@ -6,7 +6,8 @@ From the ground up:
 - `convolutions`, with `gathered_convolutions` and `cpu_tuning`; `group_norm`; `dropout`; `ranks`;
   `initialization`
 - `operations` (one candidate operation, Table 1); `fused_operations` (all that read one state, at once)
-- `cells` (Fig. 4 to 6); `networks` (Fig. 3); `unet3d` (the network of the comparison)
+- `cells` (Fig. 4 to 6); `networks` (Fig. 3); `unet3d` and `plain_unet` (hand-designed networks), `architectures` (those
+  by name); `output_head` (logits and probabilities)
 - `packing` (parameters as one vector); `precision`; `flops`; `released_weights` (of the authors' program)
 """
 

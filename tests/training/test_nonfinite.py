@@ -23,14 +23,14 @@ def bad(monkeypatch, phantom_dataset):
   assert [(other.low, other.high) for other in phantom_dataset.cases].count((case.low, case.high)) == 1
   original = host_batches.prepare_batch
 
-  def prepare(batch, schema, key=None):
-    image, target = original(batch, schema, key)
+  def prepare(batch, schema, key=None, *, changes):
+    image, target = original(batch, schema, key, changes=changes)
     ranges = jnp.concatenate([jnp.asarray(batch["low"]), jnp.asarray(batch["high"])], axis=1)
     hit = (ranges == np.float32([*case.low, *case.high])).all(axis=1)
     return jnp.where(hit[:, None, None, None, None], jnp.nan, image), target
 
   monkeypatch.setattr(host_batches, "prepare_batch", prepare)
-  monkeypatch.setattr(host_source, "_prepare", jax.jit(prepare, static_argnames="schema"))
+  monkeypatch.setattr(host_source, "_prepare", jax.jit(prepare, static_argnames=("schema", "changes")))
   return case
 
 
