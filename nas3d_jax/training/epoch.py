@@ -227,7 +227,7 @@ class EpochProgress:
   def steps(self) -> int:
     """Steps of the epoch under way; one that was begun on another number of devices takes no patch twice."""
     # Not below those done: on more devices, the last of them may have taken patches of the next pass already.
-    return max(self.sums.steps, -(-(len(self._order.refs) - self._beyond) // self._order.size))
+    return max(self.sums.steps, -(-(self._order.patches - self._beyond) // self._order.size))
 
   def finish_epoch(self) -> None:
     """Begins the next epoch."""

@@ -172,7 +172,10 @@ def config_of(workdir, **changes):
 
 
 @pytest.mark.usefixtures("toy")
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd", "schedule": "poly", "loss": "dice_focal"}])
+@pytest.mark.parametrize(
+  "changes",
+  [{}, {"optimizer": "sgd", "schedule": "poly", "loss": "dice_focal", "sampling": "random", "steps_per_epoch": 5}],
+)
 def test_a_modern_training_stopped_within_an_epoch_ends_as_one_left_alone(copies, monkeypatch, changes):
   one, other = copies("one"), copies("other")
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -180,6 +183,8 @@ def test_a_modern_training_stopped_within_an_epoch_ends_as_one_left_alone(copies
     train(config_of(one, checkpoint_minutes=1e-9, **changes))
   ends = train(config_of(one, **changes)), train(config_of(other, **changes))
   assert_same_end(*ends)
+  if "steps_per_epoch" in changes:
+    assert [record["step"] for record in history(ends[0])] == [5, 10, 15]
   rates = [record["learning_rate"] for record in history(ends[0])]
   assert rates[0] > rates[1] > rates[2] > 0
   # What is saved is the average, with which the last validation was made; the parameters themselves are elsewhere.

@@ -42,9 +42,14 @@ class PatchOrder:
     self._order = host_batches.patch_order(len(refs), seed=seed)
 
   @property
+  def patches(self) -> int:
+    """Patches of an epoch."""
+    return len(self.refs) if self._steps is None else self._steps * self.size
+
+  @property
   def steps(self) -> int:
-    """Batches of an epoch."""
-    return self._steps or host_batches.steps_per_epoch(self.refs, self.size)
+    """Batches of an epoch: its patches over those of a batch, rounded up."""
+    return -(-self.patches // self.size)
 
   def take(self, count: int, limit: int) -> np.ndarray:
     """Takes the next `count` batches.
