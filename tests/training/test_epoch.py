@@ -139,7 +139,7 @@ def test_speed():
 
 
 def make_progress(devices, patches=10):
-  order = SimpleNamespace(refs=range(patches), size=devices)
+  order = SimpleNamespace(patches=len(range(patches)), size=devices)
   return EpochProgress(("loss",), order, Skips(folder=None, tolerated=0))
 
 
