@@ -30,6 +30,8 @@ TRAIN = {
   "plain_unet": f"train {RECIPE} {EPOCH} --network=plain_unet --filters=16 --levels=4",
 }
 EPOCHS = 12
+MIRRORED = "--tta --tta_axes=D --overlap=0.5 --gaussian"
+REGIONS = ("Anterior", "Posterior")
 FOLDERS = {"searched": "train", "plain_unet": "plain_unet"}
 
 
@@ -89,8 +91,9 @@ def score(data_dir: str, workdir: Path) -> None:
     out, cases = workdir / "folds" / f"{network}_{fold}", ",".join(fold_cases(workdir, fold))
     source = [f"--workdir={workdir}", f"--fold={fold}", f"--network={network}"]
     common = [f"--data_dir={data_dir}", f"--cases={cases}", "--overwrite"]
-    launch("predict", *source, *common, f"--out={out / 'predicted'}")
-    launch("evaluate", *common, f"--predictions={out / 'predicted'}", f"--out={out / 'scores'}")
+    for end, flags in (("", []), ("_mirrored", MIRRORED.split())):
+      launch("predict", *source, *common, *flags, f"--out={out / f'predicted{end}'}")
+      launch("evaluate", *common, f"--predictions={out / f'predicted{end}'}", f"--out={out / f'scores{end}'}")
 
 
 def launch(*arguments: str) -> None:
@@ -98,8 +101,8 @@ def launch(*arguments: str) -> None:
   subprocess.run([sys.executable, "-m", "launch", *arguments], check=True)
 
 
-def page(workdir: Path) -> str:
-  """What the runs gave, in Markdown."""
+def page(workdir: Path, note: str) -> str:
+  """What the runs gave, in Markdown, with a note on how they were made."""
   # They load JAX.
   from nas3d_jax.checkpointing.restore import restore
   from nas3d_jax.models.flops import forward_flops
@@ -107,24 +110,24 @@ def page(workdir: Path) -> str:
   rows, curves = [], []
   for network, fold in trained(workdir):
     folder = workdir / FOLDERS[network] / str(fold)
-    with (workdir / "folds" / f"{network}_{fold}" / "scores" / "scores.csv").open() as file:
-      scores = list(csv.DictReader(file))
-    regions = list(dict.fromkeys(row["region"] for row in scores))
-    dice = {r: statistics.mean(float(row["dice"]) for row in scores if row["region"] == r) for r in regions}
-    hd95 = {r: statistics.mean(float(row["hausdorff95"]) for row in scores if row["region"] == r) for r in regions}
+    count, dice, hd95 = means(workdir / "folds" / f"{network}_{fold}" / "scores")
+    _, mirrored, _ = means(workdir / "folds" / f"{network}_{fold}" / "scores_mirrored")
     net, variables, metadata = restore(folder)
-    count = sum(math.prod(leaf.shape) for leaf in _leaves(variables))
+    parameters = sum(math.prod(leaf.shape) for leaf in _leaves(variables))
     flops = forward_flops(net, metadata.patch_size) / 1e9
     records = history(folder)
     minutes = sum(record["seconds"] for record in records) / 60
-    cells = [network, fold, len(scores) // len(regions), *(f"{100 * dice[r]:.2f}" for r in regions)]
-    cells += [f"{100 * statistics.mean(dice.values()):.2f}", *(f"{hd95[r]:.2f}" for r in regions)]
-    cells += [f"{count:,}", f"{flops:.1f}", f"{records[-1]['step']:,}", f"{minutes:.1f}"]
+    cells = [network, fold, count, *(f"{100 * value:.2f}" for value in dice.values())]
+    cells += [f"{100 * statistics.mean(found.values()):.2f}" for found in (dice, mirrored)]
+    cells += [f"{value:.2f}" for value in hd95.values()]
+    cells += [f"{parameters:,}", f"{flops:.1f}", f"{records[-1]['step']:,}", f"{minutes:.1f}"]
     rows.append(cells)
     losses = ", ".join(f"{record['validation_loss']:.3f}" for record in records)
-    curves.append(f"- {network}, fold {fold}: {losses}")
+    values = [record["validation_loss"] for record in records]
+    level = next(epoch for epoch, value in enumerate(values, 1) if value < 1.01 * min(values))
+    curves.append(f"- {network}, fold {fold}: {losses}; within 1% of its least from epoch {level} on")
   missing = [f"{n} {f}" for n in FOLDERS for f in range(FOLDS) if (n, f) not in trained(workdir)]
-  heads = ["network", "fold", "cases", *(f"Dice {r}" for r in regions), "mean", *(f"HD95 {r}, mm" for r in regions)]
+  heads = ["network", "fold", "cases", *(f"Dice {r}" for r in REGIONS), "mean", "mean, mirrored", *(f"HD95 {r}, mm" for r in REGIONS)]
   heads += ["parameters", "GFLOP a patch", "updates", "minutes of training"]
   found = history(workdir / "search")
   search_minutes = sum(record["seconds"] for record in found) / 60
@@ -136,14 +139,15 @@ def page(workdir: Path) -> str:
     "# Task04 Hippocampus, real data",
     "",
     "Made by `python -m benchmarks.task04 page` from the runs. 220 labelled cases of the Medical Segmentation "
-    f"Decathlon (CC BY-SA 4.0), {FOLDS} folds, seed {SEED}; z-score over all voxels, patches of {PATCH}, `--recipe=modern "
-    "--mirror=D`, float32. Each fold is predicted by the training that did not see it, from its best checkpoint, "
-    "without test-time augmentation.",
+    f"Decathlon (CC BY-SA 4.0), {FOLDS} folds, seed {SEED}; z-score over all voxels, patches of {PATCH}, "
+    "`--recipe=modern --mirror=D`, float32. Each fold is predicted by the training that did not see it, from its best "
+    f"checkpoint; mirrored: with `{MIRRORED}`.",
     "",
     _table(heads, rows),
     "",
     f"Missing, not trained yet: {', '.join(missing) or 'nothing'}.",
     "",
+    *([note, ""] if note else []),
     f"The search took {search_minutes:.0f} minutes ({found[-1]['step']:,} steps of {len(found)} epochs), on "
     f"{_device(devices['search'])}, beside other work on the same cores. It read this genotype:",
     "",
@@ -173,6 +177,18 @@ def page(workdir: Path) -> str:
   return "\n".join(lines)
 
 
+def means(folder: Path) -> tuple[int, dict[str, float], dict[str, float]]:
+  """Number of cases, and the mean Dice and 95% Hausdorff distance of each region in `scores.csv`."""
+  with (folder / "scores.csv").open() as file:
+    scores = list(csv.DictReader(file))
+  of = {r: [row for row in scores if row["region"] == r] for r in REGIONS}
+  dice, hd95 = (
+    {region: statistics.mean(float(row[metric]) for row in rows) for region, rows in of.items()}
+    for metric in ("dice", "hausdorff95")
+  )
+  return len(scores) // len(REGIONS), dice, hd95
+
+
 def _leaves(tree: Any) -> list[Any]:
   return [leaf for value in tree.values() for leaf in _leaves(value)] if hasattr(tree, "values") else [tree]
 
@@ -193,13 +209,14 @@ def main() -> None:
   parser.add_argument("what", choices=["plan", "score", "page"])
   parser.add_argument("--data_dir", default="Task04_Hippocampus")
   parser.add_argument("--workdir", default="run")
+  parser.add_argument("--note", default="", help="what the page says of how the runs were made")
   given = parser.parse_args()
   if given.what == "plan":
     print("\n".join(f"python -m launch {shlex.join(command)}" for command in plan(given.data_dir, given.workdir)))
   elif given.what == "score":
     score(given.data_dir, Path(given.workdir))
   else:
-    Path(__file__).with_suffix(".md").write_text(page(Path(given.workdir)))
+    Path(__file__).with_suffix(".md").write_text(page(Path(given.workdir), given.note))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ else:
   Schema = Any  # NumPy comes with it, for which `--help` would have to wait
 
 Fold = int | Literal["all"]
+Axes = Literal["D", "H", "W", "DH", "DW", "HW", "DHW"]
 
 # A pass is filled up to that many patches, however few a case has.
 MOST_PASS = 1024
@@ -34,7 +35,9 @@ class InferenceChoices:
   """
 
   # Test-time augmentation.
-  tta: bool = option("average over the 8 mirrored inputs", False)
+  tta: bool = option("average over the mirrored inputs", False)
+  # No axis that the training did not mirror.
+  tta_axes: Axes = option("axes that they are mirrored along, in all ways", "DHW")
   overlap: float = option(
     "least part of a patch that neighbours share; 0: auto-fitted patches", 0.0, least=0, below=1,
     wanted="a number from 0 to below 1",
@@ -49,12 +52,17 @@ class InferenceChoices:
 
   def __post_init__(self):
     check_options(self)
+    if self.tta_axes != "DHW" and not self.tta:
+      raise InputError(f"tta_axes is of tta, got {self.tta_axes!r} without it; give both, or leave it out")
     if self.whole_volume and (self.overlap or self.gaussian or self.patch_batch > 1):
       raise InputError("whole_volume takes no patches: leave out overlap, gaussian and patch_batch, or whole_volume")
 
   def to_dict(self) -> dict[str, Any]:
-    """All fields as plain values, for JSON."""
-    return dataclasses.asdict(self)
+    """All fields as plain values, for JSON; `tta_axes` where it is not the default, as before there was a choice."""
+    plain = dataclasses.asdict(self)
+    if self.tta_axes == "DHW":
+      del plain["tta_axes"]
+    return plain
 
 
 PAPER = InferenceChoices()

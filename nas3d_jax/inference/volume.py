@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
 from nas3d_jax.data.patches.grid import PatchAverage, extract_patch, gaussian_weights, patch_grid
 from nas3d_jax.data.patches.normalize import normalize
 from nas3d_jax.errors import InputError
-from nas3d_jax.inference.config import PAPER, InferenceChoices
+from nas3d_jax.inference.config import PAPER, Axes, InferenceChoices
 from nas3d_jax.models.config import Precision
 from nas3d_jax.models.networks import Network
 from nas3d_jax.models.precision import computing
@@ -28,8 +29,8 @@ Bounds = tuple[np.ndarray, np.ndarray]
 OnPatch = Callable[[int, int], None]
 Forward = Callable[[np.ndarray], np.ndarray]
 
-FLIPS = tuple(axes for count in range(4) for axes in itertools.combinations((-4, -3, -2), count))
-"""The 8 sets of spatial axes that an array [..., D, H, W, C] can be mirrored along."""
+_AXES = types.MappingProxyType({"D": -4, "H": -3, "W": -2})
+"""Spatial axes of an array [..., D, H, W, C]."""
 
 
 def make_predict_step(
@@ -68,13 +69,15 @@ def make_predict_step(
   return predict_one if replicas.mesh is None else predict_step
 
 
-def mirrored(step: PredictStep) -> PredictStep:
-  """The mean of a step's outputs for the 8 mirrored inputs, each mirrored back; takes and returns what `step` does."""
+def mirrored(step: PredictStep, along: Axes = "DHW") -> PredictStep:
+  """The mean of a step's outputs for the mirrored inputs, 8 along three axes, each mirrored back; else like `step`."""
+  axes = [_AXES[name] for name in along]
+  flips = [flip for count in range(len(axes) + 1) for flip in itertools.combinations(axes, count)]
 
   def mean_of_flips(variables, patch, low, high):
     patch = jnp.asarray(patch)
-    answers = (jnp.flip(step(variables, jnp.flip(patch, axes), low, high), axes) for axes in FLIPS)
-    return sum(answers) / len(FLIPS)
+    answers = (jnp.flip(step(variables, jnp.flip(patch, flip), low, high), flip) for flip in flips)
+    return sum(answers) / len(flips)
 
   return mean_of_flips
 
@@ -163,7 +166,7 @@ def predict_mean(
   low, high = bounds or intensity_range(volume)
   box = tuple(slice(*bounds) for bounds in brain_cube(volume))
   cube = np.ascontiguousarray(volume[box])
-  members = [(mirrored(step), variables) for step, variables in members] if choices.tta else members
+  members = [(mirrored(step, choices.tta_axes), tree) for step, tree in members] if choices.tta else members
 
   def forward(patch: np.ndarray) -> np.ndarray:
     total = sum(step(variables, patch, low, high) for step, variables in members)

@@ -58,7 +58,10 @@ def test_mirrored_answers_are_mirrored_back(lead):
     return np.roll(patch, 1, axis=-3)
 
   got = mirrored(shift)(None, patch, None, None)
-  np.testing.assert_allclose(got, (np.roll(patch, 1, -3) + np.roll(patch, -1, -3)) / 2, rtol=1e-5, atol=1e-6)
+  both = (np.roll(patch, 1, -3) + np.roll(patch, -1, -3)) / 2
+  np.testing.assert_allclose(got, both, rtol=1e-5, atol=1e-6)
+  for along, expected in (("H", both), ("DH", both), ("DW", np.roll(patch, 1, -3))):
+    np.testing.assert_allclose(mirrored(shift, along)(None, patch, None, None), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ FLAGS = {
   "train": "workdir fold network genotype init_from patch_size epochs batch_size kernels nodes depth variant filters "
   f"levels learning_rate dropout ema seed skip_empty augment data_placement {RECIPE} precision skip_nonfinite "
   "checkpoint_minutes overwrite platform devices coordinator processes process",
-  "predict": "workdir fold cross_validation network checkpoint data_dir schema cases out patch_size tta overlap "
-  "gaussian whole_volume patch_batch min_component_ml probabilities overwrite platform devices",
+  "predict": "workdir fold cross_validation network checkpoint data_dir schema cases out patch_size tta tta_axes "
+  "overlap gaussian whole_volume patch_batch min_component_ml probabilities overwrite platform devices",
   "evaluate": "predictions data_dir out schema cases tolerance overwrite",
   "report": "workdir out portal_csv test_dir schema seed overwrite",
   "experiment": "workdir data_dir test_dir schema test_schema portal_csv folds foreground "
@@ -42,7 +42,7 @@ FLAGS = {
   "search_epochs min_count hybrid_learning_rate kernel_learning_rate search_dropout patch_size epochs batch_size "
   "kernels nodes depth variant filters levels learning_rate dropout unet3d_learning_rate unet3d_dropout "
   "plain_unet_learning_rate plain_unet_dropout baseline skip_empty "
-  f"augment {RECIPE} ema tta overlap gaussian whole_volume patch_batch min_component_ml choose_min_component "
+  f"augment {RECIPE} ema tta tta_axes overlap gaussian whole_volume patch_batch min_component_ml choose_min_component "
   "data_placement precision skip_nonfinite checkpoint_minutes overwrite dry_run platform devices",
   "demo": "workdir platform",
 }
