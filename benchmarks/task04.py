@@ -127,8 +127,8 @@ def page(workdir: Path, note: str) -> str:
     level = next(epoch for epoch, value in enumerate(values, 1) if value < 1.01 * min(values))
     curves.append(f"- {network}, fold {fold}: {losses}; within 1% of its least from epoch {level} on")
   missing = [f"{n} {f}" for n in FOLDERS for f in range(FOLDS) if (n, f) not in trained(workdir)]
-  heads = ["network", "fold", "cases", *(f"Dice {r}" for r in REGIONS), "mean", "mean, mirrored", *(f"HD95 {r}, mm" for r in REGIONS)]
-  heads += ["parameters", "GFLOP a patch", "updates", "minutes of training"]
+  heads = ["network", "fold", "cases", *(f"Dice {r}" for r in REGIONS), "mean", "mean, mirrored"]
+  heads += [*(f"HD95 {r}, mm" for r in REGIONS), "parameters", "GFLOP a patch", "updates", "minutes of training"]
   found = history(workdir / "search")
   search_minutes = sum(record["seconds"] for record in found) / 60
   devices = {
