@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ def history_figure(search: History) -> Figure:
   for name, colour, style in names:
     marker = "o" if len(epochs) == 1 else None
     upper.plot(epochs, search.column(name), color=colour, linestyle=style, marker=marker, label=name.replace("_", " "))
-  upper.set(ylabel="loss (1 - soft Dice)", title=stop_reason(search))
+  upper.set(ylabel=_loss_of([search]), title=stop_reason(search))
   counted = "times that the epoch's genotype was counted"
   lower.step(epochs, search.column("count"), where="mid", color=INK, label=counted)
   limit = search.settings["min_count"]
@@ -159,7 +159,7 @@ def trainings_figure(trainings: Mapping[tuple[str, str], History]) -> Figure:
     axes.set(title=NETWORKS[network], xlabel="epoch")
     axes.legend(loc="best")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-  places[0].set_ylabel("loss (1 - soft Dice)\nthick: validation, thin: training")
+  places[0].set_ylabel(f"{_loss_of(trainings.values())}\nthick: validation, thin: training")
   return figure
 
 
@@ -171,6 +171,13 @@ def _lines(trainings: Mapping[tuple[str, str], History]):
       name = "all cases" if fold == "all" else f"fold {fold}"
       dashes = _DASHES[folds.index(fold) % len(_DASHES)]
       yield f"{NETWORKS[network]}, {name}", NETWORK_COLOURS[network], dashes, training
+
+
+def _loss_of(runs: Iterable[History]) -> str:
+  """What the losses of some runs are, for an axis."""
+  words = {"dice": "1 - soft Dice", "dice_ce": "Dice and cross-entropy", "dice_focal": "Dice and focal"}
+  names = {run.settings.get("loss", "dice") for run in runs}
+  return f"loss ({words.get(names.pop(), 'several')})" if len(names) == 1 else "loss (several)"
 
 
 def _state(state: int) -> str:

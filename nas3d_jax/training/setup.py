@@ -22,7 +22,7 @@ from nas3d_jax.data.patches.placement import place
 from nas3d_jax.data.patches.random_patches import RandomSampling
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.architectures import HAND_DESIGNED
-from nas3d_jax.models.config import CONFIGS, MOST, NetworkConfig, PlainUNetConfig, UNetConfig
+from nas3d_jax.models.config import CONFIGS, MOST, NetworkConfig, UNetConfig
 from nas3d_jax.models.initialization import initial_values
 from nas3d_jax.models.networks import Network, variable_shapes
 from nas3d_jax.runtime import devices
@@ -31,7 +31,7 @@ from nas3d_jax.runtime.distributed import first_says, say
 from nas3d_jax.runtime.memory import check_fits
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.training.config import START_SUM
-from nas3d_jax.training.losses import deeply_supervised, dice_loss, make_logit_loss
+from nas3d_jax.training.losses import make_logit_loss
 from nas3d_jax.training.optimizers import make_optimizer, scheduled
 from nas3d_jax.training.run_directory import Run
 from nas3d_jax.validation import axis_lengths, spelled_size
@@ -82,11 +82,10 @@ class RunSetup:
   @property
   def objective(self) -> dict[str, Any]:
     """The loss, as the steps take it: `loss` and `logits`; none for the paper's, which is their default."""
-    config, supervised = self.config, isinstance(self.network, PlainUNetConfig)
+    config = self.config
     if (config.loss, config.dice_over) == ("dice", "sample"):
-      return {"loss": deeply_supervised(dice_loss)} if supervised else {}
-    loss = make_logit_loss(config.loss, over=config.dice_over, output=config.output)
-    return {"loss": deeply_supervised(loss) if supervised else loss, "logits": True}
+      return {}
+    return {"loss": make_logit_loss(config.loss, over=config.dice_over, output=config.output), "logits": True}
 
   def optimizer(self, rate: float, updates: int) -> optax.GradientTransformation:
     """The optimiser of all but the hybrid parameters.

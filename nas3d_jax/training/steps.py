@@ -16,7 +16,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.models.networks import merge, partition
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
-from nas3d_jax.training.losses import dice_loss
+from nas3d_jax.training.losses import deeply_supervised, dice_loss
 
 Metrics = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -183,7 +183,7 @@ def make_train_step(
   Args:
     net: a `DerivedNet`, the `PackedNet` of one, or anything whose `apply` takes `train`.
     optimizer: of all its parameters.
-    loss: (probabilities, target) -> scalar.
+    loss: (probabilities, target) -> scalar; of a network whose levels answer for themselves, it is asked for each.
     logits: whether the loss takes logits in their place, see `losses.make_logit_loss`.
     replicas: devices that share a batch, see `make_search_step`.
 
@@ -192,14 +192,14 @@ def make_train_step(
     as in `make_search_step`.
   """
 
-  given = _wanted(logits)
+  given, supervised = _wanted(logits), deeply_supervised(loss)
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     image, target = batch
     key = replicas.own_key(jax.random.fold_in(state.key, state.step))
 
     def value(variables):
-      return loss(net.apply(variables, image, train=True, rngs={"dropout": key}, **given), target)
+      return supervised(net.apply(variables, image, train=True, rngs={"dropout": key}, **given), target)
 
     current, gradients = replicas.mean(jax.value_and_grad(value)(state.variables))
     good = _finite((current, gradients))
