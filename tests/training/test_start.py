@@ -4,11 +4,18 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import nas3d_jax.checkpointing.restore
 import nas3d_jax.training.train
+from nas3d_jax.checkpointing.restore import restore
+from nas3d_jax.data.cases.find_and_read import find_cases, read_case
+from nas3d_jax.data.dataset.preprocess import preprocess
+from nas3d_jax.data.phantom import write_phantoms
 from nas3d_jax.errors import InputError
+from nas3d_jax.inference.ensemble import restore_ensemble
+from nas3d_jax.inference.volume import predict_volume
 from nas3d_jax.training.config import START_SUM
 from nas3d_jax.training.train import train
 from tests.support.runs import history, steps_kept
@@ -90,3 +97,27 @@ def test_fewer_epochs_than_are_done_are_refused(started):
     train(make_config("run", epochs=1))
   assert history(started / "train" / "0") == before
   train(make_config("run", epochs=2))
+
+
+def test_parameters_of_another_normalisation_are_no_start_and_no_ensemble(started, tmp_path):
+  write_phantoms(tmp_path / "data", cases=2, seed=0, shape=(24, 24, 24))
+  other = tmp_path / "other"
+  preprocess(tmp_path / "data", other / "dataset", folds=2, normalization=["zscore"])
+  write_genotype(other, GENOTYPE)
+  with pytest.raises(InputError, match="init_from run/train/0 has another normalization than this training: "):
+    train(make_config(other, epochs=1, init_from="run/train/0"))
+  assert not (other / "train").exists()
+  train(make_config(other, epochs=1))
+  with pytest.raises(InputError, match=r"checkpoints must have one normalization, but .*: range and .*: zscore"):
+    restore_ensemble([started / "train" / "0", other / "train" / "0"])
+  # What a command predicts of files, a program predicts of their intensities.
+  net, variables, metadata = restore(other / "train" / "0")
+  files, _ = find_cases(tmp_path / "data", metadata.schema)
+  image = read_case(files[0], metadata.schema).image
+  how = dict(patch_size=metadata.patch_size, intensities=metadata.intensities)
+  got = predict_volume(net, variables, image, **how)
+  ensemble = restore_ensemble([other / "train" / "0"])
+  np.testing.assert_array_equal(got, ensemble.predict(ensemble.intensities.prepare(image)))
+  own = image[image[..., 0] != 0][:, 0]
+  prepared = metadata.intensities.prepare(image)
+  assert prepared[..., 0].max() == pytest.approx((own.max() - own.mean()) / own.std(), rel=1e-5)
