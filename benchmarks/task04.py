@@ -32,7 +32,7 @@ TRAIN = {
 }
 EPOCHS = 12
 # Short trainings, alike but for one part of the recipe.
-SHORT = "--kernels=4 --depth=2 --batch_size=2 --sampling=random --steps_per_epoch=200 --epochs=2 --fold=0"
+SHORT = "--kernels=4 --depth=2 --batch_size=2 --sampling=random --steps_per_epoch=250 --epochs=1 --fold=0"
 PARTS = {
   "modern": "",
   "Dice alone": "--loss=dice",
