@@ -129,8 +129,9 @@ class ExperimentConfig:
     for name, value in size.items():
       if (other := getattr(searched, name)) != value:
         raise InputError(f"{name} must be the same in search and training, got {value!r} and {other!r}")
-    if "auto" in (search.patch_size, searched.patch_size):
-      raise InputError("patch_size must be lengths here, got auto; give those that preprocess suggests")
+    for name, value in (("search_patch_size", search.patch_size), ("patch_size", searched.patch_size)):
+      if value == "auto":
+        raise InputError(f"{name} of an experiment must be lengths, got {value!r}; give those that preprocess suggests")
     NetworkConfig(**size).check_patch_size(search.patch_size, "search_patch_size")
     NetworkConfig(**size).check_patch_size(searched.patch_size)
     UNetConfig(filters=unet.filters, levels=unet.levels).check_patch_size(unet.patch_size)

@@ -224,8 +224,8 @@ def _optional(path: Path) -> dict[str, Any]:
 
 def _check_same_cases(workdir: Path, scores: Mapping[Key, Scores]) -> None:
   for split in SPLITS:
-    both = [scores[network, split] for network in NETWORKS if (network, split) in scores]
-    if len(both) == 2 and (other := sorted(both[0].cases.keys() ^ both[1].cases.keys())):
+    first, *others = [scores[network, split] for network in NETWORKS if (network, split) in scores] or [None]
+    if other := sorted({case for scored in others for case in first.cases.keys() ^ scored.cases.keys()}):
       raise InputError(
         f"the networks are scored on other cases in {SCORES}/*/{split} of {workdir}: {', '.join(other[:5])} of one "
         "only; predict and evaluate the same cases with both"

@@ -81,7 +81,9 @@ class RunConfig:
   loss: LossName | None = option("Dice; and cross-entropy, or focal cross-entropy, added to it; recipe", None)
   dice_over: DiceOver | None = option("voxels of a coefficient of Dice: of each sample, or of the batch; recipe", None)
   optimizer: OptimizerName | None = option("of all but the operations' weights, which have Adam; recipe", None)
-  weight_decay: float | None = option("of the parameters, times the learning rate; recipe", None, least=0)
+  weight_decay: float | None = option(
+    "of the parameters, times the learning rate; recipe", None, least=0, most=MOST_RATE
+  )
   schedule: ScheduleName | None = option(
     "of the learning rate: halved on a plateau, or to 0 by a cosine or polynomial; recipe", None
   )

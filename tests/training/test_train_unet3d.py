@@ -47,7 +47,7 @@ def test_rates_are_those_of_the_network_unless_given(fields, expected):
 
 
 def test_an_unknown_network_is_refused():
-  with pytest.raises(InputError, match="network must be one of searched, unet3d, got 'unet'"):
+  with pytest.raises(InputError, match="network must be one of searched, unet3d, plain_unet, got 'unet'"):
     TrainConfig("run", network="unet")
   with pytest.raises(InputError, match="genotype is the searched network's, got it with network='unet3d'"):
     TrainConfig("run", network="unet3d", genotype="genotype.json")
@@ -114,7 +114,7 @@ def test_metadata_that_contradicts_itself(trained):
   fields = restore(trained / "unet3d" / "0")[2].to_dict()
   assert RunMetadata.from_dict(fields).architecture == "unet3d"
   for changes, message in (
-    ({"architecture": "resnet"}, 'architecture must be "searched" or "unet3d", got \'resnet\''),
+    ({"architecture": "resnet"}, 'architecture must be one of "searched", "unet3d", "plain_unet", got \'resnet\''),
     ({"architecture": "searched"}, "network is wrong: network config has unknown fields"),
     ({"kind": "search"}, "kind must be 'train' for architecture 'unet3d'"),
     ({"genotype": {"down": GENOTYPE.down, "up": GENOTYPE.up}}, "genotype must be None for architecture 'unet3d'"),
