@@ -93,9 +93,9 @@ def runs_table(runs: Mapping[str, History]) -> Table:
 
 
 def paired_differences(material: Material, *, seed: int, samples: int = SAMPLES) -> Differences:
-  """Searched network minus the hand-designed one on the same cases, by split, region and metric, where both have scores.
+  """Searched network minus the hand-designed one on the same cases, by split, region and metric.
 
-  Of two hand-designed ones the first counts.
+  There where both have scores; of two hand-designed ones the first counts.
   """
   found = {}
   for split in SPLITS:

@@ -114,7 +114,7 @@ def differences_figure(differences: Mapping[tuple[str, str, str], PairedDifferen
       axes.set_yticks(range(len(rows)), [f"{region}, {SHORT[split]}" for split, region in rows], fontsize=7.5)
     axes.tick_params(axis="x", labelsize=7)
     axes.locator_params(axis="x", nbins=4)
-  text = "mean of searched minus 3D U-Net with bootstrap 95% interval; filled where it leaves out 0"
+  text = "mean of searched minus hand-designed with bootstrap 95% interval; filled where it leaves out 0"
   figure.supxlabel(text, fontsize=8)
   return figure
 
