@@ -118,8 +118,8 @@ def differences_table(differences: Differences) -> Table:
     cells = [str(found.count), str(found.differing), number(found.mean, metric), number(found.median, metric)]
     rows.append([SHORT[split], label(metric), region, *cells, interval, p_value, found.note])
   caption = (
-    f"Searched network minus hand-designed one, paired by case: mean with bootstrap {LEVEL:.0%} interval (percentile), median, "
-    f"and two-sided Wilcoxon signed rank test. The p values are not corrected for the {len(rows)} tests of this table; "
+    f"Searched network minus hand-designed one, paired by case: mean with bootstrap {LEVEL:.0%} interval (percentile), "
+    f"median, and two-sided Wilcoxon signed rank test. The p values are not corrected for the {len(rows)} tests of this table; "
     "cases of one data set and one training say nothing of other data, or of other seeds."
   )
   interval = f"{LEVEL:.0%} interval"
