@@ -119,8 +119,8 @@ def differences_table(differences: Differences) -> Table:
     rows.append([SHORT[split], label(metric), region, *cells, interval, p_value, found.note])
   caption = (
     f"Searched network minus hand-designed one, paired by case: mean with bootstrap {LEVEL:.0%} interval (percentile), "
-    f"median, and two-sided Wilcoxon signed rank test. The p values are not corrected for the {len(rows)} tests of this table; "
-    "cases of one data set and one training say nothing of other data, or of other seeds."
+    "median, and two-sided Wilcoxon signed rank test. The p values are not corrected for the "
+    f"{len(rows)} tests of this table; cases of one data set and one training say nothing of other data, or of other seeds."
   )
   interval = f"{LEVEL:.0%} interval"
   header = ("split", "metric", "region", "cases", "differing", "mean", "median", interval, "p", "how p was found")
