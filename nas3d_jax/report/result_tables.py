@@ -120,7 +120,8 @@ def differences_table(differences: Differences) -> Table:
   caption = (
     f"Searched network minus hand-designed one, paired by case: mean with bootstrap {LEVEL:.0%} interval (percentile), "
     "median, and two-sided Wilcoxon signed rank test. The p values are not corrected for the "
-    f"{len(rows)} tests of this table; cases of one data set and one training say nothing of other data, or of other seeds."
+    f"{len(rows)} tests of this table; cases of one data set and one training say nothing of other data, or of other "
+    "seeds."
   )
   interval = f"{LEVEL:.0%} interval"
   header = ("split", "metric", "region", "cases", "differing", "mean", "median", interval, "p", "how p was found")
