@@ -191,9 +191,9 @@ def border_value(values: NDArray) -> float | None:
 
 def foreground_of(values: NDArray, foreground: Foreground) -> NDArray[np.bool_]:
   """Where a modality [D, H, W] is not background."""
-  outside = {"nonzero": 0, "all": None}.get(foreground)
-  if foreground == "constant":
-    outside = border_value(values)
+  if foreground == "nonzero":
+    return values != 0
+  outside = border_value(values) if foreground == "constant" else None
   return np.ones(values.shape, bool) if outside is None else values != outside
 
 

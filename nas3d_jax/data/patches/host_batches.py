@@ -1,7 +1,7 @@
 """From a preprocessed dataset to batches on the device. The only file that imports Grain.
 
 The search reads two streams of `patch_batches`: the kernel part, of which an epoch takes
-`steps_per_epoch` batches, and the hybrid part, one batch with each step, starting over when used
+`PatchOrder.steps` batches, and the hybrid part, one batch with each step, starting over when used
 up. Both are endless and reshuffled each pass; a checkpoint stores how many patches were taken of
 each. The validation loss reads the hybrid part once more, with `epochs=1` and `shuffle=False`.
 """
@@ -113,11 +113,6 @@ class PatchSource(grain.sources.RandomAccessDataSource):
     }
 
 
-def steps_per_epoch(refs: Sequence[PatchRef], batch_size: int) -> int:
-  """Batches of an epoch: the number of patches over the batch size, rounded up."""
-  return -(-len(refs) // batch_size)
-
-
 def patch_batches(
   dataset: Dataset,
   refs: Sequence[PatchRef],
@@ -137,7 +132,7 @@ def patch_batches(
   patches. No patch is ever dropped. Where `batch_size` does not divide their number:
 
   - an endless stream (`epochs=None`, training) goes on into the next pass within a batch, so all
-    batches are full and one compilation serves; an epoch of `steps_per_epoch` batches then
+    batches are full and one compilation serves; an epoch of `PatchOrder.steps` batches then
     covers a pass and up to `batch_size - 1` patches of the next;
   - a finite stream (validation) ends each pass with a smaller batch, so that a mean weighted by
     the batches' sizes counts each patch once; the smaller size costs one more compilation.

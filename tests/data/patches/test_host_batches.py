@@ -19,8 +19,8 @@ from nas3d_jax.data.patches.host_batches import (
   patch_batches,
   patch_index,
   prepare_batch,
-  steps_per_epoch,
 )
+from nas3d_jax.data.patches.patch_order import PatchOrder
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import write_json
 from nas3d_jax.schema.builtin import BRATS2019
@@ -183,8 +183,8 @@ def test_a_finite_stream_ends_each_pass_with_what_is_left(refs, open_batches, sh
 
 
 @pytest.mark.parametrize(("count", "batch_size", "steps"), [(7, 1, 7), (7, 3, 3), (6, 3, 2)])
-def test_steps_per_epoch(refs, count, batch_size, steps):
-  assert steps_per_epoch(refs[:count], batch_size) == steps
+def test_steps_of_an_epoch(refs, count, batch_size, steps):
+  assert PatchOrder(refs[:count], batch_size=batch_size, seed=0).steps == steps
 
 
 @pytest.mark.parametrize("arguments", [{}, {"batch_size": 3}, {"batch_size": 2, "epochs": 5}])
