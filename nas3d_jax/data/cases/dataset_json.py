@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -120,19 +120,22 @@ class DatasetJson:
       raise InputError(
         f'labels in {self.path} must be as {{"0": "background", "1": "liver"}}, got {dict(self.labels)!r:.300}'
       )
-    regions = {name: value for value, name in sorted(values.items()) if value}
-    return self._schema(re.sub(r"\W+", "_", self.name.lower()).strip("_") or "decathlon", regions)
+    labels = dict(sorted((value, name) for value, name in values.items() if value))
+    name = re.sub(r"\W+", "_", self.name.lower()).strip("_") or DECATHLON.name
+    taken = name in {*SCHEMAS, "nnunet"} - {DECATHLON.name}
+    regions = [Region(region, (value,), value) for value, region in labels.items()]
+    return self._schema(f"{name}_decathlon" if taken else name, labels, regions)
 
-  def _schema(self, name: str, regions: Mapping[str, int]) -> Schema:
-    """That of one region a label."""
+  def _schema(self, name: str, labels: Mapping[int, str], regions: Iterable[Region]) -> Schema:
+    """That of these labels, background aside, and regions, for the channels of the data set."""
     try:
       return Schema(
-        name=name if name not in (*SCHEMAS, "nnunet") or name == "decathlon" else f"{name}_decathlon",
+        name=name,
         modalities=tuple(Modality(modality_name(channel), (channel,)) for channel in self.channels),
-        labels=((0, "background"), *((value, region) for region, value in regions.items())),
-        regions=tuple(Region(region, (value,), value) for region, value in regions.items()),
+        labels=((0, "background"), *labels.items()),
+        regions=tuple(regions),
         segmentation=("labelsTr",),
-        layout="decathlon",
+        layout=self.layout,
       )
     except InputError as error:
       raise InputError(f"{self.path} makes no schema: {error}") from error
@@ -166,19 +169,9 @@ class DatasetJson:
       raise InputError(f"regions_class_order in {self.path} must be one label for each region, got {paints!r:.200}")
     single = {members[0]: name for name, members in sets.items() if len(members) == 1}
     known = sorted({v for members in sets.values() for v in members} | set(paints))
-    try:
-      return Schema(
-        name="nnunet",
-        modalities=tuple(Modality(modality_name(channel), (channel,)) for channel in self.channels),
-        labels=((0, "background"), *((value, single.get(value, f"label {value}")) for value in known)),
-        regions=tuple(
-          Region(named[name], tuple(sets[name]), paint) for name, paint in zip(sets, paints, strict=True)
-        ),
-        segmentation=("labelsTr",),
-        layout="nnunet",
-      )
-    except InputError as error:
-      raise InputError(f"{self.path} makes no schema: {error}") from error
+    labels = {value: single.get(value, f"label {value}") for value in known}
+    regions = (Region(named[name], tuple(sets[name]), paint) for name, paint in zip(sets, paints, strict=True))
+    return self._schema("nnunet", labels, regions)
 
 
 def _distinct(names: list[str]) -> tuple[str, ...]:

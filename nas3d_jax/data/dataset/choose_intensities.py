@@ -87,7 +87,9 @@ def choose_intensities(
   if foreground not in get_args(AskedForeground):
     raise InputError(f"foreground must be one of {', '.join(get_args(AskedForeground))}, got {foreground!r}")
   asked = named_kinds(normalization, schema)
-  looked = _read(_spread(found, _LOOKED_AT), schema, workers, "foreground")
+  # The other two need no look at the cases.
+  matters = foreground in ("auto", "nonzero")
+  looked = _read(_spread(found, _LOOKED_AT), schema, workers, "foreground") if matters else []
   there: Foreground = find_foreground(raw.image for raw in looked) if looked else "nonzero"
   if foreground == "nonzero" and there == "all" and any(raw.image.min() < 0 for raw in looked):
     raise InputError(
