@@ -146,12 +146,12 @@ def enable_compilation_cache(folder: str | Path | None = None) -> Path:
 
 
 def compile_faster(platform: str | None = None) -> None:
-  """Lets XLA leave out what takes long and gains nothing here; call it before JAX is first asked for a device.
+  """Lets XLA leave out what takes long to compile; call it before JAX is first asked for a device.
 
   On a CPU it optimises at level 2: the last level takes a fifth more of the processor's time to compile a step, and its
   programs are no faster. On a GPU its own products of matrices (Triton) are left out, of which it compiles and times
-  many forms for each product of a step: minutes, for none that would be faster than cuBLAS. What XLA_FLAGS says of
-  either takes precedence.
+  many forms for each product of a step, which takes minutes. What a step would gain by them was not measured. What
+  XLA_FLAGS says of either takes precedence.
 
   Args:
     platform: see `select`.
