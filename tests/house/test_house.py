@@ -79,7 +79,7 @@ def floor(package):
   return found[0]
 
 
-@pytest.mark.parametrize("name", TREES.keys() - {"__init__"})
+@pytest.mark.parametrize("name", sorted(TREES.keys() - {"__init__"}))
 def test_imports_point_down(name):
   own = name.split(".")[0]
   others = {other.split(".")[0] for other in OURS[name]} - {own, "errors", "lazy", "validation", "options"}
