@@ -22,7 +22,7 @@ from nas3d_jax.inference.config import PAPER, Fold, InferenceChoices, PredictCon
 from nas3d_jax.models.config import Architecture, NetworkConfig, UNetConfig
 from nas3d_jax.options import check_options, from_options, option, part
 from nas3d_jax.training.config import SearchConfig, TrainConfig
-from nas3d_jax.validation import check_whole
+from nas3d_jax.validation import PatchSize, check_whole
 
 Split = Literal["training", "cross_validation", "test", "ensemble"]
 Baseline = Literal["unet3d", "plain_unet"]
@@ -32,6 +32,8 @@ MOST_FOLDS, MOST_SEARCHES = 1000, 1000
 
 # Each search and training has its own.
 _ITS_OWN = ("fold", "seed", "genotype", "init_from", "network", "overwrite")
+_SIZE = ("kernels", "nodes", "depth", "variant")
+_TEMPLATES = ("search_template", "searched_template", "unet3d_template", "plain_unet_template")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,14 +70,14 @@ class ExperimentConfig:
   seeds: int = option("searches with seeds 0, 1, ...; seed 0 is trained", 1, least=1, most=MOST_SEARCHES)
   search_template: SearchConfig = part(
     without=_ITS_OWN,
-    patch_size=("search_patch_size", "voxels of a patch in the search, one length or D,H,W"),
+    patch_size=("search_patch_size", "voxels of a patch in the search, as patch_size"),
     epochs=("search_epochs", "epochs of a search at most"),
     kernel_learning_rate=("kernel_learning_rate", "Adam, all else in the search"),
     dropout=("search_dropout", "part of the channels dropped"),
   )
   searched_template: TrainConfig = part(
     without=_ITS_OWN,
-    patch_size=("patch_size", "voxels of a patch in training and prediction, one length or D,H,W"),
+    patch_size=("patch_size", "in training and prediction, one length or D,H,W; auto: what the data set suggests"),
     epochs=("epochs", "epochs of each training"),
     learning_rate=("learning_rate", "Adam, searched network; not given: 1e-3"),
     dropout=("dropout", "part of the channels dropped, searched network; not given: 0.5"),
@@ -125,16 +127,31 @@ class ExperimentConfig:
         raise InputError(f"{network}_template must be of network={network!r}, got {other!r}")
     # What is wrong with a part is said before the first of them, not after days.
     search, searched, unet = self.search_template, self.searched_template, self.template(self.baseline)
-    size = {name: getattr(search, name) for name in ("kernels", "nodes", "depth", "variant")}
+    size = {name: getattr(search, name) for name in _SIZE}
     for name, value in size.items():
       if (other := getattr(searched, name)) != value:
         raise InputError(f"{name} must be the same in search and training, got {value!r} and {other!r}")
-    for name, value in (("search_patch_size", search.patch_size), ("patch_size", searched.patch_size)):
-      if value == "auto":
-        raise InputError(f"{name} of an experiment must be lengths, got {value!r}; give those that preprocess suggests")
-    NetworkConfig(**size).check_patch_size(search.patch_size, "search_patch_size")
-    NetworkConfig(**size).check_patch_size(searched.patch_size)
-    UNetConfig(filters=unet.filters, levels=unet.levels).check_patch_size(unet.patch_size)
+    hand_designed = UNetConfig(filters=unet.filters, levels=unet.levels)
+    for network, asked, name in (
+      (NetworkConfig(**size), search.patch_size, "search_patch_size"),
+      (NetworkConfig(**size), searched.patch_size, "patch_size"),
+      (hand_designed, unet.patch_size, "patch_size"),
+    ):
+      if asked != "auto":
+        network.check_patch_size(asked, name)
+
+  @property
+  def multiple(self) -> int:
+    """The lengths of a patch that goes through every network are multiples of this."""
+    unet = self.template(self.baseline)
+    search = NetworkConfig(**{name: getattr(self.search_template, name) for name in _SIZE})
+    # Powers of 2, so the greater is a multiple of the other.
+    return max(search.multiple, UNetConfig(filters=unet.filters, levels=unet.levels).multiple)
+
+  def sized(self, size: PatchSize) -> Self:
+    """The same experiment with patches of this size where they are to be chosen automatically."""
+    parts = {name: getattr(self, name) for name in _TEMPLATES if getattr(self, name).patch_size == "auto"}
+    return dataclasses.replace(self, **{n: dataclasses.replace(c, patch_size=size) for n, c in parts.items()})
 
   @property
   def networks(self) -> tuple[Architecture, ...]:

@@ -14,13 +14,16 @@ from nas3d_jax.data.cases.segmentations import find_segmentations
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.dataset import REMEDY, Dataset
 from nas3d_jax.data.dataset.reference import without_fold
+from nas3d_jax.data.dataset.suggest import suggested_patch
 from nas3d_jax.errors import InputError
 from nas3d_jax.experiment.config import ExperimentConfig
 from nas3d_jax.files.hashing import file_sum
 from nas3d_jax.files.run_layout import CONFIG, DATASET, MANIFEST
 from nas3d_jax.files.strict_json import read_json
+from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.schema import Schema
+from nas3d_jax.validation import spelled_size
 
 _NEW_FOLDS = 5
 
@@ -113,6 +116,14 @@ class ExperimentInputs:
     if given is None:
       raise InputError(f"{self.config.root} has no data set yet; give data_dir, the folder of the cases")
     return Path(os.path.abspath(given))
+
+  def sized(self) -> ExperimentInputs:
+    """These, with the patch that the data set suggests for all networks where it is to be chosen automatically."""
+    size = suggested_patch(self.dataset, self.config.multiple)
+    if (sized := self.config.sized(size)) != self.config:
+      say(f"patches of {spelled_size(size)} voxels, from the median brain cube")
+      self.config = sized
+    return self
 
   @property
   def labelled(self) -> tuple[Case, ...]:
