@@ -87,12 +87,13 @@ def test_every_stage_on_one_modality_and_two_regions(request, tmp_path, capfd, m
 
   assert said in launched("preprocess", f"--data_dir={data}", f"--workdir={run}", "--folds=2", *flags)
   common = [f"--workdir={run}", "--patch_size=16,16,8", "--recipe=modern", "--mirror=D", *SIZES, "--epochs=1"]
+  common += ["--output=softmax"]
   if make is task04:
     launched("search", *common)
   else:  # the same programs
     common.append(f"--genotype={tmp_path / 'genotype.json'}")
     (tmp_path / "genotype.json").write_text(GENOTYPE.to_json())
-  launched("train", *common, "--output=softmax")
+  launched("train", *common)
   launched("predict", f"--workdir={run}", "--fold=0", f"--data_dir={data}", f"--out={tmp_path}/predicted")
   launched("evaluate", f"--predictions={tmp_path}/predicted", f"--data_dir={data}", f"--out={tmp_path}/scores")
   for path in sorted((data / "imagesTr").iterdir()):
@@ -109,7 +110,7 @@ def test_every_stage_on_one_modality_and_two_regions(request, tmp_path, capfd, m
   assert "index.html" in launched("report", f"--workdir={run}")
   if make is task04:
     # Search and fold 0 are done; the rest of it trains, predicts and scores both networks.
-    common += ["--output=softmax", "--baseline=plain_unet", "--filters=1", "--levels=2", "--search_epochs=1"]
+    common += ["--baseline=plain_unet", "--filters=1", "--levels=2", "--search_epochs=1"]
     said = launched("experiment", f"--data_dir={data}", "--search_patch_size=16,16,8", *common)
     assert "search, seed 0 (" not in said
     assert "train searched, fold 0 (" not in said
