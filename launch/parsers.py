@@ -59,7 +59,10 @@ class LengthsParser(flags.ArgumentParser):
     texts = [text.strip() for text in argument.split(",")]
     if len(texts) not in (1, 3):
       raise ValueError(f"one length or three along D,H,W are wanted, got {len(texts)}")
-    lengths = tuple(map(int, texts))
+    try:
+      lengths = tuple(map(int, texts))
+    except ValueError as error:
+      raise ValueError(f"{self.syntactic_help} is wanted") from error
     if (least := min(lengths)) < 1:
       raise ValueError(f"{least} is not a positive integer")
     return lengths if len(lengths) == 3 else lengths[0]

@@ -103,6 +103,7 @@ def test_help_tells_how_empty_regions_count(capsys):
     (["search", "--epoch=3"], "Unknown command line flag 'epoch'. Did you mean: epochs ?"),
     (["search", "--wrokdir=x"], "Unknown command line flag 'wrokdir'. Did you mean: workdir ?"),
     (["train", "--min_count=3"], "Unknown command line flag 'min_count'"),
+    (["search", "--patch_size=autos"], "flag --patch_size=autos: a whole number, or three with commas, or auto"),
     (["search", "--epochs=many"], "flag --epochs=many: invalid literal for int()"),
     (["search", "--patch_size=0"], "flag --patch_size=0: 0 is not a positive integer"),
     (["search", "--variant=other"], "flag --variant=other: value should be one of"),
