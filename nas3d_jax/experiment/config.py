@@ -127,26 +127,31 @@ class ExperimentConfig:
         raise InputError(f"{network}_template must be of network={network!r}, got {other!r}")
     # What is wrong with a part is said before the first of them, not after days.
     search, searched, unet = self.search_template, self.searched_template, self.template(self.baseline)
-    size = {name: getattr(search, name) for name in _SIZE}
-    for name, value in size.items():
-      if (other := getattr(searched, name)) != value:
+    for name in _SIZE:
+      value, other = getattr(search, name), getattr(searched, name)
+      if other != value:
         raise InputError(f"{name} must be the same in search and training, got {value!r} and {other!r}")
-    hand_designed = UNetConfig(filters=unet.filters, levels=unet.levels)
+    cells, hand_designed = self._sizes
     for network, asked, name in (
-      (NetworkConfig(**size), search.patch_size, "search_patch_size"),
-      (NetworkConfig(**size), searched.patch_size, "patch_size"),
+      (cells, search.patch_size, "search_patch_size"),
+      (cells, searched.patch_size, "patch_size"),
       (hand_designed, unet.patch_size, "patch_size"),
     ):
       if asked != "auto":
         network.check_patch_size(asked, name)
 
   @property
+  def _sizes(self) -> tuple[NetworkConfig, UNetConfig]:
+    """Of the searched network and of the hand-designed one."""
+    unet = self.template(self.baseline)
+    cells = NetworkConfig(**{name: getattr(self.search_template, name) for name in _SIZE})
+    return cells, UNetConfig(filters=unet.filters, levels=unet.levels)
+
+  @property
   def multiple(self) -> int:
     """The lengths of a patch that goes through every network are multiples of this."""
-    unet = self.template(self.baseline)
-    search = NetworkConfig(**{name: getattr(self.search_template, name) for name in _SIZE})
     # Powers of 2, so the greater is a multiple of the other.
-    return max(search.multiple, UNetConfig(filters=unet.filters, levels=unet.levels).multiple)
+    return max(network.multiple for network in self._sizes)
 
   def sized(self, size: PatchSize) -> Self:
     """The same experiment with patches of this size where they are to be chosen automatically."""

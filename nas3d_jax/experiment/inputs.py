@@ -32,7 +32,7 @@ class ExperimentInputs:
   """Data set and folders of an experiment; each is read when it is first asked for, and once.
 
   Attributes:
-    config: of the experiment.
+    config: of the experiment; `choose_patches` replaces it.
   """
 
   def __init__(self, config: ExperimentConfig):
@@ -117,13 +117,12 @@ class ExperimentInputs:
       raise InputError(f"{self.config.root} has no data set yet; give data_dir, the folder of the cases")
     return Path(os.path.abspath(given))
 
-  def sized(self) -> ExperimentInputs:
-    """These, with the patch that the data set suggests for all networks where it is to be chosen automatically."""
+  def choose_patches(self) -> None:
+    """Puts the patch that the data set suggests for all networks where it is to be chosen automatically."""
     size = suggested_patch(self.dataset, self.config.multiple)
     if (sized := self.config.sized(size)) != self.config:
       say(f"patches of {spelled_size(size)} voxels, from the median brain cube")
       self.config = sized
-    return self
 
   @property
   def labelled(self) -> tuple[Case, ...]:

@@ -81,20 +81,17 @@ def _experiment(config: ExperimentConfig, stop: Stop | None) -> dict[tuple[Archi
   inputs = _checked(config)
   stages = stages_of(inputs, stop)
   write_experiment(inputs, stages)
-
-  def do(number: int) -> None:
-    left, stage = estimate(stages[number - 1 :]), stages[number - 1]
+  for number, stage in enumerate(stages, 1):
+    if stage.status() == "done":
+      continue
+    left = estimate(stages[number - 1 :])
     say(f"\n[{number}/{len(stages)}] {stage.name} ({spell(time.monotonic() - began)} so far, {left} left)")
     stage.run()
-
-  if stages[0].status() != "done":
-    do(1)
-    # Only now there is a data set to be compared with, whose size may be that of the patches.
-    inputs.check_unseen()
-    stages = stages_of(inputs.sized(), stop)
-  for number in range(2, len(stages) + 1):
-    if stages[number - 1].status() != "done":
-      do(number)
+    if number == 1:
+      # Only now there is a data set to be compared with, folds that may be too few, and a size for the patches.
+      inputs.check_unseen()
+      inputs.choose_patches()
+      stages[1:] = stages_of(inputs, stop)[1:]
   found = {(network, split): config.scores(network, split) for split in _SPLITS for network in config.networks}
   return {key: Scores.load(folder) for key, folder in found.items() if (folder / SCORES_JSON).exists()}
 
@@ -154,7 +151,7 @@ def _checked(config: ExperimentConfig) -> ExperimentInputs:
       raise InputError(f"portal_csv must be a file, or NETWORK/SPLIT=FILE, got {table!r}; is it mistyped?")
   if config.nested and inputs.folds < 3:
     raise InputError(f"nested searches need at least 3 folds, two to search on, got {inputs.folds}")
-  if not inputs.has_dataset:
-    return inputs
-  inputs.check_unseen()
-  return inputs.sized()
+  if inputs.has_dataset:
+    inputs.check_unseen()
+    inputs.choose_patches()
+  return inputs

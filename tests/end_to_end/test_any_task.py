@@ -66,6 +66,19 @@ def flat(_, folder):
   return ["--normalization=percentile"]
 
 
+@pytest.fixture
+def launched(capfd):
+  """Runs a stage that must succeed; returns what it wrote."""
+
+  def run(*arguments):
+    code = main([*map(str, arguments)])
+    out, err = capfd.readouterr()
+    assert code == 0, err
+    return out + err
+
+  return run
+
+
 @pytest.mark.parametrize(
   ("make", "said", "regions"),
   [
@@ -74,20 +87,14 @@ def flat(_, folder):
     (flat, "normalization: percentile", ("ventricle", "wall")),
   ],
 )
-def test_every_stage_on_one_modality_and_two_regions(request, tmp_path, capfd, make, said, regions):
+def test_every_stage_on_one_modality_and_two_regions(request, tmp_path, launched, make, said, regions):
   shared = request.getfixturevalue("shared") if make is task04 else None
   data, run = tmp_path / "data", str(tmp_path / "run")
   flags = make(shared, data)
 
-  def launched(*arguments):
-    code = main([*map(str, arguments)])
-    out, err = capfd.readouterr()
-    assert code == 0, err
-    return out + err
-
   assert said in launched("preprocess", f"--data_dir={data}", f"--workdir={run}", "--folds=2", *flags)
-  common = [f"--workdir={run}", "--patch_size=16,16,8", "--recipe=modern", "--mirror=D", *SIZES, "--epochs=1"]
-  common += ["--output=softmax"]
+  common = [f"--workdir={run}", "--patch_size=16,16,8", "--recipe=modern", "--mirror=D", *SIZES]
+  common += ["--output=softmax", "--epochs=1"]
   if make is task04:
     launched("search", *common)
   else:  # the same programs
@@ -111,9 +118,9 @@ def test_every_stage_on_one_modality_and_two_regions(request, tmp_path, capfd, m
   if make is task04:
     # Search and fold 0 are done; the rest of it trains, predicts and scores both networks.
     common += ["--baseline=plain_unet", "--filters=1", "--levels=2", "--search_epochs=1"]
-    said = launched("experiment", f"--data_dir={data}", "--search_patch_size=16,16,8", *common)
-    assert "search, seed 0 (" not in said
-    assert "train searched, fold 0 (" not in said
+    printed = launched("experiment", f"--data_dir={data}", "--search_patch_size=16,16,8", *common)
+    assert "search, seed 0 (" not in printed
+    assert "train searched, fold 0 (" not in printed
     for network in ("searched", "plain_unet"):
       found = json.loads((tmp_path / "run" / "scores" / network / "cross_validation" / "scores.json").read_text())
       assert len(found["cases"]) == 2
@@ -125,19 +132,13 @@ def test_every_stage_on_one_modality_and_two_regions(request, tmp_path, capfd, m
   [("cases", None), ("brats2013/cases", "brats2013/schema.yaml")],
   ids=["four modalities", "two modalities"],
 )
-def test_every_stage_on_real_brains(shared, tmp_path, capfd, cases, schema):
+def test_every_stage_on_real_brains(shared, tmp_path, launched, cases, schema):
   """With voxels of 5 mm, to be quick; labels come out in the patients' own geometry."""
   source, run = shared / "real" / cases, str(tmp_path / "run")
   files = sorted(source.rglob("*_seg.nii.gz"))[:2]
   for path in files:
     shutil.copytree(path.parent, tmp_path / "data" / path.parent.name)
   data = [f"--data_dir={tmp_path}/data", *([f"--schema={shared}/real/{schema}"] if schema else [])]
-
-  def launched(*arguments):
-    code = main([*map(str, arguments)])
-    out, err = capfd.readouterr()
-    assert code == 0, err
-    return out + err
 
   launched("preprocess", *data, f"--workdir={run}", "--folds=2", "--spacing=5,5,5")
   common = [f"--workdir={run}", "--patch_size=16", *SIZES, "--epochs=1", "--sampling=random", "--steps_per_epoch=2"]

@@ -78,9 +78,14 @@ def test_another_schema_than_the_data_sets(folder):
 
 def test_patches_that_the_data_set_suggests_fit_all_networks(folder, capsys):
   # Cubes of at most 16 voxels an axis; the searched network takes multiples of 8, the U-Net of 5 levels of 16.
-  on = inputs(folder, patch_size="auto", search_patch_size=8, depth=2).sized().config
+  def chosen(**asked):
+    on = inputs(folder, depth=2, **asked)
+    on.choose_patches()
+    return on.config
+
+  on = chosen(patch_size="auto", search_patch_size=8)
   assert on.searched_template.patch_size == on.unet3d_template.patch_size == 16
   assert on.search_template.patch_size == 8
   assert "patches of 16 voxels, from the median brain cube" in capsys.readouterr().err
-  on = inputs(folder, patch_size=32, search_patch_size="auto", depth=2).sized().config
+  on = chosen(patch_size=32, search_patch_size="auto")
   assert (on.search_template.patch_size, on.searched_template.patch_size) == (16, 32)
