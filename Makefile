@@ -21,7 +21,7 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 # An empty file says that the step before was finished, and from which requirements.
 $(VENV)/.runtime: requirements.txt

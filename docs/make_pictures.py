@@ -13,11 +13,10 @@ from PIL import Image
 
 from nas3d_jax.evaluation.scores import Scores
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.search_space import family
 from nas3d_jax.report import gallery
 from nas3d_jax.report.case_figures import examples_figure
 from nas3d_jax.report.case_views import find_files, folder_view
-from nas3d_jax.report.cell_figures import FAMILIES, draw_cell
+from nas3d_jax.report.cell_figures import colour_of, draw_cell
 
 PICTURE = Path(__file__).parent / "pictures" / "demo.png"
 
@@ -26,7 +25,7 @@ def cells_beside_each_other(genotype: Genotype) -> Figure:
   """The two searched cells in one row."""
   figure = gallery.new_figure(2.2)
   for axes, kind in zip(figure.subplots(1, 2), ("down", "up"), strict=True):
-    edges = [(i // 2, state, name, FAMILIES[family(name)]) for i, (name, state) in enumerate(getattr(genotype, kind))]
+    edges = [(i // 2, state, name, colour_of(name)) for i, (name, state) in enumerate(getattr(genotype, kind))]
     draw_cell(axes, kind, genotype.nodes, edges)
     for text in axes.texts:
       if text.get_text() == "concatenate":  # one node is a short bar

@@ -31,11 +31,13 @@ if TYPE_CHECKING:
   from nas3d_jax.models.networks import DerivedNet, Supernet, merge, partition
   from nas3d_jax.models.plain_unet import PlainUNet
   from nas3d_jax.models.released_weights import convert_derived, convert_supernet
+  from nas3d_jax.models.search_space import CustomOperation, SearchSpace
   from nas3d_jax.models.unet3d import UNet3D
   from nas3d_jax.training.losses import dice_loss
   from nas3d_jax.training.steps import SearchState, TrainState, make_search_step, make_train_step
 
 __all__ = [
+  "CustomOperation",
   "DerivedNet",
   "Genotype",
   "InferenceChoices",
@@ -43,6 +45,7 @@ __all__ = [
   "NetworkConfig",
   "PlainUNet",
   "PlainUNetConfig",
+  "SearchSpace",
   "SearchState",
   "Supernet",
   "TrainState",
@@ -75,6 +78,7 @@ _HOMES = {
   "models.networks": ("DerivedNet", "Supernet", "merge", "partition"),
   "models.plain_unet": ("PlainUNet",),
   "models.released_weights": ("convert_derived", "convert_supernet"),
+  "models.search_space": ("CustomOperation", "SearchSpace"),
   "models.unet3d": ("UNet3D",),
   "training.losses": ("dice_loss",),
   "training.steps": ("SearchState", "TrainState", "make_search_step", "make_train_step"),

@@ -12,7 +12,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import check_plain
 from nas3d_jax.models.config import CONFIGS, Architecture, NetworkConfig, UNetConfig
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.search_space import CELLS
+from nas3d_jax.models.search_space import CELLS, PAPER_SPACE, SearchSpace
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.validation import PatchSize, is_number, is_whole, patch_size_of
@@ -157,8 +157,10 @@ class RunMetadata:
       raise InputError(f"metadata {lacks}; its fields are {', '.join(sorted(known))}")
     config = _config_of(given["architecture"])
     classes = {"network": config, "schema": Schema, "geometry": Geometry, "intensities": Intensities}
-    readers = {"genotype": _genotype, **{name: kind.from_dict for name, kind in classes.items()}}
-    return cls(**given | {name: _read(name, reader, given[name]) for name, reader in readers.items()})
+    read = {name: _read(name, kind.from_dict, given[name]) for name, kind in classes.items()}
+    space = getattr(read["network"], "space", PAPER_SPACE)
+    genotype = _read("genotype", lambda rows: _genotype(rows, space), given["genotype"])
+    return cls(**given | read | {"genotype": genotype})
 
 
 def _config_of(architecture: Any) -> type[NetworkConfig] | type[UNetConfig]:
@@ -168,10 +170,10 @@ def _config_of(architecture: Any) -> type[NetworkConfig] | type[UNetConfig]:
   return CONFIGS[architecture]
 
 
-def _genotype(rows: Mapping[str, Any]) -> Genotype:
+def _genotype(rows: Mapping[str, Any], space: SearchSpace) -> Genotype:
   if set(rows) != set(CELLS):
     raise InputError(f"it must have exactly the fields {', '.join(CELLS)}, got {sorted(rows)}")
-  return Genotype(**rows)
+  return Genotype(**rows, space=space)
 
 
 def _read(name: str, reader: Callable[[Any], Any], value: Any) -> Any:

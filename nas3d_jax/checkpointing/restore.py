@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -12,11 +14,13 @@ from nas3d_jax.checkpointing import checkpoints
 from nas3d_jax.checkpointing.metadata import RunMetadata
 from nas3d_jax.errors import DamagedCheckpoint, InputError
 from nas3d_jax.models.architectures import HAND_DESIGNED
+from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.networks import DerivedNet, Network, Supernet, Variables, variable_shapes
+from nas3d_jax.models.search_space import CustomOperation
 
 
 def restore(
-  run_or_checkpoint: str | Path, which: checkpoints.Which = "best"
+  run_or_checkpoint: str | Path, which: checkpoints.Which = "best", *, operations: Sequence[CustomOperation] = ()
 ) -> tuple[Network, Variables, RunMetadata]:
   """Restores a network; `net.apply(variables, x)` then gives the probabilities of `metadata.schema.region_names`.
 
@@ -26,6 +30,7 @@ def restore(
     run_or_checkpoint: a run directory (`search`, `train/<fold>`, `unet3d/<fold>` or the like), its `checkpoints`
       folder, or the folder of one step, wherever it was copied to; of one step, `which` is not asked.
     which: "best", "last" or the number of a step.
+    operations: of the user's own, where the network has some.
 
   Returns:
     The network: a supernet where the run was a search, a derived network or a `UNet3D` where it was a training; its
@@ -37,12 +42,12 @@ def restore(
   """
   folder = checkpoints.open_run(run_or_checkpoint, which)
   try:
-    return _restore(folder)
+    return _restore(folder, operations)
   except DamagedCheckpoint as error:
     raise DamagedCheckpoint(f"{error}. {_sound_ones(folder)}") from error
 
 
-def _restore(folder: Path) -> tuple[Network, Variables, RunMetadata]:
+def _restore(folder: Path, operations: Sequence[CustomOperation]) -> tuple[Network, Variables, RunMetadata]:
   stored = checkpoints.read_metadata(folder)
   try:
     metadata = RunMetadata.from_dict(stored)
@@ -50,6 +55,9 @@ def _restore(folder: Path) -> tuple[Network, Variables, RunMetadata]:
     raise InputError(
       f"checkpoint {folder} cannot be restored, its metadata is wrong: {error}; use one as search or train wrote it"
     ) from error
+  if isinstance(metadata.network, NetworkConfig) and metadata.network.space.custom:
+    space = metadata.network.space.with_operations(operations)
+    metadata = dataclasses.replace(metadata, network=dataclasses.replace(metadata.network, space=space))
   net = build_network(metadata)
   return net, checkpoints.read_variables(folder, like=variable_shapes(net)), metadata
 

@@ -19,6 +19,7 @@ from nas3d_jax.inference.ensemble import restore_ensemble
 from nas3d_jax.models.flops import forward_flops
 from nas3d_jax.models.networks import Network
 from nas3d_jax.models.packing import PackedNet
+from nas3d_jax.models.search_space import CustomOperation
 from nas3d_jax.runtime import devices
 from nas3d_jax.runtime.compiling import compiling
 from nas3d_jax.training.optimizers import adam
@@ -59,7 +60,12 @@ class Costs:
 
 
 def measure_costs(
-  run: str | Path, images: Sequence[np.ndarray] = (), *, batch_size: int = 1, choices: InferenceChoices = PAPER
+  run: str | Path,
+  images: Sequence[np.ndarray] = (),
+  *,
+  batch_size: int = 1,
+  choices: InferenceChoices = PAPER,
+  operations: Sequence[CustomOperation] = (),
 ) -> Costs:
   """Measures the network of a training on the device at hand; takes a compilation and some dozens of passes.
 
@@ -68,15 +74,16 @@ def measure_costs(
     images: [D, H, W, M] raw intensities of whole cases, predicted for `case_s`; the first once more before.
     batch_size: patches of a training step.
     choices: how the cases are predicted.
+    operations: of the user's own, where the network has some.
 
   Raises:
     InputError: the checkpoint cannot be restored, or is a search's.
   """
-  net, variables, metadata = restore(run)
+  net, variables, metadata = restore(run, operations=operations)
   flops = forward_flops(net, metadata.patch_size)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(variables))
   peak_bytes, step_ms = _training_step(net, variables, (batch_size, *axis_lengths(metadata.patch_size)))
-  ensemble, seconds = restore_ensemble([run]), []
+  ensemble, seconds = restore_ensemble([run], operations=operations), []
   for image in [*images[:1], *images]:
     began = time.monotonic()
     ensemble.predict(image, choices=choices)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nas3d_jax.data.cases.case_files import CaseFiles, is_truth, refuse
@@ -20,6 +20,7 @@ from nas3d_jax.experiment.config import ExperimentConfig
 from nas3d_jax.files.hashing import file_sum
 from nas3d_jax.files.run_layout import CONFIG, DATASET, MANIFEST
 from nas3d_jax.files.strict_json import read_json
+from nas3d_jax.models.search_space import CustomOperation
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.schema import Schema
@@ -33,10 +34,12 @@ class ExperimentInputs:
 
   Attributes:
     config: of the experiment; `choose_patches` replaces it.
+    operations: candidates of the user's own.
   """
 
-  def __init__(self, config: ExperimentConfig):
+  def __init__(self, config: ExperimentConfig, operations: Sequence[CustomOperation] = ()):
     self.config = config
+    self.operations = tuple(operations)
     self._fingerprints: dict[int | None, str] = {}
 
   @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -19,6 +20,7 @@ from nas3d_jax.files.atomic import writing
 from nas3d_jax.files.locks import locked
 from nas3d_jax.files.run_layout import SCORES_JSON
 from nas3d_jax.models.config import Architecture
+from nas3d_jax.models.search_space import CustomOperation
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
 
@@ -54,7 +56,9 @@ def plan_experiment(config: ExperimentConfig) -> list[PlannedStage]:
   return planned
 
 
-def experiment(config: ExperimentConfig, stop: Stop | None = None) -> dict[tuple[Architecture, Split], Scores]:
+def experiment(
+  config: ExperimentConfig, stop: Stop | None = None, *, operations: Sequence[CustomOperation] = ()
+) -> dict[tuple[Architecture, Split], Scores]:
   """Does all stages that are not done yet, each going on where it stopped.
 
   Search, training of both networks on each fold and on all cases, costs, predictions, scores, report. No case is
@@ -63,6 +67,7 @@ def experiment(config: ExperimentConfig, stop: Stop | None = None) -> dict[tuple
   Args:
     config: what to compare.
     stop: what may ask a search or a training to save and stop.
+    operations: candidates of the user's own, see `search`.
 
   Returns:
     The scores, by network and split.
@@ -73,12 +78,14 @@ def experiment(config: ExperimentConfig, stop: Stop | None = None) -> dict[tuple
     Stopped: it was asked to stop, and what was under way is saved.
   """
   with locked(config.root, ".experiment.lock"), writing(config.root):
-    return _experiment(config, stop)
+    return _experiment(config, stop, operations)
 
 
-def _experiment(config: ExperimentConfig, stop: Stop | None) -> dict[tuple[Architecture, Split], Scores]:
+def _experiment(
+  config: ExperimentConfig, stop: Stop | None, operations: Sequence[CustomOperation]
+) -> dict[tuple[Architecture, Split], Scores]:
   began = time.monotonic()
-  inputs = _checked(config)
+  inputs = _checked(config, operations)
   stages = stages_of(inputs, stop)
   write_experiment(inputs, stages)
   for number, stage in enumerate(stages, 1):
@@ -141,9 +148,9 @@ def summary_table(scores: dict[tuple[Architecture, Split], Scores]) -> Table:
   return table
 
 
-def _checked(config: ExperimentConfig) -> ExperimentInputs:
+def _checked(config: ExperimentConfig, operations: Sequence[CustomOperation] = ()) -> ExperimentInputs:
   """The inputs of an experiment, as far as it can be checked before the first stage."""
-  inputs = ExperimentInputs(config)
+  inputs = ExperimentInputs(config, operations)
   if not inputs.data_dir.is_dir():
     raise InputError(f"data_dir must be the folder of the cases, got {str(inputs.data_dir)!r}; is it mistyped?")
   for table in config.portal_csv:

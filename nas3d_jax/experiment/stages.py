@@ -112,7 +112,7 @@ def _search(inputs: ExperimentInputs, seed: int, fold: int | None = None, *, sto
   def run():
     if folder.parent != inputs.config.root:
       write_reference(folder.parent, inputs.config.root / DATASET, without_fold=fold)
-    search(config, stop)
+    search(config, stop, operations=inputs.operations)
 
   def seconds():
     cases = functools.partial(_search_cases, inputs)
@@ -142,7 +142,11 @@ def _training(inputs: ExperimentInputs, network: Architecture, fold: Fold, stop:
 
   status = _with_data(inputs, lambda: training_status(config, folder, inputs.fingerprint()))
   which = "on all cases" if fold == "all" else f"fold {fold}"
-  return Stage(f"train {network}, {which}", status, lambda: train(config, stop), seconds)
+
+  def run():
+    train(config, stop, operations=inputs.operations)
+
+  return Stage(f"train {network}, {which}", status, run, seconds)
 
 
 def _costs(inputs: ExperimentInputs, network: Architecture) -> Stage:
@@ -160,7 +164,8 @@ def _costs(inputs: ExperimentInputs, network: Architecture) -> Stage:
     cases = [read_case(files, inputs.schema) for files in found[:_TIMED_CASES]]
     images = [conform_case(case, inputs.dataset.geometry).image for case in cases]
     folder = config.training(network, "all")
-    costs = measure_costs(folder, images, batch_size=config.template(network).batch_size, choices=config.choices())
+    how = dict(batch_size=config.template(network).batch_size, choices=config.choices())
+    costs = measure_costs(folder, images, **how, operations=inputs.operations)
     write_json(path, {**(read_json(path, _MEASURE) if path.exists() else {}), network: costs.to_dict()})
 
   return Stage(f"costs of {network}", status, run)
@@ -210,7 +215,8 @@ def _prediction(inputs: ExperimentInputs, network: Architecture, split: Split) -
     wanted = config.predict(network, split, data_dir=data_dir, cases=cases, folds=folds, choices=choices)
     schema = None if split == "cross_validation" else _schema(inputs, split)
     overwrite = config.overwrite and status == "changed"
-    predict_cases(dataclasses.replace(wanted, schema=schema, overwrite=overwrite))
+    wanted = dataclasses.replace(wanted, schema=schema, overwrite=overwrite)
+    predict_cases(wanted, operations=inputs.operations)
 
   def seconds():
     measured = _measured(config.root / COSTS, network)

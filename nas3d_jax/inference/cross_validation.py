@@ -16,6 +16,7 @@ from nas3d_jax.files.run_layout import CONFIG
 from nas3d_jax.files.strict_json import read_json
 from nas3d_jax.inference.ensemble import restore_ensemble
 from nas3d_jax.inference.jobs import Job
+from nas3d_jax.models.search_space import CustomOperation
 from nas3d_jax.validation import PatchSize
 
 
@@ -27,6 +28,7 @@ def cross_validation_jobs(
   cases: Sequence[str] | None = None,
   patch_size: PatchSize | None = None,
   devices: int | None = 1,
+  operations: Sequence[CustomOperation] = (),
 ) -> tuple[list[Job], dict[str, Any], list[Fault]]:
   """Each case of a data set with the network of the one fold that was not trained on it.
 
@@ -37,6 +39,7 @@ def cross_validation_jobs(
     cases: names of the cases; None means all that are in a fold.
     patch_size: see `restore_ensemble`.
     devices: see `restore_ensemble`.
+    operations: see `restore_ensemble`.
 
   Returns:
     The jobs; what decides their probabilities, as `Ensemble.settings` with the fold of each case under "folds"; and the
@@ -56,7 +59,7 @@ def cross_validation_jobs(
   runs = [Path(trainings) / str(fold) for fold in range(dataset.folds)]
   for fold, run in enumerate(runs):
     _check_unseen(run, fold, dataset)
-  ensemble = restore_ensemble(runs, patch_size, devices=devices)
+  ensemble = restore_ensemble(runs, patch_size, devices=devices, operations=operations)
   members = [ensemble.alone(fold) for fold in range(dataset.folds)]
   say_schema(dataset.schema, f"that of {dataset.folder}")
   found, faults = find_cases(data_dir, for_model(dataset.schema, ensemble.schema), labels=False)

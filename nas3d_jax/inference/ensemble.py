@@ -18,6 +18,7 @@ from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference.config import PAPER, InferenceChoices
 from nas3d_jax.inference.volume import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
+from nas3d_jax.models.search_space import CustomOperation
 from nas3d_jax.runtime.compiling import announced
 from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.schema.geometry import Geometry
@@ -74,7 +75,11 @@ class Ensemble:
 
 
 def restore_ensemble(
-  runs: Sequence[str | Path], patch_size: PatchSize | None = None, *, devices: int | None = 1
+  runs: Sequence[str | Path],
+  patch_size: PatchSize | None = None,
+  *,
+  devices: int | None = 1,
+  operations: Sequence[CustomOperation] = (),
 ) -> Ensemble:
   """Restores the best checkpoint of each run.
 
@@ -82,6 +87,7 @@ def restore_ensemble(
     runs: run directories, or folders of one step; at least one.
     patch_size: length of a patch in voxels, one or one an axis; None means that of the training.
     devices: how many share the patches of a case; None means all that JAX sees.
+    operations: of the user's own, where a network has some.
 
   Raises:
     InputError: one cannot be restored or is given twice, they differ in schema, geometry or, without `patch_size`, in
@@ -95,7 +101,7 @@ def restore_ensemble(
   multiple, replicas = 1, Replicas.of(devices)
   for run in runs:
     folder = checkpoints.open_run(run)
-    net, variables, metadata = restore(folder)
+    net, variables, metadata = restore(folder, operations=operations)
     first = first or metadata
     said.append(metadata)
     _check_alike(runs[0], first, run, metadata, patch_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nas3d_jax.data.cases.case_files import CaseFiles, Fault
@@ -16,16 +17,21 @@ from nas3d_jax.inference.cross_validation import cross_validation_jobs
 from nas3d_jax.inference.ensemble import restore_ensemble
 from nas3d_jax.inference.jobs import Job, PredictSummary, predict_jobs
 from nas3d_jax.inference.prediction_folder import PredictionFolder
+from nas3d_jax.models.search_space import CustomOperation
 from nas3d_jax.schema.schema import Schema
 
 
-def predict_cases(config: PredictConfig) -> PredictSummary:
+def predict_cases(config: PredictConfig, *, operations: Sequence[CustomOperation] = ()) -> PredictSummary:
   """Predicts cases of a folder, as `<case>.nii.gz` in each case's own geometry (section 2.3 of the paper).
 
   A region holds where its probability, the mean over the checkpoints, is at least one half; labels are painted in the
   schema's order; what is zero in every modality is background. A case of another orientation or voxel size than the
   training data is brought to those, and its probabilities back to its own grid. A second run goes on where the first
   stopped. The next case is read and the last one written while one is computed. Progress goes to stderr.
+
+  Args:
+    config: what to predict.
+    operations: of the user's own, where a network has some.
 
   Raises:
     InputError: a checkpoint cannot be restored or does not go with the others, a fold of a cross-validation saw its
@@ -36,10 +42,10 @@ def predict_cases(config: PredictConfig) -> PredictSummary:
     root = Path(config.workdir)
     jobs, settings, faults = cross_validation_jobs(
       root, root / TRAIN_FOLDERS[config.network], config.data_dir, cases=config.cases, patch_size=config.patch_size,
-      devices=config.devices,
+      devices=config.devices, operations=operations,
     )
   else:
-    ensemble = restore_ensemble(config.runs, config.patch_size, devices=config.devices)
+    ensemble = restore_ensemble(config.runs, config.patch_size, devices=config.devices, operations=operations)
     found, faults = _find(config, ensemble.schema)
     jobs, settings = [Job(files, ensemble) for files in found], ensemble.settings
   settings = {**settings, "inference": config.choices.to_dict(), "probabilities": config.probabilities}

@@ -16,8 +16,19 @@ import jax.numpy as jnp
 from nas3d_jax.models import convolutions, fused_operations, group_norm, operations
 from nas3d_jax.models.config import Variant
 from nas3d_jax.models.cpu_tuning import materialize
+from nas3d_jax.models.custom_operations import Custom, DenseParameters
 from nas3d_jax.models.initialization import declare
-from nas3d_jax.models.search_space import CANDIDATES, CellKind, Direction, Row, direction_of, edge_row, reading_nodes
+from nas3d_jax.models.ranks import spread
+from nas3d_jax.models.search_space import (
+  PAPER_SPACE,
+  CellKind,
+  Direction,
+  Row,
+  SearchSpace,
+  direction_of,
+  edge_row,
+  reading_nodes,
+)
 
 
 class Projection(nn.Module):
@@ -72,12 +83,14 @@ class HybridModules(nn.Module):
     channels: C, channels of the state and of every operation.
     edges: E, hybrid modules that read the state.
     variant: which squeeze-and-excitation operation is meant.
+    space: the candidate operations.
   """
 
   direction: Direction
   channels: int
   edges: int
   variant: Variant = "paper"
+  space: SearchSpace = PAPER_SPACE
 
   @nn.compact
   def __call__(self, x: jax.Array, weights: jax.Array) -> jax.Array:
@@ -85,18 +98,28 @@ class HybridModules(nn.Module):
 
     Args:
       x: the state, [N, D, H, W, C].
-      weights: float32 [E, candidates]: the softmax of the hybrid parameters alpha, columns as in `CANDIDATES`.
+      weights: float32 [E, candidates]: the softmax of the hybrid parameters alpha, columns as in
+        `space.candidates`.
 
     Returns:
       [N, D', H', W', E, C] in the dtype of x.
     """
-    names = CANDIDATES[self.direction]
-    params = {
-      name: operations.Parameters(name, self.channels, self.edges, self.variant, name=name)() for name in names
-    }
+    names = self.space.candidates[self.direction]
     columns = {name: weights[:, index] for index, name in enumerate(names)}
+    params, others = {}, []
+    for name in names:
+      custom = self.space.custom_operation(name)
+      if custom is None:
+        params[name] = operations.Parameters(name, self.channels, self.edges, self.variant, name=name)()
+      elif custom.dense:
+        params[name] = DenseParameters(custom, self.channels, self.edges, name=name)()
+      else:
+        y = Custom(custom, self.channels, self.edges, name=name)(x)
+        others.append(y * spread(columns[name][:, None].astype(y.dtype), y))
+    if not params:
+      return sum(others)
     (mixed,) = fused_operations.evaluate(x, params, self.direction, self.variant, columns, summed=True)
-    return convolutions.depth_to_space(mixed) if self.direction == "up" else mixed
+    return sum(others, convolutions.depth_to_space(mixed) if self.direction == "up" else mixed)
 
 
 class SearchCell(nn.Module):
@@ -107,12 +130,14 @@ class SearchCell(nn.Module):
     channels: C, channels of a node.
     nodes: n, nodes of the cell.
     variant: which squeeze-and-excitation operation is meant.
+    space: the candidate operations.
   """
 
   kind: CellKind
   channels: int
   nodes: int
   variant: Variant = "paper"
+  space: SearchSpace = PAPER_SPACE
 
   @nn.compact
   def __call__(self, x0: jax.Array, x1: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
@@ -134,7 +159,8 @@ class SearchCell(nn.Module):
       readers = reading_nodes(state, self.nodes)
       direction = direction_of(self.kind, state)
       rows = jnp.asarray([edge_row(self.kind, node, state) for node in readers], jnp.int32)
-      modules = HybridModules(direction, self.channels, len(readers), self.variant, name=f"state_{state}")
+      sizes = (self.channels, len(readers), self.variant, self.space)
+      modules = HybridModules(direction, *sizes, name=f"state_{state}")
       mixed = modules(states[state], weights[direction][rows])
       for index, node in enumerate(readers):
         nodes[node] = nodes[node] + mixed[..., index, :]
@@ -152,12 +178,14 @@ class DerivedCell(nn.Module):
     channels: C, channels of a node.
     rows: of the genotype, two (operation, state) a node.
     variant: which squeeze-and-excitation operation is meant.
+    space: the candidate operations, of which the rows have some.
   """
 
   kind: CellKind
   channels: int
   rows: tuple[Row, ...]
   variant: Variant = "paper"
+  space: SearchSpace = PAPER_SPACE
 
   @nn.compact
   def __call__(self, x0: jax.Array, x1: jax.Array) -> jax.Array:
@@ -182,14 +210,25 @@ class DerivedCell(nn.Module):
     direction = direction_of(self.kind, state)
     by_operation: dict[str, list] = {}
     found = []  # row, its operation, which edge of that operation it is
+    others = []  # row and result
     for row in rows:
-      name = self.rows[row][0]
+      name, own = self.rows[row][0], f"op_{row}"
+      custom = self.space.custom_operation(name)
+      if custom is not None and not custom.dense:
+        others.append((row, Custom(custom, self.channels, name=own)(x)))
+        continue
       edges = by_operation.setdefault(name, [])
       found.append((row, name, len(edges)))
-      edges.append(operations.Parameters(name, self.channels, variant=self.variant, name=f"op_{row}")())
-    stacked = {name: operations.stack(edges, name, self.channels, self.variant) for name, edges in by_operation.items()}
+      if custom is None:
+        edges.append(operations.Parameters(name, self.channels, variant=self.variant, name=own)())
+      else:
+        edges.append(DenseParameters(custom, self.channels, name=own)())
+    stacked = {}
+    for name, edges in by_operation.items():
+      like = name if self.space.custom_operation(name) is None else "conv"
+      stacked[name] = operations.stack(edges, like, self.channels, self.variant)
     ones = {name: jnp.ones(len(edges), jnp.float32) for name, edges in by_operation.items()}
     results = fused_operations.evaluate(x, stacked, direction, self.variant, ones, summed=False)
     outputs = dict(zip(stacked, results, strict=True))
     finish = convolutions.depth_to_space if direction == "up" else (lambda y: y)
-    return [(row, finish(outputs[name][..., edge, :])) for row, name, edge in found]
+    return others + [(row, finish(outputs[name][..., edge, :])) for row, name, edge in found]

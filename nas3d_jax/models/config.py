@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from nas3d_jax.errors import InputError
+from nas3d_jax.models.search_space import PAPER_SPACE, SearchSpace
 from nas3d_jax.validation import PatchSize, is_whole, spelled_size
 
 Variant = Literal["paper", "released"]
@@ -57,10 +58,12 @@ class _Size:
       )
 
   def to_dict(self) -> dict[str, Any]:
-    """All fields as plain values, for JSON; `output` where it is not the paper's, as before there was another."""
-    fields = dataclasses.asdict(self)
+    """All fields as plain values, for JSON; output and space where they are not the paper's, which need no name."""
+    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
     if fields["output"] == "sigmoid":
       del fields["output"]
+    if (space := fields.pop("space", PAPER_SPACE)) != PAPER_SPACE:
+      fields["space"] = space.to_dict()
     return fields
 
   @classmethod
@@ -74,7 +77,7 @@ class _Size:
     unknown = sorted(set(fields) - known)
     if unknown:
       raise InputError(f"network config has unknown fields {unknown}; known are {sorted(known)}")
-    return cls(**fields)
+    return cls(**fields | ({"space": SearchSpace.from_dict(fields["space"])} if "space" in fields else {}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,7 @@ class NetworkConfig(_Size):
       "released", as in the authors' program: at stride 1 the gate alone, strided without ReLU.
     output: "sigmoid": a probability for each region by itself, as in the paper; "softmax": for regions that exclude
       each other, and the background, whose logit is 0.
+    space: candidate operations of the supernet, of which a derived network has some.
 
   Raises:
     InputError: a field is out of range.
@@ -109,9 +113,12 @@ class NetworkConfig(_Size):
   zoom: int = 2
   variant: Variant = "paper"
   output: Output = "sigmoid"
+  space: SearchSpace = PAPER_SPACE
 
   def __post_init__(self):
     _check_output(self.output)
+    if not isinstance(self.space, SearchSpace):
+      raise InputError(f"space must be a SearchSpace, got {self.space!r:.100}")
     if self.kernels is None:
       object.__setattr__(self, "kernels", self.in_channels)
     _check_whole(self, in_channels=1, out_channels=1, kernels=1, nodes=1, depth=2)

@@ -10,8 +10,8 @@ import jax
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.architectures import HAND_DESIGNED
+from nas3d_jax.models.custom_operations import PREFIX as CUSTOM_PREFIX
 from nas3d_jax.models.networks import DerivedNet, Network, variable_shapes
-from nas3d_jax.models.search_space import operation_direction
 from nas3d_jax.validation import PatchSize, axis_lengths
 
 
@@ -20,7 +20,8 @@ def forward_flops(net: Network, patch_size: PatchSize) -> float:
 
   A multiplication and the addition after it count as two. Zeros of the padding count. Norms, activations, pools and
   sums are left out: they are a few percent. The count is that of the network which the paper defines, whatever the form
-  in which it is computed.
+  in which it is computed. In operations of the user's own, each array of two axes or more counts as the kernel of a
+  convolution.
 
   Args:
     net: a `DerivedNet` or a `UNet3D`.
@@ -36,7 +37,8 @@ def forward_flops(net: Network, patch_size: PatchSize) -> float:
   total = 0.0
   for path, leaf in jax.tree_util.tree_leaves_with_path(variable_shapes(net)["params"]):
     names = [key.key for key in path]
-    if names[-1] == "kernel":
+    own = any(name.startswith(CUSTOM_PREFIX) for name in names)
+    if names[-1] == "kernel" or (own and len(leaf.shape) > 1):
       gate = names[-2] in ("squeeze", "excite")  # on the mean over all voxels
       voxels = 1 if gate else math.prod(axis_lengths(patch_size)) / 8 ** level_of(names)
       total += 2 * voxels * math.prod(leaf.shape)
@@ -77,5 +79,5 @@ class _DerivedLevels:
     if kind == "down":
       return coarse
     # A transposed convolution acts on each voxel of its input; the pointwise one after it on the doubled output.
-    scatters = operation_direction(operation) == "up" and names[-2] != "pointwise"
+    scatters = self.net.config.space.direction(operation) == "up" and names[-2] != "pointwise"
     return coarse if scatters else coarse - 1

@@ -128,6 +128,8 @@ def _raw_outputs(
         else:
           kernel = params["conv"]["kernel"]
           dense_kernels[name] = spread(gate[0].T[..., None], kernel) * kernel
+      case _ if params.keys() == {"conv", "norm"}:  # a dense one of the user's own
+        dense_kernels[name] = params["conv"]["kernel"]
       case _:
         raise InputError(f"operations must be candidates that this function computes, got {name!r}; add a case for it")
   if dense_kernels:

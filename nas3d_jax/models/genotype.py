@@ -14,15 +14,8 @@ import numpy as np
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import parse_json, read_file
 from nas3d_jax.models.config import NetworkConfig
-from nas3d_jax.models.search_space import (
-  CANDIDATES,
-  CELLS,
-  CellKind,
-  Row,
-  direction_of,
-  hybrid_weights,
-  operation_direction,
-)
+from nas3d_jax.models.hybrid_parameters import hybrid_weights
+from nas3d_jax.models.search_space import CELLS, PAPER_SPACE, CellKind, Row, SearchSpace, direction_of
 
 _FORMAT = "nas3d_jax.genotype"
 _VERSION = 1
@@ -39,6 +32,7 @@ class Genotype:
   Attributes:
     down: rows of the downward cell.
     up: rows of the upward cell.
+    space: what the operations were chosen from.
 
   Raises:
     InputError: an unknown operation, an edge out of range, an operation that changes the resolution on an edge that
@@ -47,10 +41,11 @@ class Genotype:
 
   down: tuple[Row, ...]
   up: tuple[Row, ...]
+  space: SearchSpace = PAPER_SPACE
 
   def __post_init__(self):
     for cell in CELLS:
-      object.__setattr__(self, cell, _checked_rows(cell, getattr(self, cell)))
+      object.__setattr__(self, cell, _checked_rows(cell, getattr(self, cell), self.space))
     if len(self.down) != len(self.up):
       raise InputError(
         f"genotype must have as many rows in both cells, got {len(self.down)} in down and {len(self.up)} in up"
@@ -94,6 +89,11 @@ class Genotype:
         f"genotype has {self.nodes} nodes a cell, but the network has nodes={config.nodes}; set nodes={self.nodes} or "
         "give a genotype that was searched with as many nodes"
       )
+    if self.space != config.space:
+      raise InputError(
+        f"genotype is of the search space {self.space.to_dict()}, but the network has {config.space.to_dict()}; give "
+        "the genotype's space"
+      )
 
   def to_json(self) -> str:
     """Readable JSON, each row on a line of its own; `from_json` is the inverse."""
@@ -102,6 +102,8 @@ class Genotype:
       rows = ",\n".join(f"    {json.dumps(list(row))}" for row in getattr(self, cell))
       cells.append(f'  "{cell}": [\n{rows}\n  ]')
     head = f'  "format": "{_FORMAT}",\n  "version": {_VERSION},\n  "nodes": {self.nodes},\n'
+    if self.space != PAPER_SPACE:
+      head += f'  "space": {json.dumps(self.space.to_dict())},\n'
     return "{\n" + head + ",\n".join(cells) + "\n}\n"
 
   @classmethod
@@ -123,10 +125,11 @@ class Genotype:
     missing = [name for name in ("nodes", *CELLS) if name not in fields]
     if missing:
       raise InputError(f"genotype JSON lacks the fields {missing}")
-    surplus = sorted(set(fields) - {"format", "version", "nodes", *CELLS})
+    surplus = sorted(set(fields) - {"format", "version", "nodes", "space", *CELLS})
     if surplus:
       raise InputError(f"genotype JSON has unknown fields {surplus}; remove them")
-    genotype = cls(down=fields["down"], up=fields["up"])
+    space = SearchSpace.from_dict(fields["space"]) if "space" in fields else PAPER_SPACE
+    genotype = cls(down=fields["down"], up=fields["up"], space=space)
     if type(fields["nodes"]) is not int or fields["nodes"] != genotype.nodes:
       raise InputError(f"genotype says nodes={fields['nodes']!r} but has rows for {genotype.nodes} nodes")
     return genotype
@@ -146,22 +149,25 @@ class Genotype:
       InputError: an array is missing, misshapen or not finite.
     """
     weights = hybrid_weights(hybrid, config)
-    cells = {cell: _strongest_rows(weights[cell], cell, config.nodes) for cell in CELLS}
-    return cls(**cells)
+    cells = {cell: _strongest_rows(weights[cell], cell, config) for cell in CELLS}
+    return cls(**cells, space=config.space)
 
 
-def _strongest_rows(weights: Mapping[tuple[int, int], np.ndarray], cell: CellKind, nodes: int) -> tuple[Row, ...]:
+def _strongest_rows(
+  weights: Mapping[tuple[int, int], np.ndarray], cell: CellKind, config: NetworkConfig
+) -> tuple[Row, ...]:
   """The two rows that each node keeps, by ascending state."""
+  candidates = config.space.candidates
   rows: list[Row] = []
-  for node in range(nodes):
+  for node in range(config.nodes):
     # Times the number of candidates, so that a weight out of 6 competes fairly with one out of 5.
     strength = {state: weights[node, state].max() * len(weights[node, state]) for state in range(node + 2)}
     kept = sorted(sorted(strength, key=lambda state: -strength[state])[:2])
-    rows += [(CANDIDATES[direction_of(cell, state)][int(weights[node, state].argmax())], state) for state in kept]
+    rows += [(candidates[direction_of(cell, state)][int(weights[node, state].argmax())], state) for state in kept]
   return tuple(rows)
 
 
-def _checked_rows(cell: CellKind, rows: Any) -> tuple[Row, ...]:
+def _checked_rows(cell: CellKind, rows: Any, space: SearchSpace) -> tuple[Row, ...]:
   """The rows of a cell as tuples; raises InputError unless they make one."""
   if not isinstance(rows, (list, tuple)) or not rows or len(rows) % 2:
     raise InputError(f"genotype.{cell} must be a list of rows (operation, state), two a node; got {rows!r:.200}")
@@ -172,14 +178,14 @@ def _checked_rows(cell: CellKind, rows: Any) -> tuple[Row, ...]:
       raise InputError(f"{where} must be (operation, state), got {row!r:.200}")
     name, state = row
     try:
-      direction = operation_direction(name)
+      direction = space.direction(name)
     except InputError as error:
       raise InputError(f"{where}: {error}") from None
     if isinstance(state, bool) or not isinstance(state, int) or not 0 <= state < node + 2:
       raise InputError(f"{where}: node {node} reads states 0 to {node + 1}, got {state!r}")
     wanted = direction_of(cell, state)
     if direction != wanted:
-      raise InputError(f"{where}: state {state} takes one of {', '.join(CANDIDATES[wanted])}; got {name!r}")
+      raise InputError(f"{where}: state {state} takes one of {', '.join(space.candidates[wanted])}; got {name!r}")
     if index % 2 and checked[-1][1] == state:
       raise InputError(f"{where}: node {node} reads state {state} twice; its two rows must read different states")
     checked.append((name, state))

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.cells import DerivedCell, Projection, SearchCell
 from nas3d_jax.models.config import SEARCH_DROPOUT, TRAIN_DROPOUT, NetworkConfig, UNetConfig
+from nas3d_jax.models.custom_operations import initial_parameters
 from nas3d_jax.models.dropout import Dropout
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.initialization import initial_values
+from nas3d_jax.models.hybrid_parameters import hybrid_shapes
 from nas3d_jax.models.output_head import OutputHead, probabilities_of
-from nas3d_jax.models.search_space import CellKind, hybrid_shapes
+from nas3d_jax.models.search_space import CellKind
 
 Variables = dict[str, Any]
 
@@ -44,14 +45,14 @@ class Network(nn.Module):
     """
     shapes = jax.eval_shape(functools.partial(super().init, **kwargs), rngs, x)
     key = rngs["params"] if isinstance(rngs, Mapping) else rngs
-    return {"params": initial_values(key, shapes["params"])}
+    return {"params": initial_parameters(key, shapes["params"], self.config)}
 
 
 class Supernet(Network):
   """The network that is searched (section 2.2): every edge mixes all candidate operations by the hybrid parameters.
 
   All downward cells share one set of hybrid parameters, all upward cells another. They stand under `params/hybrid`,
-  with the shapes of `search_space.hybrid_shapes`, and start at zero. `partition` separates them from the kernel
+  with the shapes of `hybrid_parameters.hybrid_shapes`, and start at zero. `partition` separates them from the kernel
   parameters.
 
   Attributes:
@@ -84,7 +85,7 @@ class Supernet(Network):
     weights = {name: jax.nn.softmax(value) for name, value in alphas.items()}
 
     def make_cell(kind, channels, name):
-      cell = SearchCell(kind, channels, config.nodes, config.variant, name=name)
+      cell = SearchCell(kind, channels, config.nodes, config.variant, config.space, name=name)
       by_direction = {name.removeprefix(f"{kind}_"): w for name, w in weights.items() if name.startswith(f"{kind}_")}
       return lambda x0, x1: cell(x0, x1, by_direction)
 
@@ -113,7 +114,7 @@ class DerivedNet(Network):
 
     def make_cell(kind, channels, name):
       rows = self.genotype.down if kind == "down" else self.genotype.up
-      return DerivedCell(kind, channels, rows, self.config.variant, name=name)
+      return DerivedCell(kind, channels, rows, self.config.variant, self.config.space, name=name)
 
     return _u_shape(self.config, x, make_cell, self.dropout_rate, train, self.dtype, logits)
 

@@ -145,5 +145,6 @@ def _sort_key(path: Path) -> tuple:
   """
   if len(path) > 3:
     *module, operation, layer, name = path
-    return (*module, layer, name, fused_operations.rank(operation), operation)
+    # As a text: modules of the user's own are of any depth, and texts and numbers cannot be compared.
+    return (*module, layer, name, str(fused_operations.rank(operation)), operation)
   return path

@@ -20,6 +20,7 @@ import numpy as np
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.config import NetworkConfig, Variant
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.hybrid_parameters import hybrid_shapes
 from nas3d_jax.models.operations import parameter_shapes
 from nas3d_jax.models.search_space import (
   CANDIDATES,
@@ -28,7 +29,6 @@ from nas3d_jax.models.search_space import (
   Direction,
   direction_of,
   edge_list,
-  hybrid_shapes,
   operation_direction,
   reading_nodes,
 )

@@ -1,6 +1,7 @@
-"""What a search chooses from: candidate operations, the edges of a cell, the hybrid parameters (section 2.2).
+"""What a search chooses from: candidate operations and the edges of a cell (section 2.2).
 
-To add a candidate operation, change three files:
+An operation of your own needs no change here: see `CustomOperation`. To add one to those of Table 1, which are computed
+together, change three files:
 
 1. `search_space.CANDIDATES`: its name under each direction that it has, with "down_" or "up_" in front where it changes
    the resolution. The rest of the name is its `family`.
@@ -19,7 +20,8 @@ To add a candidate operation, change three files:
 
 Supernet, hybrid parameters, genotype, derived network, checkpoints and report follow; figures show a family that
 `report.cell_figures` does not know in grey. `released_weights` converts the operations of the authors' program only.
-Hybrid parameters get a column, so earlier searches cannot be resumed.
+Hybrid parameters get a column, so earlier searches cannot be resumed unless their space is stored: see
+`PAPER_SPACE`.
 
 Tests: `operation` in tests/support/reference.py needs its plain form, `FAN_IN` in tests/models/test_operations.py its
 fan-in where that is a new one; numbers of candidates stand in tests/models/test_genotype.py and
@@ -28,13 +30,11 @@ tests/report/test_figures.py, what is read together in tests/models/test_packing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
-
-import numpy as np
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Self
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.models.config import NetworkConfig
 
 CellKind = Literal["down", "up"]
 Direction = Literal["normal", "down", "up"]
@@ -49,6 +49,162 @@ CANDIDATES: Mapping[Direction, tuple[str, ...]] = {
   "down": ("avg_pool", "max_pool", "down_se_conv", "down_dil_conv", "down_dep_conv", "down_conv"),
   "up": ("up_se_conv", "up_dep_conv", "up_conv", "up_dil_conv"),
 }
+_TABLE_1: Mapping[str, Direction] = {name: direction for direction, names in CANDIDATES.items() for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class CustomOperation:
+  """A candidate operation of the user's own; two of one name and direction are equal.
+
+  Attributes:
+    name: as it stands in genotypes and checkpoints: letters, digits and "_", and none of Table 1.
+    direction: what it does to the resolution.
+    module: the number of channels C -> a Linen module, float32 parameters alone, no random numbers. Called with x
+      [N, D, H, W, C] it returns [N, D', H', W', C] in the dtype of x: the same lengths, their halves or their doubles.
+      None where only the name was read from a file: such an operation can be read and drawn, not computed.
+    dense: whether it is a 3x3x3 convolution, as "conv" is. The module is then called without arguments and returns its
+      kernel, float32 [3, 3, 3, C, C], inputs before outputs; bias, group norm and ReLU are added, and the supernet
+      computes it together with the other convolutions. One that is not dense brings its own.
+
+  Raises:
+    InputError: a field is wrong.
+  """
+
+  name: str
+  direction: Direction
+  module: Callable[[int], Any] | None = dataclasses.field(default=None, compare=False)
+  dense: bool = dataclasses.field(default=False, compare=False)
+
+  def __post_init__(self):
+    taken = {word for name in _TABLE_1 for word in (name, family(name))}
+    if not isinstance(self.name, str) or not self.name.isidentifier() or {self.name, family(self.name)} & taken:
+      raise InputError(
+        f"name of an operation must be an identifier without the names of Table 1 ({', '.join(sorted(taken))}), got "
+        f"{self.name!r:.100}"
+      )
+    if self.direction not in CANDIDATES:
+      raise InputError(f"direction of {self.name} must be one of {', '.join(CANDIDATES)}, got {self.direction!r:.100}")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchSpace:
+  """The candidate operations of a search, by what they do to the resolution; columns of hybrid parameters in order.
+
+  Attributes:
+    down: names of those that halve the resolution.
+    up: names of those that double it.
+    normal: names of those that keep it.
+    custom: those of the names that are not in Table 1; others are left out.
+
+  Raises:
+    InputError: a direction without a candidate, a name that is unknown, of another direction, or there twice.
+  """
+
+  down: tuple[str, ...] = CANDIDATES["down"]
+  up: tuple[str, ...] = CANDIDATES["up"]
+  normal: tuple[str, ...] = CANDIDATES["normal"]
+  custom: tuple[CustomOperation, ...] = ()
+
+  def __post_init__(self):
+    known = {operation.name: operation.direction for operation in self.custom}
+    if len(known) < len(self.custom):
+      raise InputError(f"operations must have different names, got {', '.join(o.name for o in self.custom)}")
+    for direction in CANDIDATES:
+      names = getattr(self, direction)
+      if not isinstance(names, (list, tuple)) or not names:
+        raise InputError(f"a search space needs candidates of direction {direction!r}, got {names!r:.100}; name one")
+      object.__setattr__(self, direction, tuple(names))
+      for name in names:
+        if (known.get(name) if name in known else _TABLE_1.get(name)) != direction:
+          choice = [*CANDIDATES[direction], *(own for own, where in known.items() if where == direction)]
+          raise InputError(f"candidates of direction {direction!r} are of {', '.join(choice)}; got {name!r:.100}")
+      if len(set(names)) < len(names):
+        raise InputError(f"candidates of direction {direction!r} must differ, got {', '.join(names)}")
+    used = {*self.down, *self.up, *self.normal}
+    object.__setattr__(self, "custom", tuple(operation for operation in self.custom if operation.name in used))
+
+  @property
+  def candidates(self) -> Mapping[Direction, tuple[str, ...]]:
+    """The names by direction."""
+    return {direction: getattr(self, direction) for direction in CANDIDATES}
+
+  def direction(self, operation: str) -> Direction:
+    """What a candidate does to the resolution.
+
+    Raises:
+      InputError: it is none.
+    """
+    for direction, names in self.candidates.items():
+      if operation in names:
+        return direction
+    known = ", ".join(name for names in self.candidates.values() for name in names)
+    raise InputError(f"operation must be one of {known}; got {operation!r}")
+
+  def custom_operation(self, name: str) -> CustomOperation | None:
+    """The operation of the user's own of that name; None for one of Table 1.
+
+    Raises:
+      InputError: its module is not known.
+    """
+    found = next((operation for operation in self.custom if operation.name == name), None)
+    if found is not None and found.module is None:
+      raise InputError(f"operation {name!r} is not one of Table 1; give its CustomOperation in `operations`")
+    return found
+
+  def with_operations(self, operations: Iterable[CustomOperation]) -> Self:
+    """The same space with the modules of those of `operations` that it has."""
+    given = {operation: operation for operation in operations}
+    return dataclasses.replace(self, custom=tuple(given.get(operation, operation) for operation in self.custom))
+
+  def to_dict(self) -> dict[str, list[str]]:
+    """Names by direction, for JSON."""
+    return {direction: list(names) for direction, names in self.candidates.items()}
+
+  @classmethod
+  def from_dict(cls, fields: Any) -> Self:
+    """The inverse of `to_dict`; operations that Table 1 does not have are without a module, see `with_operations`.
+
+    Raises:
+      InputError: it is none.
+    """
+    if not isinstance(fields, Mapping) or set(fields) != set(CANDIDATES):
+      raise InputError(f"a search space must have the directions {', '.join(CANDIDATES)}, got {fields!r:.200}")
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in fields.values()):
+      raise InputError(f"a search space must have a list of names for each direction, got {fields!r:.200}")
+    unknown = [CustomOperation(n, direction) for direction, names in fields.items() for n in names if n not in _TABLE_1]
+    return cls(**fields, custom=tuple(unknown))
+
+  @classmethod
+  def of(cls, words: Iterable[str], operations: Iterable[CustomOperation] = ()) -> Self:
+    """The part of Table 1 that words name, and operations of the user's own.
+
+    Args:
+      words: each a family, in all directions that it has ("conv", "pool"), or one operation ("down_conv", "max_pool",
+        "normal_conv"); none: all.
+      operations: stand behind those of Table 1, in order.
+
+    Raises:
+      InputError: a word names nothing, or a direction is left without a candidate.
+    """
+    words, operations = tuple(words), tuple(operations)
+    everything = {word for name in _TABLE_1 for word in _words(name)}
+    wanted = set(words) or everything
+    named = {direction: [n for n in names if _words(n) & wanted] for direction, names in CANDIDATES.items()}
+    if wrong := [word for word in words if word not in everything]:
+      known = ", ".join(sorted(everything))
+      raise InputError(f"operations must be of {known}, got {', '.join(map(repr, wrong))}")
+    for operation in operations:
+      named[operation.direction].append(operation.name)
+    if empty := [direction for direction, names in named.items() if not names]:
+      raise InputError(
+        f"operations must leave a candidate for each direction, got none of direction {empty[0]!r} in "
+        f"{', '.join(words)}; add one of {', '.join(CANDIDATES[empty[0]])}"
+      )
+    return cls(**{direction: tuple(names) for direction, names in named.items()}, custom=operations)
+
+
+PAPER_SPACE = SearchSpace()
+"""Table 1. It alone is not stored, as before there was another."""
 
 
 def edge_list(nodes: int) -> tuple[tuple[int, int], ...]:
@@ -73,36 +229,17 @@ def direction_of(cell: CellKind, state: int) -> Direction:
 
 
 def operation_direction(operation: str) -> Direction:
-  """What a candidate operation does to the resolution.
+  """What an operation of Table 1 does to the resolution.
 
   Raises:
     InputError: no such operation.
   """
-  for direction, names in CANDIDATES.items():
-    if operation in names:
-      return direction
-  known = ", ".join(name for names in CANDIDATES.values() for name in names)
-  raise InputError(f"operation must be one of {known}; got {operation!r}")
+  return PAPER_SPACE.direction(operation)
 
 
 def family(operation: str) -> str:
   """What an operation computes, whatever its direction: "up_dil_conv" -> "dil_conv", "max_pool" -> "pool"."""
   return "pool" if operation.endswith("_pool") else operation.removeprefix("down_").removeprefix("up_")
-
-
-def hybrid_shapes(config: NetworkConfig) -> dict[str, tuple[int, int]]:
-  """Name and shape [edges, candidates] of each array of hybrid parameters (alpha in section 2.2).
-
-  `<cell>_<direction>` has a row for each edge of that direction, in the order of `edge_list`, and a column for each
-  candidate operation. Three nodes: down_normal (3, 5), down_down (6, 6), up_normal (6, 5), up_up (3, 4).
-  """
-  shapes = {}
-  for cell in CELLS:
-    for direction, names in CANDIDATES.items():
-      count = sum(direction_of(cell, state) == direction for _, state in edge_list(config.nodes))
-      if count:
-        shapes[f"{cell}_{direction}"] = (count, len(names))
-  return shapes
 
 
 def edge_row(cell: CellKind, node: int, state: int) -> int:
@@ -111,35 +248,7 @@ def edge_row(cell: CellKind, node: int, state: int) -> int:
   return same.index((node, state))
 
 
-def hybrid_weights(hybrid: Mapping[str, Any], config: NetworkConfig) -> dict[str, dict[tuple[int, int], np.ndarray]]:
-  """Softmax weights of every hybrid module (equation in section 2.2).
-
-  Args:
-    hybrid: the arrays of `hybrid_shapes` by name, or variables of a supernet that hold them.
-    config: the supernet's configuration.
-
-  Returns:
-    By cell and (node, state), float64 [candidates].
-
-  Raises:
-    InputError: an array is missing, misshapen or not finite.
-  """
-  arrays = hybrid.get("params", hybrid)
-  arrays = arrays.get("hybrid", arrays)
-  values = {}
-  for name, shape in hybrid_shapes(config).items():
-    value = np.asarray(arrays[name], np.float64) if name in arrays else None
-    if value is None or value.shape != shape:
-      got = "nothing" if value is None else f"shape {value.shape}"
-      raise InputError(f"hybrid parameters must hold {name!r} of shape {shape} for nodes={config.nodes}, got {got}")
-    if not np.isfinite(value).all():
-      raise InputError(f"hybrid parameters {name!r} are not finite; the search has diverged, lower its learning rate")
-    exponentials = np.exp(value - value.max(axis=-1, keepdims=True))
-    values[name] = exponentials / exponentials.sum(axis=-1, keepdims=True)
-  return {
-    cell: {
-      (node, state): values[f"{cell}_{direction_of(cell, state)}"][edge_row(cell, node, state)]
-      for node, state in edge_list(config.nodes)
-    }
-    for cell in CELLS
-  }
+def _words(operation: str) -> set[str]:
+  """What names an operation of Table 1: "conv" -> conv, normal_conv; "down_conv" -> conv, down_conv."""
+  kind = family(operation)
+  return {kind, operation if operation != kind else f"normal_{operation}"}

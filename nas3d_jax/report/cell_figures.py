@@ -13,19 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.search_space import CANDIDATES, CellKind, direction_of, edge_list, family
+from nas3d_jax.models.search_space import CellKind, SearchSpace, direction_of, edge_list, family
 from nas3d_jax.report.gallery import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, WIDTH, bare, new_figure
 
 Edge = tuple[int, int, str, str]  # node, state it reads, text of the box, its colour
 
-_COLOURS: Mapping[str, str] = {
+FAMILIES: Mapping[str, str] = {
   "pool": RED, "identity": PURPLE, "se_conv": GREEN, "dil_conv": SKY, "dep_conv": ORANGE, "conv": BLUE
 }
-FAMILIES: Mapping[str, str] = {
-  **_COLOURS,
-  **{family(name): _COLOURS.get(family(name), GREY) for names in CANDIDATES.values() for name in names},
-}
-"""Family of operations -> its colour; one that has none of its own is grey."""
+"""Family of operations -> its colour."""
 
 _STEPS: Mapping[str, str] = {"normal": "same size", "down": "halves", "up": "doubles"}
 _DIRECTION_COLOURS: Mapping[str, str] = {"normal": BLUE, "down": ORANGE, "up": GREEN}
@@ -37,12 +33,22 @@ def searched_cells_figure(genotype: Genotype) -> Figure:
   cells = {"downward cell": ("down", genotype.down), "upward cell": ("up", genotype.up)}
   figure, places = _stack(genotype.nodes, list(cells))
   for axes, (kind, rows) in zip(places, cells.values(), strict=True):
-    edges = [(index // 2, state, name, FAMILIES[family(name)]) for index, (name, state) in enumerate(rows)]
+    edges = [(index // 2, state, name, colour_of(name)) for index, (name, state) in enumerate(rows)]
     draw_cell(axes, kind, genotype.nodes, edges)
   return figure
 
 
-def search_cells_figure(nodes: int) -> Figure:
+def families_of(*spaces: SearchSpace) -> list[str]:
+  """`FAMILIES`, and those of operations of the user's own in some spaces."""
+  return list(dict.fromkeys([*FAMILIES, *(family(operation.name) for space in spaces for operation in space.custom)]))
+
+
+def colour_of(operation: str) -> str:
+  """That of its family; one that has none of its own is grey."""
+  return FAMILIES.get(family(operation), GREY)
+
+
+def search_cells_figure(nodes: int, space: SearchSpace) -> Figure:
   """The two cells of the supernet, a hybrid module on every edge (Fig. 5)."""
   cells: dict[str, CellKind] = {"downward search cell": "down", "upward search cell": "up"}
   figure, places = _stack(nodes, list(cells))
@@ -50,7 +56,7 @@ def search_cells_figure(nodes: int) -> Figure:
     edges = []
     for node, state in edge_list(nodes):
       direction = direction_of(kind, state)
-      text = f"mix of {len(CANDIDATES[direction])}, {_STEPS[direction]}"
+      text = f"mix of {len(space.candidates[direction])}, {_STEPS[direction]}"
       edges.append((node, state, text, _DIRECTION_COLOURS[direction]))
     draw_cell(axes, kind, nodes, edges)
   return figure

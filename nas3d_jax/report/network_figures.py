@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from nas3d_jax.models.config import NetworkConfig
-from nas3d_jax.models.search_space import CANDIDATES, CELLS, direction_of, family
-from nas3d_jax.report.cell_figures import FAMILIES
+from nas3d_jax.models.search_space import CELLS, SearchSpace, direction_of
+from nas3d_jax.report.cell_figures import colour_of
 from nas3d_jax.report.gallery import BLUE, GREEN, GREY, INK, ORANGE, RED, bare, new_figure, size_text
 from nas3d_jax.validation import PatchSize, axis_lengths, patch_size_of
 
@@ -82,7 +82,7 @@ def backbone_figure(config: NetworkConfig, patch: PatchSize) -> Figure:
       places[stage.name] = (side, -stage.level)
       _stage(axes, side, -stage.level, str(stage), (ORANGE if side == 0 else GREEN) if "cell" in stage.name else BLUE)
   _stage(axes, 0, 1, f"input\n{config.in_channels} x {size_text(patch)}", GREY)
-  _stage(axes, 5.2, 1, f"dropout, 1x1x1, sigmoid\n{config.out_channels} regions x {size_text(patch)}", GREY)
+  _stage(axes, 5.2, 1, f"dropout, 1x1x1, {config.output}\n{config.out_channels} regions x {size_text(patch)}", GREY)
   centre = 1.2
   for stages in (down, up):
     for first, second in itertools.pairwise(stages):
@@ -105,25 +105,27 @@ def backbone_figure(config: NetworkConfig, patch: PatchSize) -> Figure:
   return figure
 
 
-def hybrid_modules_figure(record: Mapping[str, Any]) -> Figure:
+def hybrid_modules_figure(record: Mapping[str, Any], space: SearchSpace) -> Figure:
   """One hybrid module of each direction with its softmax weights after an epoch (Fig. 4).
 
   Args:
     record: of an epoch of the search, with "epoch" and "hybrid_weights".
+    space: what was searched.
   """
+  candidates = space.candidates
   modules = []
   for direction in _DIRECTIONS:
     every = [(cell, module) for cell in CELLS for module in record["hybrid_weights"][cell]]
     found = [(direction, *pair) for pair in every if direction_of(pair[0], pair[1]["state"]) == direction]
     modules += found[:1]
-  figure = new_figure(0.9 + 0.28 * sum(len(CANDIDATES[direction]) + 1 for direction, _, _ in modules))
-  heights = [len(CANDIDATES[direction]) + 1 for direction, _, _ in modules]
+  figure = new_figure(0.9 + 0.28 * sum(len(candidates[direction]) + 1 for direction, _, _ in modules))
+  heights = [len(candidates[direction]) + 1 for direction, _, _ in modules]
   for axes, (direction, cell, module) in zip(
     figure.subplots(len(modules), 1, height_ratios=heights, squeeze=False)[:, 0], modules, strict=True
   ):
     state = f"X{module['state']}" if module["state"] < 2 else f"node {module['state'] - 2}"
     axes.set_title(f"{cell}ward cell, {state} to node {module['node']}: {_WHAT[direction]}", loc="left", fontsize=9.5)
-    _module(axes, state, f"node {module['node']}", CANDIDATES[direction], module["weights"])
+    _module(axes, state, f"node {module['node']}", candidates[direction], module["weights"])
   figure.suptitle(f"softmax weights at the start of epoch {record['epoch']}", fontsize=9, color=GREY)
   return figure
 
@@ -131,7 +133,7 @@ def hybrid_modules_figure(record: Mapping[str, Any]) -> Figure:
 def _module(axes: Axes, source: str, target: str, names: Sequence[str], weights: Sequence[float]) -> None:
   middle = -(len(names) - 1) / 2
   for row, (name, weight) in enumerate(zip(names, weights, strict=True)):
-    colour = FAMILIES[family(name)]
+    colour = colour_of(name)
     best = weight == max(weights)
     width = 0.4 + 9 * weight
     for x0, y0, x1, y1 in ((1.1, middle, 2.6, -row), (4.9, -row, 7.4, middle)):

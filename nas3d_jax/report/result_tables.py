@@ -13,7 +13,7 @@ from nas3d_jax.evaluation.comparison import LEVEL, SAMPLES, PairedDifference, pa
 from nas3d_jax.evaluation.scores import label
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.search_space import CELLS, family
-from nas3d_jax.report.cell_figures import FAMILIES
+from nas3d_jax.report.cell_figures import families_of
 from nas3d_jax.report.gallery import size_text
 from nas3d_jax.report.run_contents import NETWORKS, SPLITS, History, Material
 from nas3d_jax.report.score_figures import SHORT
@@ -173,10 +173,10 @@ def genotypes_table(material: Material) -> Table:
   searches |= {f"nested, fold {fold}": history for fold, history in material.nested.items()}
   found = {name: history.genotype for name, history in searches.items() if history and history.genotype}
   first = next(iter(found.values()), None)
-  rows = []
+  families, rows = families_of(*(genotype.space for genotype in found.values())), []
   for name, genotype in found.items():
     chosen = [family(operation) for operation, _ in genotype.down + genotype.up]
-    counts = [str(chosen.count(one)) for one in FAMILIES]
+    counts = [str(chosen.count(one)) for one in families]
     plain = sum(one in ("pool", "identity") for one in chosen) / len(chosen)
     same = "–" if genotype is first else f"{agreement(first, genotype):.0%}"
     rows.append([name, str(len(searches[name].records)), *counts, f"{plain:.0%}", same])
@@ -184,7 +184,7 @@ def genotypes_table(material: Material) -> Table:
     "Operations of the genotype of each search, both cells. A search that collapses chooses little but pools and "
     "identity. Agreement: rows (operation and input of a node) that are the same as the first search's."
   )
-  header = ("search", "epochs", *FAMILIES, "pools and identity", "agreement")
+  header = ("search", "epochs", *families, "pools and identity", "agreement")
   return make_table("genotypes", caption, header, rows)
 
 

@@ -29,6 +29,7 @@ from nas3d_jax.files.run_layout import (
 from nas3d_jax.files.strict_json import read_json, read_records
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype, genotype_in
+from nas3d_jax.models.search_space import PAPER_SPACE, SearchSpace
 from nas3d_jax.report.history_check import Kind, check_costs, check_history
 from nas3d_jax.validation import is_number
 
@@ -92,6 +93,11 @@ class History:
     if kind is not None:
       check_history(folder, kind, settings, sessions, records)
     return cls(folder, settings, tuple(sessions), tuple(records), genotype)
+
+  @property
+  def space(self) -> SearchSpace:
+    """The candidate operations."""
+    return SearchSpace.from_dict(self.settings["space"]) if "space" in self.settings else PAPER_SPACE
 
   def column(self, name: str) -> list[Any]:
     """One field of every epoch: numbers, or None.
@@ -188,12 +194,13 @@ class Material:
   def network(self) -> NetworkConfig | None:
     """Size of the searched network, from the search or else a training; None where there is neither."""
     sources = [self.search, *(h for (name, _), h in self.trainings.items() if name == "searched")]
-    settings = next((history.settings for history in sources if history), None)
-    if settings is None:
+    history = next((history for history in sources if history), None)
+    if history is None:
       return None
-    schema = self.dataset.schema
+    schema, settings = self.dataset.schema, history.settings
     sizes = {name: settings[name] for name in ("kernels", "nodes", "depth", "variant")}
-    return NetworkConfig(in_channels=len(schema.modalities), out_channels=len(schema.regions), **sizes)
+    channels = dict(in_channels=len(schema.modalities), out_channels=len(schema.regions))
+    return NetworkConfig(**channels, **sizes, output=settings.get("output", "sigmoid"), space=history.space)
 
   def networks_of(self, split: str) -> list[str]:
     """The networks that have scores in a split, with truth or from a portal."""

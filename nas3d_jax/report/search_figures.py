@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nas3d_jax.models.search_space import CANDIDATES, CELLS, direction_of, family
-from nas3d_jax.report.cell_figures import FAMILIES
+from nas3d_jax.models.search_space import CELLS, direction_of, family
+from nas3d_jax.report.cell_figures import families_of
 from nas3d_jax.report.gallery import BLUE, GREEN, GREY, INK, NETWORK_COLOURS, ORANGE, PURPLE, new_figure
 from nas3d_jax.report.run_contents import NETWORKS, History
 
@@ -64,7 +64,7 @@ def weights_figure(search: History, cell: str) -> Figure:
   for axes in places.flat[len(modules) :]:
     axes.set_axis_off()
   for index, (axes, module) in enumerate(zip(places.flat, modules, strict=False)):
-    names = CANDIDATES[direction_of(cell, module["state"])]
+    names = search.space.candidates[direction_of(cell, module["state"])]
     drawn = axes.imshow(
       np.array([epoch[index]["weights"] for epoch in every]).T,
       aspect="auto",
@@ -99,8 +99,8 @@ def entropy_figure(search: History) -> Figure:
   upper.set_title("entropy of the softmax weights; 0 where one operation has all the weight")
   upper.set_ylabel("mean entropy (nats)")
   upper.legend(loc="best", ncols=2)
-  families = list(FAMILIES)
-  counts = np.array([operation_families(record["genotype"]) for record in search.records]).T
+  families = families_of(search.space)
+  counts = np.array([operation_families(record["genotype"], families) for record in search.records]).T
   drawn = lower.imshow(
     counts, aspect="auto", interpolation="nearest", cmap="cividis", vmin=0,
     extent=(epochs[0] - 0.5, epochs[-1] + 0.5, len(families) - 0.5, -0.5),
@@ -115,10 +115,10 @@ def entropy_figure(search: History) -> Figure:
   return figure
 
 
-def operation_families(rows: Mapping[str, Sequence[Sequence]]) -> list[int]:
-  """How often each of `FAMILIES` stands in the rows of both cells."""
+def operation_families(rows: Mapping[str, Sequence[Sequence]], families: Sequence[str]) -> list[int]:
+  """How often each family stands in the rows of both cells."""
   found = [family(name) for cell in CELLS for name, _ in rows[cell]]
-  return [found.count(name) for name in FAMILIES]
+  return [found.count(name) for name in families]
 
 
 def rates_figure(search: History | None, trainings: Mapping[tuple[str, str], History]) -> Figure:

@@ -75,9 +75,11 @@ def network(c: Context) -> None:
   if search and search.records:
     last = search.records[-1]
     caption = "Figure 4. A hybrid module of each kind: all candidate operations, mixed by their softmax weights."
-    c.figure("fig4_hybrid_modules", caption, last, lambda: network_figures.hybrid_modules_figure(last))
+    c.figure("fig4_hybrid_modules", caption, last, lambda: network_figures.hybrid_modules_figure(last, search.space))
   caption = "Figure 5. The search cells: a node sums one hybrid module over each state before it."
-  c.figure("fig5_search_cells", caption, config.nodes, lambda: cell_figures.search_cells_figure(config.nodes))
+  inputs = [config.nodes, config.space.to_dict()]
+  draw = functools.partial(cell_figures.search_cells_figure, config.nodes, config.space)
+  c.figure("fig5_search_cells", caption, inputs, draw)
 
 
 def search(c: Context) -> None:

@@ -22,6 +22,7 @@ from nas3d_jax.models.config import (
   Precision,
   Variant,
 )
+from nas3d_jax.models.search_space import SearchSpace
 from nas3d_jax.options import check_options, option, options_of
 from nas3d_jax.training.recipe import (
   RECIPES,
@@ -155,10 +156,18 @@ class SearchConfig(RunConfig):
   min_count: int = option(
     "stop when a genotype appeared this many times", 40, least=1, most=MOST_EPOCHS, changeable=True
   )
+  operations: tuple[str, ...] = option(
+    "candidates: conv, se_conv, dil_conv, dep_conv, identity, pool, or single ones as down_conv; not given: all", ()
+  )
   hybrid_learning_rate: float = option("Adam, weights of the operations", 1e-3, above=0, most=MOST_RATE)
   kernel_learning_rate: float = option("all other parameters", 1e-3, above=0, most=MOST_RATE)
   dropout: float = option("part of the channels dropped", SEARCH_DROPOUT, least=0, below=1)
   overwrite: bool = option("start anew: search/ is deleted", False, changeable=True)
+
+  def __post_init__(self):
+    object.__setattr__(self, "operations", tuple(self.operations))
+    super().__post_init__()
+    SearchSpace.of(self.operations)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.search_space import CELLS
+from nas3d_jax.models.search_space import CELLS, SearchSpace
 
 
 class GenotypeCounts:
@@ -38,16 +38,16 @@ class GenotypeCounts:
     return [{"count": count, **rows_of(genotype)} for genotype, count in self._counts.items()]
 
   @classmethod
-  def from_list(cls, entries: list[dict[str, Any]]) -> GenotypeCounts:
-    """The inverse of `to_list`."""
+  def from_list(cls, entries: list[dict[str, Any]], space: SearchSpace) -> GenotypeCounts:
+    """The inverse of `to_list`, of genotypes of a search space."""
     counts = cls()
     for entry in entries:
-      counts._counts[Genotype(**{cell: entry[cell] for cell in CELLS})] = entry["count"]
+      counts._counts[Genotype(**{cell: entry[cell] for cell in CELLS}, space=space)] = entry["count"]
     return counts
 
 
 def rows_of(genotype: Genotype) -> dict[str, list[list[Any]]]:
-  """The rows of both cells as plain values, for JSON; `Genotype(**rows)` is the inverse."""
+  """The rows of both cells as plain values, for JSON; `Genotype(**rows, space=space)` is the inverse."""
   return {cell: [list(row) for row in getattr(genotype, cell)] for cell in CELLS}
 
 

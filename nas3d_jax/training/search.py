@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +12,11 @@ import optax
 
 from nas3d_jax.files.run_layout import GENOTYPE, SEARCH
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.hybrid_parameters import hybrid_weights
 from nas3d_jax.models.networks import Supernet, partition
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
-from nas3d_jax.models.search_space import hybrid_weights
+from nas3d_jax.models.search_space import CustomOperation, SearchSpace
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import SearchConfig
 from nas3d_jax.training.epoch import SavedSums
@@ -27,12 +28,15 @@ from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
 from nas3d_jax.training.steps import SearchState, make_search_step
 
 
-def search(config: SearchConfig, stop: Stop | None = None) -> Genotype:
+def search(
+  config: SearchConfig, stop: Stop | None = None, *, operations: Sequence[CustomOperation] = ()
+) -> Genotype:
   """Searches, or goes on with the search that `config.workdir` holds.
 
   Args:
     config: what to search.
     stop: what may ask it to save and stop.
+    operations: candidates of the user's own, beside those that `config.operations` names.
 
   Returns:
     The genotype, which stands in `search/genotype.json` as well.
@@ -42,7 +46,8 @@ def search(config: SearchConfig, stop: Stop | None = None) -> Genotype:
       there, or a loss that is not finite.
     Stopped: it was asked to stop, and has saved.
   """
-  setup, folder = RunSetup.of(config), Path(config.workdir) / SEARCH
+  setup = RunSetup.of(config, SearchSpace.of(config.operations, operations))
+  folder = Path(config.workdir) / SEARCH
   with (
     computing(config.precision),
     contextlib.closing(SearchSession(setup, folder)) as session,
@@ -138,7 +143,8 @@ class SearchSession(Session[SearchState, SearchItems]):
       self.counts.add(genotype)
       weights = hybrid_weights(self.state.hybrid, self.setup.network)
       self._genotype_record = {"genotype": rows_of(genotype), "count": self.counts[genotype], **describe(weights)}
-    return Genotype(**self._genotype_record["genotype"]), self._genotype_record["count"]
+    genotype = Genotype(**self._genotype_record["genotype"], space=self.setup.network.space)
+    return genotype, self._genotype_record["count"]
 
   def finish(self, losses: Mapping[str, float], validation_loss: float) -> None:
     """Ends an epoch: the hybrid rate follows the hybrid loss, the kernel rate the validation loss."""
@@ -185,4 +191,5 @@ class SearchSession(Session[SearchState, SearchItems]):
     optimizers = items.hybrid_optimizer, self.in_packed_order(items.kernel_optimizer)
     self.state = SearchState(hybrid, kernel, *optimizers, items.key, items.step)
     self.schedules = items.schedules
-    self.counts, self._genotype_record = GenotypeCounts.from_list(progress["counts"]), progress["opening"]
+    self.counts = GenotypeCounts.from_list(progress["counts"], self.setup.network.space)
+    self._genotype_record = progress["opening"]

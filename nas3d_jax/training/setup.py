@@ -23,8 +23,9 @@ from nas3d_jax.data.patches.random_patches import RandomSampling
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.architectures import HAND_DESIGNED
 from nas3d_jax.models.config import CONFIGS, MOST, NetworkConfig, UNetConfig
-from nas3d_jax.models.initialization import initial_values
+from nas3d_jax.models.custom_operations import initial_parameters
 from nas3d_jax.models.networks import Network, variable_shapes
+from nas3d_jax.models.search_space import PAPER_SPACE, SearchSpace
 from nas3d_jax.runtime import devices
 from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.runtime.distributed import first_says, say
@@ -56,14 +57,18 @@ class RunSetup:
   replicas: Replicas
 
   @classmethod
-  def of(cls, config: Any) -> RunSetup:
+  def of(cls, config: Any, space: SearchSpace = PAPER_SPACE) -> RunSetup:
     """Opens the data set and chooses the device.
+
+    Args:
+      config: a `SearchConfig` or a `TrainConfig`.
+      space: candidate operations of a supernet.
 
     Raises:
       InputError: there is no data set or no device, or the patch size does not fit the network.
     """
     dataset = open_dataset(config.workdir)
-    network = network_config(config, dataset.schema)
+    network = network_config(config, dataset.schema, space)
     if config.patch_size == "auto":
       config = dataclasses.replace(config, patch_size=suggested_patch(dataset, network.multiple))
       say(f"patch_size={spelled_size(config.patch_size)}, from the median brain cube")
@@ -78,6 +83,15 @@ class RunSetup:
       device.memory,
     )
     return cls(config, dataset, network, device, Replicas.of(config.devices))
+
+  @property
+  def space(self) -> SearchSpace:
+    """The candidate operations; the paper's for a hand-designed network, which has none."""
+    return getattr(self.network, "space", PAPER_SPACE)
+
+  def of_space(self, space: SearchSpace) -> RunSetup:
+    """The same with a network of another search space."""
+    return dataclasses.replace(self, network=dataclasses.replace(self.network, space=space))
 
   @property
   def objective(self) -> dict[str, Any]:
@@ -159,6 +173,8 @@ class RunSetup:
     Raises:
       InputError: as `Run` does.
     """
+    if self.space != PAPER_SPACE:
+      settings["space"] = self.space.to_dict()
     return Run(
       folder,
       {**plain_settings(self.config), **settings, "dataset": self.dataset.fingerprint},
@@ -200,7 +216,7 @@ def _plain(value: Any) -> Any:
   return list(value) if isinstance(value, tuple) else value
 
 
-def network_config(config: Any, schema: Schema) -> NetworkConfig | UNetConfig:
+def network_config(config: Any, schema: Schema, space: SearchSpace) -> NetworkConfig | UNetConfig:
   """The network that a `SearchConfig` or a `TrainConfig` asks for, for the channels of a data set."""
   channels, output = dict(in_channels=len(schema.modalities), out_channels=len(schema.regions)), config.output
   if output == "softmax" and not schema.exclusive:
@@ -210,7 +226,7 @@ def network_config(config: Any, schema: Schema) -> NetworkConfig | UNetConfig:
   if network in HAND_DESIGNED:
     return CONFIGS[network](filters=config.filters, levels=config.levels, **channels, output=output)
   sizes = {name: getattr(config, name) for name in ("kernels", "nodes", "depth", "variant")}
-  return NetworkConfig(**sizes, **channels, output=output)
+  return NetworkConfig(**sizes, **channels, output=output, space=space)
 
 
 class RunKeys(NamedTuple):
@@ -243,7 +259,7 @@ def initial_variables(net: Network, key: jax.Array) -> dict[str, Any]:
   sizes = {name: value for name, value in net.config.to_dict().items() if name in MOST}
   # Parameters, their gradient and both moments.
   check_fits(16 * size, f"a network of {', '.join(f'{name}={n}' for name, n in sizes.items())}", "give smaller ones")
-  return {"params": initial_values(key, shapes, host=True)}
+  return {"params": initial_parameters(key, shapes, net.config, host=True)}
 
 
 def key_of(seed: int) -> jax.Array:

@@ -12,7 +12,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import CONFIG
 from nas3d_jax.files.strict_json import parse_json
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.training.config import START_SUM, TrainConfig
+from nas3d_jax.training.config import START_SUM
 from nas3d_jax.training.genotype_counts import rows_of
 from nas3d_jax.training.run_directory import has_checkpoint
 from nas3d_jax.training.setup import RunSetup
@@ -43,15 +43,16 @@ def start_of(setup: RunSetup, genotype: Genotype | None, folder: Path) -> Start:
   """
   config = setup.config
   if has_checkpoint(folder) and not config.overwrite:
-    return Start(None, _same_start(folder, _settings(folder), config))
+    return Start(None, _same_start(folder, _settings(folder), setup))
   if config.init_from is None:
     return Start(None, {})
   variables = _read(setup, genotype)
   return Start(variables, {START_SUM: fingerprint("", variables)})
 
 
-def _same_start(folder: Path, earlier: Mapping[str, Any], config: TrainConfig) -> dict[str, Any]:
+def _same_start(folder: Path, earlier: Mapping[str, Any], setup: RunSetup) -> dict[str, Any]:
   """What the run knows of its start, if this configuration asks for the same one."""
+  config = setup.config
   was, now, known = earlier.get("init_from"), config.init_from, earlier.get(START_SUM)
   reason = ""
   same = was is None and now is None
@@ -59,7 +60,7 @@ def _same_start(folder: Path, earlier: Mapping[str, Any], config: TrainConfig) -
     same = _place(was, earlier.get("workdir", "")) == _place(now, config.workdir)
     if not same:
       try:
-        same = known is not None and fingerprint("", restore(now)[1]) == known
+        same = known is not None and fingerprint("", restore(now, operations=setup.space.custom)[1]) == known
       except InputError as error:
         reason = f" ({error})"
   if not same:
@@ -87,7 +88,7 @@ def _settings(folder: Path) -> Mapping[str, Any]:
 
 def _read(setup: RunSetup, genotype: Genotype | None) -> dict[str, Any]:
   """The variables of `init_from` of a training, if they are of this very network."""
-  net, variables, metadata = restore(setup.config.init_from)
+  net, variables, metadata = restore(setup.config.init_from, operations=setup.space.custom)
   # Rows in another order, or another operation with parameters of the same shape, would be taken for something else.
   other = metadata.genotype and rows_of(metadata.genotype)
   for name, there, here in (

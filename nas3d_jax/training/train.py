@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from nas3d_jax.models.genotype import Genotype, genotype_in
 from nas3d_jax.models.networks import DerivedNet, Network
 from nas3d_jax.models.packing import PACKED, PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
+from nas3d_jax.models.search_space import CustomOperation
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import TrainConfig
 from nas3d_jax.training.epoch import SavedSums
@@ -29,12 +30,13 @@ from nas3d_jax.training.start import start_of
 from nas3d_jax.training.steps import TrainState, make_train_step
 
 
-def train(config: TrainConfig, stop: Stop | None = None) -> Path:
+def train(config: TrainConfig, stop: Stop | None = None, *, operations: Sequence[CustomOperation] = ()) -> Path:
   """Trains, or goes on with the training that `config.workdir` holds.
 
   Args:
     config: what to train.
     stop: what may ask it to save and stop.
+    operations: of the user's own, where the genotype has some.
 
   Returns:
     The run directory, `train/<fold>`, or `unet3d/<fold>` and the like; `restore` takes it.
@@ -48,6 +50,7 @@ def train(config: TrainConfig, stop: Stop | None = None) -> Path:
   genotype = None
   if config.network == "searched":
     genotype = read_genotype(config.genotype or Path(config.workdir) / SEARCH / GENOTYPE)
+    setup = setup.of_space(genotype.space.with_operations(operations))
     genotype.check(setup.network)
   folder = Path(config.workdir) / TRAIN_FOLDERS[config.network] / str(config.fold)
   # Before the run is opened, which deletes what is to be overwritten.

@@ -96,7 +96,11 @@ def test_every_stage_on_one_modality_and_two_regions(request, tmp_path, launched
   common = [f"--workdir={run}", "--patch_size=16,16,8", "--recipe=modern", "--mirror=D", *SIZES]
   common += ["--output=softmax", "--epochs=1"]
   if make is task04:
-    launched("search", *common)
+    launched("search", *common, "--operations=conv,pool,identity")
+    genotype = json.loads((tmp_path / "run" / "search" / "genotype.json").read_text())
+    assert genotype["space"] == {
+      "down": ["avg_pool", "max_pool", "down_conv"], "up": ["up_conv"], "normal": ["identity", "conv"]
+    }
   else:  # the same programs
     common.append(f"--genotype={tmp_path / 'genotype.json'}")
     (tmp_path / "genotype.json").write_text(GENOTYPE.to_json())
@@ -117,7 +121,7 @@ def test_every_stage_on_one_modality_and_two_regions(request, tmp_path, launched
   assert "index.html" in launched("report", f"--workdir={run}")
   if make is task04:
     # Search and fold 0 are done; the rest of it trains, predicts and scores both networks.
-    common += ["--baseline=plain_unet", "--filters=1", "--levels=2", "--search_epochs=1"]
+    common += ["--baseline=plain_unet", "--filters=1", "--levels=2", "--search_epochs=1", "--operations=conv,pool,identity"]
     printed = launched("experiment", f"--data_dir={data}", "--search_patch_size=16,16,8", *common)
     assert "search, seed 0 (" not in printed
     assert "train searched, fold 0 (" not in printed

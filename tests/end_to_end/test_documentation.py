@@ -98,6 +98,8 @@ def test_python_runs_as_it_stands(page, real_run, monkeypatch):
   namespace = {"__name__": page}
   for number, code in enumerate(blocks(page, "python"), 1):
     exec(compile(code, f"{page}, Python block {number}", "exec"), namespace)
+  if "own" in namespace:
+    assert "depthwise5" in str(namespace["genotype"])
   if "labels" in namespace:
     assert namespace["labels"].shape == namespace["probabilities"].shape[:3]
     assert namespace["labels"].dtype == "uint8"

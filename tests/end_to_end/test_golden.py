@@ -10,10 +10,11 @@ import pytest
 
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.hybrid_parameters import hybrid_shapes
 from nas3d_jax.models.networks import DerivedNet, Supernet
 from nas3d_jax.models.operations import Operation
 from nas3d_jax.models.released_weights import RELEASED, convert_derived, convert_operation, convert_supernet
-from nas3d_jax.models.search_space import direction_of, edge_list, hybrid_shapes
+from nas3d_jax.models.search_space import direction_of, edge_list
 from nas3d_jax.training.losses import dice_loss
 
 OPERATIONS = [name for names in RELEASED.values() for name in names]

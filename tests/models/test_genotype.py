@@ -10,13 +10,12 @@ import pytest
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.hybrid_parameters import hybrid_shapes, hybrid_weights
 from nas3d_jax.models.search_space import (
   CANDIDATES,
   direction_of,
   edge_list,
   edge_row,
-  hybrid_shapes,
-  hybrid_weights,
   operation_direction,
   reading_nodes,
 )

@@ -14,7 +14,7 @@ from nas3d_jax.data.phantom import phantom_case
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.search_space import CANDIDATES, direction_of, edge_list
+from nas3d_jax.models.search_space import CANDIDATES, PAPER_SPACE, direction_of, edge_list
 from nas3d_jax.report import case_figures, case_views, cell_figures, network_figures, search_figures
 from nas3d_jax.report.gallery import Gallery, label_colours
 from nas3d_jax.report.run_contents import History
@@ -86,7 +86,7 @@ def test_texts_of_cells_fit_their_boxes():
 
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_search_cells_have_a_module_on_every_edge(nodes):
-  boxes, texts = boxes_and_texts(cell_figures.search_cells_figure(nodes))
+  boxes, texts = boxes_and_texts(cell_figures.search_cells_figure(nodes, PAPER_SPACE))
   edges = len(edge_list(nodes))
   for axes_boxes in boxes:
     assert len(axes_boxes) == 2 + edges + nodes + 1
@@ -99,7 +99,8 @@ def test_search_cells_have_a_module_on_every_edge(nodes):
 
 def test_operation_families():
   rows = {"down": [["max_pool", 0], ["down_dil_conv", 1]], "up": [["identity", 0], ["up_dil_conv", 1]]}
-  assert dict(zip(cell_figures.FAMILIES, search_figures.operation_families(rows), strict=True)) == {
+  families = cell_figures.families_of(PAPER_SPACE)
+  assert dict(zip(families, search_figures.operation_families(rows, families), strict=True)) == {
     "pool": 1, "identity": 1, "se_conv": 0, "dil_conv": 2, "dep_conv": 0, "conv": 0
   }
 

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 
 from nas3d_jax.models.operations import parameter_shapes
-from nas3d_jax.models.search_space import CANDIDATES, direction_of, edge_list
+from nas3d_jax.models.search_space import direction_of, edge_list
 
 TAPS = list(itertools.product(range(3), repeat=3))
 
@@ -118,7 +118,7 @@ def search_node(node, states, p, alphas, *, kind, config):
     alike = [edge for edge in edge_list(config.nodes) if direction_of(kind, edge[1]) == direction]
     weights = softmax(alphas[f"{kind}_{direction}"][alike.index((node, state))])
     readers = [reader for reader, source in edge_list(config.nodes) if source == state]
-    for weight, name in zip(weights, CANDIDATES[direction], strict=True):
+    for weight, name in zip(weights, config.space.candidates[direction], strict=True):
       x, stacked = states[state], p[f"state_{state}"].get(name, {})
       single = edge_parameters(stacked, name, x.shape[-1], readers.index(node), config.variant)
       total = total + weight * operation(name, x, single, config.variant)

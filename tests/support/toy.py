@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.hybrid_parameters import hybrid_shapes
 from nas3d_jax.models.networks import Network
-from nas3d_jax.models.search_space import hybrid_shapes
 
 LOW, HIGH = 10.0, 110.0  # of the normalised input
 

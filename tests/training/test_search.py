@@ -236,6 +236,7 @@ def genotype_now(step_folder):
   [
     (dict(seed=1), "seed was 0, is 1"),
     (dict(fold=1, kernels=2), "fold was 0, is 1; kernels was 1, is 2"),
+    (dict(operations=("conv", "pool")), r"operations was \[\], is \['conv', 'pool'\]; space was None, is {'normal'"),
     (dict(fold=2), "^fold must be from 0 to 1, got 2$"),
     (dict(patch_size=12), "^patch_size must be a multiple of 8"),
     (dict(kernel_learning_rate=1e38, overwrite=True), "_loss is nan, on Phantom_.*, patch at .*lower .* --overwrite"),
