@@ -1,4 +1,4 @@
-"""Kills searches and trainings at random moments and runs them again, until they end as ones that were left alone.
+"""Kills runs of every stage at random moments and runs them again, until they end as ones that were left alone.
 
     python tests/end_to_end/soak.py --folder=FOLDER --kills=200 --seed=0 [--runs=search,train]
 
@@ -34,7 +34,14 @@ import nas3d_jax.training.session
 import nas3d_jax.training.train
 from nas3d_jax.data.dataset.preprocess import preprocess
 from nas3d_jax.data.phantom import write_phantoms
+from nas3d_jax.evaluation.evaluate import evaluate
+from nas3d_jax.experiment.config import ExperimentConfig
+from nas3d_jax.experiment.run import experiment
+from nas3d_jax.inference.config import PredictConfig
+from nas3d_jax.inference.predict import predict_cases
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.report import gallery
+from nas3d_jax.report.build import write_report
 from nas3d_jax.runtime.stopping import StopBySignal, Stopped
 from nas3d_jax.training.config import SearchConfig, TrainConfig
 from nas3d_jax.training.search import search
@@ -89,6 +96,25 @@ def store(workdir, _, **changes):
   preprocess(workdir.parent / "data", workdir / "dataset", folds=2, **changes)
 
 
+def predict(workdir, _):
+  where = dict(workdir=workdir, data_dir=workdir.parent / "data", out=workdir / "predictions")
+  predict_cases(PredictConfig(**where, fold=(0,)))
+
+
+def score(workdir, _):
+  evaluate(workdir / "predictions", workdir.parent / "data", workdir / "scores" / "searched" / "training")
+
+
+def report(workdir, _):
+  write_report(workdir)
+
+
+def compare_networks(workdir, stop):
+  sizes = dict(folds=2, kernels=1, nodes=1, depth=2, filters=2, levels=2, checkpoint_minutes=0.005)
+  data, epochs = workdir.parent / "data", dict(search_epochs=2, epochs=1, search_patch_size=8, patch_size=8)
+  experiment(ExperimentConfig.of(workdir=workdir, data_dir=data, **epochs, **sizes), stop)
+
+
 # What is run, and the folder that it writes in its run directory.
 RUNS = {
   "search": (functools.partial(toy_search, data_placement="host"), "search"),
@@ -103,7 +129,20 @@ RUNS = {
   "small-unet3d": (functools.partial(small_train, network="unet3d", filters=2, levels=2), "unet3d/0"),
   "preprocess": (store, "dataset"),
   "preprocess-again": (functools.partial(store, overwrite=True), "dataset"),
+  "predict": (predict, "predictions"),
+  "evaluate": (score, "scores"),
+  "report": (report, "report"),
+  "experiment": (compare_networks, "."),
 }
+# What stands in a run directory before: a name -> what makes it, from which other one. Some need more than a data set.
+TEMPLATES = {
+  "trained": ((small_search, small_train), "template"),
+  "predicted": ((predict,), "trained"),
+  "scored": ((score,), "predicted"),
+}
+BEFORE = {"predict": "trained", "evaluate": "predicted", "report": "scored"}
+# The others hold checkpoints, at whose writing they are struck.
+WITHOUT_CHECKPOINTS = ("preprocess", "preprocess-again", *BEFORE)
 
 
 def fork(log, work):
@@ -171,6 +210,11 @@ def code_of(pid, seconds=PATIENCE):
   return None
 
 
+def kept(folder):
+  """How much is safe: the last step that is whole, of all runs there are; of predictions, how many."""
+  return sum(last_step(path.parent) for path in folder.rglob("checkpoints")) + len(list(folder.rglob("*.nii.gz")))
+
+
 def last_step(folder):
   """The last step that is whole, one that stands aside included."""
   names = [path.name for path in (folder / "checkpoints").glob("*")] if (folder / "checkpoints").exists() else []
@@ -223,7 +267,7 @@ class Soak:
       workdir = self._new(f"{name}-reference")
       if not self._compiled:
         code_of(fork(self.log, lambda: run(name, workdir)))
-        shutil.rmtree(workdir / RUNS[name][1])
+        workdir = self._new(f"{name}-reference")
       start = time.monotonic()
       code = code_of(fork(self.log, lambda: run(name, workdir)))
       if code:
@@ -240,8 +284,9 @@ class Soak:
     strikes = 0
     while True:
       struck = strikes < most and self.counts["kills"] < kills
-      before = last_step(folder)
-      moment = self.rng.choice(MOMENTS) if struck else None
+      before = kept(folder)
+      moments = ("any", "operation") if name in WITHOUT_CHECKPOINTS else MOMENTS
+      moment = self.rng.choice(moments) if struck else None
       last = self._operation(int((other / "operations").read_text())) if moment == "operation" else None
       pid = fork(self.log, functools.partial(run, name, workdir, last))
       self.counts["starts"] += 1
@@ -250,9 +295,9 @@ class Soak:
         strikes += code is None or code in (-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT)
       else:
         code = code_of(pid)
-      if last_step(folder) < before:
+      if kept(folder) < before:
         self.counts["lost"] += 1
-        return f"step {before} was lost"
+        return f"of {before} steps or predictions {kept(folder)} are left"
       if code == 0:
         break
       if code not in (-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT):
@@ -295,23 +340,44 @@ class Soak:
     for number in range(10**6):
       workdir = self.folder / f"{name}-{number}"
       if not workdir.exists():
-        shutil.copytree(self.folder / "template", workdir)
+        shutil.copytree(self.folder / BEFORE.get(name.removesuffix("-reference"), "template"), workdir)
         if name.startswith("preprocess") and "again" not in name:
           shutil.rmtree(workdir / "dataset")
         return workdir
 
 
 def compare(workdir, reference, name):
+  """Whether two run directories are alike; `name` is what `RUNS` gives."""
+  if name in ("search", "train/0", "train/all", "unet3d/0"):
+    return compare_runs(workdir, reference, name)
+  contents = [contents_of(workdir), contents_of(reference)]
+  assert contents[0].keys() == contents[1].keys(), contents[0].keys() ^ contents[1].keys()
+  differing = [path for path in contents[0] if contents[0][path] != contents[1][path]]
+  assert not differing, differing
+  if name == ".":
+    for run in ("search", *(f"{network}/{fold}" for network in ("train", "unet3d") for fold in (0, 1, "all"))):
+      compare_runs(workdir, reference, run)
+  return 0
+
+
+def contents_of(workdir):
+  """Path -> content of all files outside of searches and trainings, but for measured times and where they lie."""
+  # The times at which files were written stand in verified.json, measured ones in costs.json, both in the report.
+  timed = {"operations", "verified.json", "costs.json"}
+  found = {}
+  for path in workdir.rglob("*"):
+    inside = path.relative_to(workdir)
+    # A process that was killed leaves its lock, which the next one takes.
+    if path.name in ("operations", ".lock") or (inside.parts[0] in ("search", "train", "unet3d") and len(inside.parts) > 1):
+      continue
+    apart = path.name in timed or (inside.parts[0] == "report" and (workdir / "costs.json").exists())
+    content = b"" if apart or not path.is_file() else path.read_bytes()
+    found[inside] = content.replace(str(workdir).encode(), b"FOLDER").replace(workdir.name.encode(), b"NAME")
+  return found
+
+
+def compare_runs(workdir, reference, name):
   folder, other = workdir / name, reference / name
-  if name == "dataset":
-    (workdir / "operations").touch()
-    contents = [{path.relative_to(run): path.is_file() and path.read_bytes() for path in run.rglob("*")}
-                for run in (workdir, reference)]
-    # The times at which files were written stand in verified.json.
-    apart = {Path("operations"): b"", Path("dataset/verified.json"): b""}
-    assert contents[0].keys() == contents[1].keys()
-    assert {**contents[0], **apart} == {**contents[1], **apart}
-    return 0
   assert_same_end(folder, other)
   # Nothing is left over. Which checkpoint is the last but one depends on the time.
   names = [{path.name for path in run.iterdir()} for run in (folder, other)]
@@ -320,8 +386,10 @@ def compare(workdir, reference, name):
   assert all(name.isdecimal() for name in kept) and len(kept) <= 3, kept
   for file in {"genotype.json"} & names[0]:
     assert (folder / file).read_bytes() == (other / file).read_bytes()
-  settings = [json.loads((run / "config.json").read_text())["settings"] for run in (folder, other)]
-  assert {**settings[0], "workdir": None} == {**settings[1], "workdir": None}
+  # Paths of the run directory aside.
+  settings = [json.loads((run / "config.json").read_text().replace(str(root), ""))["settings"]
+              for run, root in ((folder, workdir), (other, reference))]
+  assert settings[0] == settings[1]
   assert steps_kept(folder)
   return 0
 
@@ -330,6 +398,24 @@ def make_template(folder):
   write_phantoms(folder / "data", cases=4, seed=0, shape=(24, 24, 24))
   preprocess(folder / "data", folder / "template" / "dataset", folds=2)
   return 0
+
+
+def succeed(stage, workdir):
+  stage(workdir, None)
+  return 0
+
+
+def make_templates(folder, log, name):
+  """A template, and before it those that it is made from; each stage in a process of its own."""
+  if (folder / name).exists():
+    return
+  stages, before = TEMPLATES[name]
+  make_templates(folder, log, before)
+  shutil.copytree(folder / before, folder / f"{name}.partial")
+  for stage in stages:
+    if code_of(fork(log, functools.partial(succeed, stage, folder / f"{name}.partial"))):
+      raise RuntimeError(log.read_text())
+  (folder / f"{name}.partial").rename(folder / name)
 
 
 def main():
@@ -347,7 +433,10 @@ def main():
   soak = Soak(folder, random.Random(arguments.seed), compiled=cache.exists())
   if not (folder / "template").exists() and code_of(fork(soak.log, lambda: make_template(folder))):
     raise RuntimeError(soak.log.read_text())
+  gallery.DPI = 20  # drawing takes longer than all else
   names, number, began = arguments.runs.split(","), 0, time.monotonic()
+  for name in names:
+    make_templates(folder, soak.log, BEFORE.get(name, "template"))
   while soak.counts["kills"] < arguments.kills:
     name = names[number % len(names)]
     wrong = soak.trial(name, arguments.kills, arguments.most)
