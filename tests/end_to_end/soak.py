@@ -368,7 +368,8 @@ def contents_of(workdir):
   for path in workdir.rglob("*"):
     inside = path.relative_to(workdir)
     # A process that was killed leaves its lock, which the next one takes.
-    if path.name in ("operations", ".lock") or (inside.parts[0] in ("search", "train", "unet3d") and len(inside.parts) > 1):
+    within_run = inside.parts[0] in ("search", "train", "unet3d") and len(inside.parts) > 1
+    if path.name in ("operations", ".lock") or within_run:
       continue
     apart = path.name in timed or (inside.parts[0] == "report" and (workdir / "costs.json").exists())
     content = b"" if apart or not path.is_file() else path.read_bytes()
