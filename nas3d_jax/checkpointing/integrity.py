@@ -22,6 +22,7 @@ import numpy as np
 
 from nas3d_jax.checkpointing import step_folders
 from nas3d_jax.errors import DamagedCheckpoint, InputError
+from nas3d_jax.files.atomic import reading_remedy
 from nas3d_jax.validation import is_whole
 
 FORMAT_VERSION = 1
@@ -138,8 +139,7 @@ def refuse_unreadable(folder: Path, *, scarce: bool = False) -> None:
     except OSError as refused:
       if refused.errno not in (errno.EIO, errno.ENOENT, errno.ENOTDIR):
         raise InputError(
-          f"checkpoint {folder} cannot be read ({path.name}: {refused.strerror}); correct the permissions, or what "
-          "else the system complains about"
+          f"checkpoint {folder} cannot be read ({path.name}: {refused.strerror}); {reading_remedy(refused)}"
         ) from refused
 
 

@@ -21,6 +21,13 @@ _FAULTS = {
 }
 
 
+def reading_remedy(error: OSError) -> str:
+  """What helps where the system does not let us read a file, in words that end a message."""
+  if error.errno in (errno.EMFILE, errno.ENFILE):
+    return _FILES
+  return f"{_RIGHTS}, or what else the system complains about"
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
   """Writes a file as `whole` does.
 

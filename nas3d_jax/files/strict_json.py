@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas3d_jax.errors import InputError, Unreadable
-from nas3d_jax.files.atomic import write_whole
+from nas3d_jax.files.atomic import reading_remedy, write_whole
 
 MOST_NESTED = 64
 """Levels of lists and objects: what comes after can walk and print such a value without running out of stack."""
@@ -104,9 +104,7 @@ def read_file(path: Path, remedy: str, *, missing: str | None = None) -> bytes:
   except FileNotFoundError as error:
     raise InputError(f"{path} is missing; {missing or remedy}") from error
   except OSError as error:
-    raise Unreadable(
-      f"{path} cannot be read ({error.strerror}); correct the permissions, or what else the system complains about"
-    ) from error
+    raise Unreadable(f"{path} cannot be read ({error.strerror}); {reading_remedy(error)}") from error
   except ValueError as error:  # a name that no file can have
     raise InputError(f"{str(path)!r} is no name of a file ({error}); {remedy}") from error
 
@@ -118,9 +116,7 @@ def refuse_unreadable(path: Path, error: Exception) -> None:
   """
   damage = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
   if isinstance(error, OSError) and error.strerror and not isinstance(error, damage):
-    raise Unreadable(
-      f"{path} cannot be read ({error.strerror}); correct the permissions, or what else the system complains about"
-    ) from error
+    raise Unreadable(f"{path} cannot be read ({error.strerror}); {reading_remedy(error)}") from error
 
 
 def read_json(path: Path, remedy: str, *, missing: str | None = None) -> dict[str, Any]:

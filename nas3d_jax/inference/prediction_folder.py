@@ -24,7 +24,7 @@ from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
 from nas3d_jax.data.cases.find_and_read import RawCase
 from nas3d_jax.data.dataset.case import is_file_name
 from nas3d_jax.errors import InputError, Unreadable
-from nas3d_jax.files.atomic import whole
+from nas3d_jax.files.atomic import reading_remedy, whole
 from nas3d_jax.files.hashing import file_sums
 from nas3d_jax.files.run_layout import PREDICTIONS_JSON, PROBABILITIES
 from nas3d_jax.files.strict_json import parse_json, write_json
@@ -195,7 +195,7 @@ def _read_record(path: Path) -> dict[str, Any]:
   except FileNotFoundError:
     return {"settings": {}, "cases": {}}
   except OSError as error:
-    raise Unreadable(f"{path} cannot be read ({error.strerror}); correct the permissions") from error
+    raise Unreadable(f"{path} cannot be read ({error.strerror}); {reading_remedy(error)}") from error
   except ValueError as error:
     raise InputError(f"{path} cannot be read ({error}); move it away with the predictions beside it") from error
   names = {"format", "version", "settings", "cases"}

@@ -121,7 +121,8 @@ def test_every_stage_on_one_modality_and_two_regions(request, tmp_path, launched
   assert "index.html" in launched("report", f"--workdir={run}")
   if make is task04:
     # Search and fold 0 are done; the rest of it trains, predicts and scores both networks.
-    common += ["--baseline=plain_unet", "--filters=1", "--levels=2", "--search_epochs=1", "--operations=conv,pool,identity"]
+    common += ["--baseline=plain_unet", "--filters=1", "--levels=2", "--search_epochs=1"]
+    common.append("--operations=conv,pool,identity")
     printed = launched("experiment", f"--data_dir={data}", "--search_patch_size=16,16,8", *common)
     assert "search, seed 0 (" not in printed
     assert "train searched, fold 0 (" not in printed

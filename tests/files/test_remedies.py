@@ -84,12 +84,12 @@ def test_a_file_without_permission_is_not_damaged(run, refused, name):
   assert "damaged" not in str(error.value)
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EMFILE])
-def test_an_array_that_is_not_let_be_read_is_not_changed(workdir, refused, number):
+@pytest.mark.parametrize(("number", "remedy"), [(errno.EACCES, "correct the perm"), (errno.EMFILE, "allow the pro")])
+def test_an_array_that_is_not_let_be_read_is_not_changed(workdir, refused, number, remedy):
   path = workdir / "dataset" / "cases" / "Phantom_0001" / "image.npy"
   (workdir / "dataset" / "verified.json").unlink(missing_ok=True)
   refused(path, number)
-  with pytest.raises(Unreadable, match=rf"image\.npy cannot be read \({os.strerror(number)}\)"):
+  with pytest.raises(Unreadable, match=rf"image\.npy cannot be read \({os.strerror(number)}\); {remedy}"):
     Dataset.open(workdir / "dataset")
 
 
