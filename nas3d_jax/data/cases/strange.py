@@ -1,7 +1,7 @@
 """What is strange about a volume that can be read, and changes what a network sees or how far apart two voxels are.
 
 `inspect` lists it case by case, `preprocess` says it in a line: a background that is not zero, a few voxels that rule
-the range of intensities, a header that says two things about the place of the voxels.
+the range of intensities, a header that says two things about the place of the voxels or has slanted axes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BACKGROUND, RANGE, HEADER = "background", "range", "header"
 WORDS = {
   BACKGROUND: "the background is not 0",
   RANGE: "a few voxels rule the range of intensities",
-  HEADER: "the header contradicts itself",
+  HEADER: "the header contradicts itself, or has slanted axes",
 }
 
 _FEWEST_VOXELS = 100
@@ -39,6 +39,8 @@ _LENGTHS_DIFFER = 0.01
 """Part by which the sizes of a voxel in one header differ when they are not one size that was rounded."""
 _PLACES_DIFFER = 0.5
 """Of a voxel's shortest edge; a quaternion in single precision misses the far corner of a head by up to 0.1."""
+_RIGHT_ANGLES = 0.01
+"""Cosine of the angle of two axes from which they are slanted; 0.6 degrees, far beyond rounding."""
 _UNITS = {1: "metres", 3: "micrometres"}
 
 
@@ -77,8 +79,8 @@ def squeezed(values: NDArray) -> Core | None:
   return core if low < high and core.share < _LEAST_SHARE else None
 
 
-def two_geometries(header: nib.Nifti1Header) -> Iterator[str]:
-  """In what a header contradicts itself about size, place and unit of the voxels, in words without the file's name."""
+def header_faults(header: nib.Nifti1Header) -> Iterator[str]:
+  """What is strange in a header about size, place, angles and unit of the voxels, in words without the file's name."""
   unit = int(header["xyzt_units"]) & 7
   if unit in _UNITS:
     yield f"lengths are said to be {_UNITS[unit]}, and taken as mm"
@@ -89,6 +91,10 @@ def two_geometries(header: nib.Nifti1Header) -> Iterator[str]:
   if (np.abs(own - said) > _LENGTHS_DIFFER * np.maximum(own, said)).any():
     yield f"the sform has voxels of {_lengths(own)}, pixdim says {_lengths(said)}"
     return  # the qform has its voxel sizes from pixdim
+  axes = sform[:3, :3] / own
+  if (most := float(np.abs(axes.T @ axes - np.eye(3)).max())) > _RIGHT_ANGLES:
+    yield f"two axes of the sform are {np.degrees(np.arccos(most)):.1f} degrees apart, and lengths are taken as of 90"
+    return  # which a qform cannot be
   if not header["qform_code"]:
     return
   try:
@@ -109,7 +115,7 @@ def two_geometries(header: nib.Nifti1Header) -> Iterator[str]:
 
 def strangeness(raw: RawCase, schema: Schema, foreground: Foreground = "nonzero") -> list[tuple[str, str]]:
   """What is strange about a case: kind and where, of images the modality, of the first header in words."""
-  found = [(HEADER, text) for text in two_geometries(raw.header)]
+  found = [(HEADER, text) for text in header_faults(raw.header)]
   for channel, name in enumerate(schema.modality_names):
     data = raw.image[..., channel]
     found += [(BACKGROUND, name)] if foreground == "nonzero" and background(data) is not None else []

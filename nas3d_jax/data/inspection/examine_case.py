@@ -14,7 +14,7 @@ from nas3d_jax.data.brain import box_of
 from nas3d_jax.data.cases.case_files import CaseFiles
 from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
 from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_labels, read_volume
-from nas3d_jax.data.cases.strange import BACKGROUND, HEADER, RANGE, background, squeezed, two_geometries
+from nas3d_jax.data.cases.strange import BACKGROUND, HEADER, RANGE, background, header_faults, squeezed
 from nas3d_jax.data.inspection.words import lengths, millimetres, number, voxels
 from nas3d_jax.schema.schema import Schema
 
@@ -136,7 +136,7 @@ class _Reading:
     for note in volume.notes:
       self._add("warning", "put_right", self.files.told(path, note), "nothing needs to be done")
     self._scale(path, volume)
-    for text in two_geometries(volume.header):
+    for text in header_faults(volume.header):
       self.contradictions.setdefault(text, []).append(self._what(path))
     for kind, data in self._volumes(path, volume):
       self._volume(kind, data, volume)

@@ -41,7 +41,7 @@ KINDS: Mapping[str, str] = {
   "put_right": "warning: something that reading put right, such as labels rounded by scale factors",
   "background": "warning: most voxels on the faces of an image have one value that is not 0",
   "range": "warning: all but a few voxels of an image lie within a tenth of its range",
-  "header": "warning: a header that contradicts itself: sform, qform, pixdim or unit",
+  "header": "warning: a header that contradicts itself (sform, qform, pixdim, unit), or whose axes are slanted",
   "scale": "warning: scale factors other than 1 and 0 in a header",
   "shape": "warning: another shape than most cases",
   "spacing": "warning: another voxel size than most cases",

@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nas3d_jax.data.cases.strange import BACKGROUND, HEADER, RANGE, background, squeezed, summary, two_geometries
+from nas3d_jax.data.cases.strange import BACKGROUND, HEADER, RANGE, background, header_faults, squeezed, summary
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,25 @@ def turns():
 
 def test_quaternions_that_round_are_no_contradiction():
   for affine in turns():
-    assert list(two_geometries(header(affine))) == []
-  assert list(two_geometries(header(np.diag([1, 1, 10.04, 1]), pixdim=(1, 1, 10)))) == []
+    assert list(header_faults(header(affine))) == []
+  assert list(header_faults(header(np.diag([1, 1, 10.04, 1]), pixdim=(1, 1, 10)))) == []
+
+
+def test_axes_that_are_not_at_right_angles():
+  affine = np.diag([1, 1, 2, 1.0])
+  affine[:2, 1] = 0.6, 0.8
+  slanted = header(np.diag([1, 1, 2, 1.0]), sform=(affine, 1))
+  assert list(header_faults(slanted)) == [
+    "two axes of the sform are 53.1 degrees apart, and lengths are taken as of 90"
+  ]
+  affine[:2, 1] = 0.005, 1
+  assert list(header_faults(header(np.diag([1, 1, 2, 1.0]), sform=(affine, 1)))) == []
 
 
 def test_without_an_sform_the_qform_alone_counts():
   affine = np.diag([1.3, 1.3, 10, 1])
-  assert list(two_geometries(header(affine, sform=(None, 0)))) == []
-  assert list(two_geometries(header(np.eye(4), qform=(affine, 0)))) == [
+  assert list(header_faults(header(affine, sform=(None, 0)))) == []
+  assert list(header_faults(header(np.eye(4), qform=(affine, 0)))) == [
     "the sform has voxels of 1 x 1 x 1 mm, pixdim says 1.3 x 1.3 x 10 mm"
   ]
 
@@ -78,4 +89,4 @@ def test_lines_name_kinds_places_and_few_cases():
   ]
   assert summary({"a": []}) == []
   (line,) = summary({"a": [(HEADER, "x")]})
-  assert line == "warning: the header contradicts itself (x) in 1 of 1 cases: a; see inspect"
+  assert line == "warning: the header contradicts itself, or has slanted axes (x) in 1 of 1 cases: a; see inspect"
