@@ -68,6 +68,13 @@ class ExperimentConfig:
   normalization: tuple[str, ...] = option("of a new data set, as of preprocess; not given: the schema's", ())
   nested: bool = option("search once a fold, on the other folds alone", False)
   seeds: int = option("searches with seeds 0, 1, ...; seed 0 is trained", 1, least=1, most=MOST_SEARCHES)
+  random: int = option(
+    "random genotypes to compare the searched ones with: all are trained alike and scored on fold 0",
+    0,
+    least=0,
+    most=MOST_SEARCHES,
+  )
+  retrain_seeds: int = option("trainings of each network of that comparison", 1, least=1, most=MOST_SEARCHES)
   search_template: SearchConfig = part(
     without=_ITS_OWN,
     patch_size=("search_patch_size", "voxels of a patch in the search, as patch_size"),
@@ -119,6 +126,12 @@ class ExperimentConfig:
       raise InputError(f"choose_min_component chooses what min_component_ml={least} gives; leave out one of them")
     if self.test_schema is not None and self.test_dir is None:
       raise InputError("test_schema is of the cases of test_dir; give test_dir with it")
+    if self.retrain_seeds > 1 and not self.random:
+      raise InputError(
+        f"retrain_seeds is of the comparison with random genotypes, got {self.retrain_seeds} without them; give random"
+      )
+    if self.search_template.method == "random":
+      raise InputError("method must be that of a search, got 'random'; give random=5 to compare with so many genotypes")
     object.__setattr__(self, "portal_csv", tuple(self.portal_csv))
     if self.portal_csv and self.test_dir is None:
       raise InputError("portal_csv holds scores of the cases of test_dir; give test_dir with it")

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation.component_threshold import choose_min_component
 from nas3d_jax.evaluation.evaluate import evaluate
 from nas3d_jax.experiment.config import ExperimentConfig, Split
+from nas3d_jax.experiment.control import control_stages
 from nas3d_jax.experiment.costs import measure_costs
 from nas3d_jax.experiment.inputs import ExperimentInputs
+from nas3d_jax.experiment.stage import Stage, with_data
 from nas3d_jax.experiment.status import (
   Status,
   newer_than,
@@ -30,6 +32,7 @@ from nas3d_jax.experiment.status import (
   training_status,
 )
 from nas3d_jax.files.run_layout import (
+  CONTROL,
   COSTS,
   DATASET,
   EXPERIMENT,
@@ -54,23 +57,6 @@ _TIMED_CASES = 3
 _MEASURE = "remove it, and what takes part in it is measured anew"
 
 
-@dataclasses.dataclass(frozen=True)
-class Stage:
-  """One stage of an experiment.
-
-  Attributes:
-    name: what it is.
-    status: tells how far it is.
-    run: does what is left.
-    seconds: tells how long that takes; None where nothing like it was measured.
-  """
-
-  name: str
-  status: Callable[[], Status]
-  run: Callable[[], object]
-  seconds: Callable[[], float | None] = lambda: None
-
-
 def stages_of(inputs: ExperimentInputs, stop: Stop | None = None) -> list[Stage]:
   """All stages, in the order in which they are done; searches and trainings save when `stop` asks to stop."""
   config, folds = inputs.config, inputs.folds
@@ -88,7 +74,7 @@ def stages_of(inputs: ExperimentInputs, stop: Stop | None = None) -> list[Stage]
     stages += [_threshold(inputs, network)] if config.choose_min_component else []
     stages += [_prediction(inputs, network, split) for split in unseen]
   stages += [_scores(inputs, network, split) for network in config.networks for split in scored]
-  return [*stages, _report(config)]
+  return [*stages, *control_stages(inputs, stop), _report(config)]
 
 
 def _dataset(inputs: ExperimentInputs) -> Stage:
@@ -120,7 +106,7 @@ def _search(inputs: ExperimentInputs, seed: int, fold: int | None = None, *, sto
     return seconds_left(folder, config.epochs, cases(config.fold, fold), others) if others else None
 
   name = f"search, without fold {fold}" if fold is not None else f"search, seed {seed}"
-  return Stage(name, _with_data(inputs, lambda: search_status(config, inputs.fingerprint(fold))), run, seconds)
+  return Stage(name, with_data(inputs, lambda: search_status(config, inputs.fingerprint(fold))), run, seconds)
 
 
 def _search_cases(inputs: ExperimentInputs, hybrid: int, without: int | None = None) -> int:
@@ -140,7 +126,7 @@ def _training(inputs: ExperimentInputs, network: Architecture, fold: Fold, stop:
     others = {inputs.config.training(network, other): cases(other) for other in [*range(inputs.folds), "all"]}
     return seconds_left(folder, config.epochs, cases(fold), others)
 
-  status = _with_data(inputs, lambda: training_status(config, folder, inputs.fingerprint()))
+  status = with_data(inputs, lambda: training_status(config, folder, inputs.fingerprint()))
   which = "on all cases" if fold == "all" else f"fold {fold}"
 
   def run():
@@ -224,7 +210,7 @@ def _prediction(inputs: ExperimentInputs, network: Architecture, split: Split) -
       return None
     return look()[1] * measured["case_s"] * (len(runs) if split == "ensemble" else 1)
 
-  return Stage(f"predict {network}, {split.replace('_', '-')}", _with_data(inputs, lambda: look()[0]), run, seconds)
+  return Stage(f"predict {network}, {split.replace('_', '-')}", with_data(inputs, lambda: look()[0]), run, seconds)
 
 
 def _threshold(inputs: ExperimentInputs, network: Architecture) -> Stage:
@@ -252,7 +238,7 @@ def _scores(inputs: ExperimentInputs, network: Architecture, split: Split) -> St
     schema, overwrite = _schema(inputs, split), config.overwrite
     evaluate(predictions, data_dir, folder, schema=schema, cases=list(truths()), overwrite=overwrite)
 
-  status = _with_data(inputs, lambda: scores_status(folder, predictions, truths()))
+  status = with_data(inputs, lambda: scores_status(folder, predictions, truths()))
   return Stage(f"score {network}, {split.replace('_', '-')}", status, run)
 
 
@@ -262,6 +248,7 @@ def _report(config: ExperimentConfig) -> Stage:
   def inputs() -> Iterator[Path]:
     yield from (root / COSTS, root / EXPERIMENT)
     yield from root.glob(f"{SCORES}/*/*/{SCORES_JSON}")
+    yield from root.glob(f"{CONTROL}/*/*/*/{SCORES}/{SCORES_JSON}")
 
   def run():
     # By name, so that nothing of the pictures is imported before they are drawn.
@@ -276,11 +263,6 @@ def _report(config: ExperimentConfig) -> Stage:
   return Stage("report", lambda: newer_than(root / REPORT / PAGE, inputs()), run)
 
 
-def _with_data(inputs: ExperimentInputs, status: Callable[[], Status]) -> Callable[[], Status]:
-  """Before there is a data set, nothing is done."""
-  return lambda: status() if inputs.has_dataset else "to do"
-
-
 def write_experiment(inputs: ExperimentInputs, stages: list[Stage]) -> None:
   """Writes `experiment.json`: what the report has to know of how the run came about; not if it says so already."""
   config = inputs.config
@@ -289,6 +271,7 @@ def write_experiment(inputs: ExperimentInputs, stages: list[Stage]) -> None:
     "seeds": list(range(config.seeds)),
     "data_dir": str(inputs.data_dir),
     "test_dir": None if config.test_dir is None else str(Path(config.test_dir).absolute()),
+    **({"random": config.random, "retrain_seeds": config.retrain_seeds} if config.random else {}),
     "parts": [stage.name for stage in stages],
   }
   path = config.root / EXPERIMENT

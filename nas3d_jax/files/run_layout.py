@@ -8,6 +8,8 @@
     predictions/<network>/<split>/                 label volumes and predictions.json
     predictions/<network>/min_component.json       the least component that is kept
     scores/<network>/<split>/                      scores.json, scores.csv
+    control/<group>/<number>/<seed>/               a training of the control, with predictions and scores
+    control/random/<number>/search/                what a random genotype was drawn with
     costs.json, experiment.json
     report/              index.html, figures/, tables/
 
@@ -30,7 +32,7 @@ RECORDS = "records"
 """Of a data set that is being made: what each finished case came from."""
 
 SEARCH = "search"
-SEEDS, NESTED = "seeds", "nested"
+SEEDS, NESTED, CONTROL = "seeds", "nested", "control"
 TRAIN_FOLDERS: Mapping[str, str] = types.MappingProxyType(
   {"searched": "train", "unet3d": "unet3d", "plain_unet": "plain_unet"}
 )

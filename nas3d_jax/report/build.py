@@ -17,8 +17,9 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import write_whole, writing
 from nas3d_jax.files.locks import holds_nothing, locked
 from nas3d_jax.files.run_layout import FIGURES, PAGE, REPORT, TABLES
-from nas3d_jax.report import case_sections, sections
+from nas3d_jax.report import case_sections, checklist, control_section, sections
 from nas3d_jax.report.context import Context
+from nas3d_jax.report.control_contents import read_control
 from nas3d_jax.report.gallery import Gallery
 from nas3d_jax.report.page import Page
 from nas3d_jax.report.run_contents import Material
@@ -34,8 +35,10 @@ _SECTIONS = (
   sections.training,
   sections.scores,
   sections.comparison,
+  control_section.control,
   case_sections.examples,
   case_sections.cases,
+  checklist.checklist,
   sections.making,
 )
 _LEAD = (
@@ -76,7 +79,7 @@ def write_report(
       written to by another process or cannot be written to.
   """
   check_whole("seed", seed, 0)
-  material = Material.read(workdir, portal_csv)
+  material = dataclasses.replace(Material.read(workdir, portal_csv), control=read_control(Path(workdir)))
   if test_dir is not None:
     if not Path(test_dir).is_dir():
       raise InputError(f"test_dir must be a folder of cases, got {str(test_dir)!r}; is it mistyped?")

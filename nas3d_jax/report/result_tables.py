@@ -11,8 +11,8 @@ import numpy as np
 from nas3d_jax.evaluation import metrics
 from nas3d_jax.evaluation.comparison import LEVEL, SAMPLES, PairedDifference, paired_difference
 from nas3d_jax.evaluation.scores import label
-from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.search_space import CELLS, family
+from nas3d_jax.models.genotype_statistics import parameter_free_share, row_overlap
+from nas3d_jax.models.search_space import family
 from nas3d_jax.report.cell_figures import families_of
 from nas3d_jax.report.gallery import size_text
 from nas3d_jax.report.run_contents import NETWORKS, SPLITS, History, Material
@@ -177,23 +177,14 @@ def genotypes_table(material: Material) -> Table:
   for name, genotype in found.items():
     chosen = [family(operation) for operation, _ in genotype.down + genotype.up]
     counts = [str(chosen.count(one)) for one in families]
-    plain = sum(one in ("pool", "identity") for one in chosen) / len(chosen)
-    same = "–" if genotype is first else f"{agreement(first, genotype):.0%}"
-    rows.append([name, str(len(searches[name].records)), *counts, f"{plain:.0%}", same])
+    same = "–" if genotype is first else f"{row_overlap(first, genotype):.0%}"
+    rows.append([name, str(len(searches[name].records)), *counts, f"{parameter_free_share(genotype):.0%}", same])
   caption = (
     "Operations of the genotype of each search, both cells. A search that collapses chooses little but pools and "
     "identity. Agreement: rows (operation and input of a node) that are the same as the first search's."
   )
   header = ("search", "epochs", *families, "pools and identity", "agreement")
   return make_table("genotypes", caption, header, rows)
-
-
-def agreement(first: Genotype, second: Genotype) -> float:
-  """Part of the rows of a genotype that another has at the same node; 0 where they differ in nodes."""
-  if first.nodes != second.nodes:
-    return 0.0
-  pairs = zip(itertools.chain(*first.structure()), itertools.chain(*second.structure()), strict=True)
-  return sum(len(one & other) for one, other in pairs) / (2 * first.nodes * len(CELLS))
 
 
 def cases_table(material: Material, split: str, links: dict[str, str]) -> Table:

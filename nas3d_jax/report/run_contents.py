@@ -131,6 +131,7 @@ class Material:
     portal: (network, split) -> scores of a portal.
     costs: network -> what it costs.
     experiment: how the experiment was made.
+    control: its trainings of searched, random and hand-designed networks, see `control_contents`.
   """
 
   workdir: Path
@@ -143,6 +144,7 @@ class Material:
   portal: Mapping[Key, PortalScores]
   costs: Mapping[str, Mapping[str, Any]]
   experiment: Mapping[str, Any]
+  control: tuple[Any, ...] = ()
 
   @classmethod
   def read(cls, workdir: str | Path, portal_csv: Iterable[str] = ()) -> Material:

@@ -6,11 +6,13 @@ import functools
 
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.evaluation import metrics
+from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.search_space import CELLS
 from nas3d_jax.report import cell_figures, network_figures, result_tables, score_figures, search_figures
 from nas3d_jax.report.case_figures import modalities_figure, patches_figure
 from nas3d_jax.report.case_views import dataset_view
 from nas3d_jax.report.context import Context
+from nas3d_jax.report.control_contents import verdict
 from nas3d_jax.report.gallery import size_text
 from nas3d_jax.report.run_contents import SPLITS
 from nas3d_jax.validation import PatchSize, patch_size_of
@@ -30,6 +32,8 @@ def summary(c: Context) -> None:
   """The scores in short, and what they cost."""
   c.page.section("In short")
   material = c.material
+  if sentence := verdict(material.control, c.seed):
+    c.page.text(sentence)
   if not material.splits():
     c.missing("There are no scores yet. They come from", f"experiment {c.run}")
   else:
@@ -86,16 +90,17 @@ def search(c: Context) -> None:
   """What was found and how (Figs. 6 and 7), weights, entropy, operations, stability over seeds."""
   c.page.section("Search")
   found = c.material.search
+  if found is not None and found.genotype and found.settings.get("method") == "random":
+    c.page.text("Nothing was searched: the genotype was drawn at random.")
+    _searched_cells(c, found.genotype)
+    return
   if found is None or not found.records:
     c.missing("There is no search yet. It is made by", f"search {c.run}")
     return
   if found.genotype is None:
     c.missing("The search is not over. It goes on with", f"search {c.run}")
   else:
-    caption = "Figure 6. The searched cells: a node sums two operations."
-    genotype = found.genotype
-    c.figure("fig6_searched_cells", caption, str(genotype), lambda: cell_figures.searched_cells_figure(genotype))
-    c.page.code(str(genotype))
+    _searched_cells(c, found.genotype)
   records = [found.records, dict(found.settings), found.genotype is None]
   caption = "Figure 7. The history of the search. Hybrid loss: on the hybrid part; kernel loss: on the kernel part."
   c.figure("fig7_history", caption, records, lambda: search_figures.history_figure(found))
@@ -109,6 +114,12 @@ def search(c: Context) -> None:
     c.table(result_tables.genotypes_table(c.material))
   if not c.material.seeds:
     c.missing("Whether another seed finds the same is told by further searches:", f"experiment {c.run} --seeds=0,1,2")
+
+
+def _searched_cells(c: Context, genotype: Genotype) -> None:
+  caption = "Figure 6. The searched cells: a node sums two operations."
+  c.figure("fig6_searched_cells", caption, str(genotype), lambda: cell_figures.searched_cells_figure(genotype))
+  c.page.code(str(genotype))
 
 
 def training(c: Context) -> None:

@@ -38,6 +38,7 @@ from nas3d_jax.validation import PatchSize, is_whole, patch_size_of
 
 # The networks with filters and levels.
 HAND_DESIGNED = ("unet3d", "plain_unet")
+Method = Literal["darts", "random"]
 AskedPatch = PatchSize | Literal["auto"]
 _PATCH = "voxels of a patch, one length or D,H,W; auto: what the data set suggests"
 # Limits where data and memory set none; a rate beyond single precision would be infinite.
@@ -148,6 +149,8 @@ class SearchConfig(RunConfig):
   """
 
   workdir: str | Path = option("run directory with dataset/; search/ is written", kw_only=False, changeable=True)
+  # Random: uniformly out of the search space, without training; what is about training then has no meaning.
+  method: Method = option("darts: by gradient, as in the paper; random: draw a genotype with this seed", "darts")
   # The cases of all other folds are the kernel part.
   fold: int = option("the fold that is the hybrid part", 0, least=0)
   patch_size: AskedPatch = option(_PATCH, 64, least=1, most=MOST_PATCH, auto=True)

@@ -16,7 +16,9 @@ from nas3d_jax.models.hybrid_parameters import hybrid_weights
 from nas3d_jax.models.networks import Supernet, partition
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
+from nas3d_jax.models.random_genotype import random_genotype
 from nas3d_jax.models.search_space import CustomOperation, SearchSpace
+from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import SearchConfig
 from nas3d_jax.training.epoch import SavedSums
@@ -48,6 +50,8 @@ def search(
   """
   setup = RunSetup.of(config, SearchSpace.of(config.operations, operations))
   folder = Path(config.workdir) / SEARCH
+  if config.method == "random":
+    return _draw(setup, folder)
   with (
     computing(config.precision),
     contextlib.closing(SearchSession(setup, folder)) as session,
@@ -56,6 +60,15 @@ def search(
     session.resume(run, stop or Stop())
     genotype = _search(session, config)
     run.write(GENOTYPE, genotype.to_json())
+  return genotype
+
+
+def _draw(setup: RunSetup, folder: Path) -> Genotype:
+  """The control: a genotype of the seed instead of a search, in the same place."""
+  genotype = random_genotype(setup.network, setup.config.seed)
+  with setup.open_run(folder) as run:
+    run.write(GENOTYPE, genotype.to_json())
+  say(f"a genotype at random, seed {setup.config.seed}:\n{genotype}")
   return genotype
 
 

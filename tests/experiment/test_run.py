@@ -23,6 +23,12 @@ from nas3d_jax.experiment.config import ExperimentConfig
 from nas3d_jax.experiment.run import experiment, plan_experiment
 from nas3d_jax.files.run_layout import TRAIN_FOLDERS
 from nas3d_jax.inference.volume import predict_volume
+from nas3d_jax.models.config import NetworkConfig
+from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.random_genotype import random_genotype
+from nas3d_jax.report.control_contents import dice_of, read_control, verdict
+from nas3d_jax.report.control_section import control_figure, groups_table
+from nas3d_jax.report.run_contents import Material
 from nas3d_jax.schema.builtin import BRATS2019
 from tests.inference.test_predict import labels_of
 from tests.support.runs import history
@@ -216,6 +222,44 @@ def test_other_settings_are_refused_and_nothing_is_lost(finished):
   assert {path: time for path, time in after.items() if path != experiments} == {
     path: time for path, time in before.items() if path != experiments
   }
+
+
+def test_the_control_trains_searched_and_random_networks_alike(finished, monkeypatch):
+  folder, _ = finished
+  monkeypatch.setitem(sys.modules, "nas3d_jax.report.build", fake_report())
+  shutil.copytree(folder / "run", folder / "control" / "run")
+  config = make_config(folder, workdir=folder / "control" / "run", random=1)
+  parts = [part.name for part in plan_experiment(config) if part.status != "done"]
+  own = [f"control, searched 0: {what} with seed 0" for what in ("train", "predict", "score")]
+  assert parts[:4] == ["random genotype 0", *own]
+  assert len(parts) == 1 + 3 * 3
+  before = files(config.root)
+  experiment(config)
+  assert {part.status for part in plan_experiment(config)} == {"done"}
+  after = files(config.root)
+  assert {path for path, time in before.items() if after[path] != time} == {
+    config.root / "experiment.json", config.root / "report" / "index.html"
+  }
+  drawn = Genotype.from_json((config.root / "control" / "random" / "0" / "search" / "genotype.json").read_text())
+  assert drawn == random_genotype(NetworkConfig(nodes=1), 0)
+  material = Material.read(config.root)
+  runs = read_control(config.root)
+  assert [run[:3] for run in runs] == [("random", 0, 0), ("searched", 0, 0), ("unet3d", 0, 0)]
+  # Trained as fold 0 of the experiment itself, with the genotype of the search.
+  assert [record["loss"] for record in runs[1].history.records] == [
+    record["loss"] for record in history(config.root / "train" / "0")
+  ]
+  fold = {case.name for case in Dataset.open(config.root / "dataset").fold_cases(0)}
+  assert all(set(run.scores.cases) == fold for run in runs)
+  assert runs[1].scores.cases == {
+    case: values for case, values in material.scores["searched", "cross_validation"].cases.items() if case in fold
+  }
+  rows = [dict(zip(groups_table(material, runs).header, row, strict=True)) for row in groups_table(material, runs).rows]
+  assert [row["group"] for row in rows] == ["searched genotypes", "random genotypes", "3D U-Net"]
+  assert rows[0]["mean Dice"] == f"{dice_of([runs[1]]).mean():.4f}"
+  assert int(rows[0]["parameters"].replace(",", "")) == material.costs["searched"]["parameters"]
+  assert verdict(runs, 0).startswith(("The search does not beat", "The search beats", "The search is worse"))
+  assert len(control_figure(runs).axes) == 1
 
 
 def test_a_damaged_prediction_is_made_again_and_scored_anew(finished, monkeypatch):

@@ -12,6 +12,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation import metrics
 from nas3d_jax.evaluation.scores import Scores
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.genotype_statistics import row_overlap
 from nas3d_jax.report import result_tables, score_figures
 from nas3d_jax.report.run_contents import History, Material
 from nas3d_jax.report.table import latex, make_table
@@ -48,10 +49,10 @@ class TestTable:
 def test_agreement_of_genotypes_by_hand():
   one = Genotype((("max_pool", 0), ("down_conv", 1)), (("conv", 0), ("up_conv", 1)))
   other = Genotype((("down_conv", 1), ("avg_pool", 0)), (("conv", 0), ("up_conv", 1)))
-  assert result_tables.agreement(one, one) == 1
-  assert result_tables.agreement(one, other) == 3 / 4  # the order of rows does not count
+  assert row_overlap(one, one) == 1
+  assert row_overlap(one, other) == 3 / 4  # the order of rows does not count
   two_nodes = Genotype((*one.down, ("conv", 2), ("max_pool", 0)), (*one.up, ("conv", 2), ("conv", 0)))
-  assert result_tables.agreement(one, two_nodes) == 0
+  assert row_overlap(one, two_nodes) == 0
 
 
 def scores_of(et_dice, et_ml):

@@ -23,6 +23,8 @@ from nas3d_jax.data.patches.host_batches import patch_index
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.random_genotype import random_genotype
+from nas3d_jax.report.run_contents import History
 from nas3d_jax.runtime.stopping import Stopped
 from nas3d_jax.training.config import SearchConfig
 from nas3d_jax.training.search import search
@@ -228,6 +230,18 @@ def genotype_now(step_folder):
   start = "params/params/hybrid/"
   hybrid = {path.removeprefix(start): array for path, array in arrays(step_folder).items() if path.startswith(start)}
   return Genotype.from_hybrid(hybrid, NetworkConfig(kernels=1, nodes=1, depth=2))
+
+
+def test_a_genotype_at_random_in_the_place_of_a_search(workdir, capsys):
+  config = SearchConfig(workdir, method="random", seed=3, **SIZES)
+  genotype = search(config)
+  assert genotype == random_genotype(NetworkConfig(nodes=1, depth=2, kernels=1), 3)
+  assert Genotype.from_json((workdir / "search" / "genotype.json").read_text()) == genotype
+  assert "a genotype at random, seed 3:\ndownward cell\n  node 0 = " in capsys.readouterr().err
+  assert search(config) == genotype
+  with pytest.raises(InputError, match="method was 'random', is 'darts'"):
+    search(SearchConfig(workdir, seed=3, **SIZES))
+  assert History.read(workdir / "search", "search").genotype == genotype
 
 
 @pytest.mark.usefixtures("toy")

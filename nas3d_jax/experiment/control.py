@@ -1,0 +1,163 @@
+"""The control of an experiment: searched, random and hand-designed networks trained alike, several times each.
+
+Every training leaves out fold 0, whose cases are then predicted and scored. Each has a folder of its own,
+`control/<group>/<number>/<seed>/`, in which lie `train/0`, `predictions` and `scores`; what a random genotype was drawn
+with stands in `control/random/<number>/search`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from nas3d_jax.data.dataset.reference import write_reference
+from nas3d_jax.evaluation.evaluate import evaluate
+from nas3d_jax.experiment.config import ExperimentConfig
+from nas3d_jax.experiment.inputs import ExperimentInputs
+from nas3d_jax.experiment.stage import Stage, with_data
+from nas3d_jax.experiment.status import (
+  predictions_status,
+  scores_status,
+  search_status,
+  seconds_left,
+  training_status,
+)
+from nas3d_jax.files.run_layout import CONTROL, DATASET, GENOTYPE, PREDICTIONS, SCORES, SEARCH, TRAIN_FOLDERS
+from nas3d_jax.inference.config import PredictConfig
+from nas3d_jax.inference.predict import predict_cases
+from nas3d_jax.models.config import Architecture
+from nas3d_jax.runtime.stopping import Stop
+from nas3d_jax.training.config import SearchConfig, TrainConfig
+from nas3d_jax.training.search import search
+from nas3d_jax.training.train import train
+
+RANDOM = "random"
+_FOLD = 0
+
+
+class Compared(NamedTuple):
+  """A network that is trained several times.
+
+  Attributes:
+    group: "searched", "random", or a hand-designed network.
+    number: seed of the search or of the draw; 0 of a hand-designed network.
+  """
+
+  group: str
+  number: int
+
+  @property
+  def network(self) -> Architecture:
+    """Its architecture."""
+    return "searched" if self.group == RANDOM else self.group
+
+
+def control_stages(inputs: ExperimentInputs, stop: Stop | None) -> Iterator[Stage]:
+  """The draws, then training, prediction and score of each network with each seed; none without `config.random`."""
+  config = inputs.config
+  if not config.random:
+    return
+  for number in range(config.random):
+    yield _draw(inputs, number, stop)
+  networks = [Compared("searched", seed) for seed in range(config.seeds)]
+  networks += [Compared(RANDOM, number) for number in range(config.random)]
+  networks.append(Compared(config.baseline, 0))
+  # Seed by seed, so that each group has something to compare early.
+  for seed in range(config.retrain_seeds):
+    for network in networks:
+      yield from (make(inputs, network, seed, stop) for make in (_training, _prediction, _scores))
+
+
+def root_of(config: ExperimentConfig, network: Compared, seed: int) -> Path:
+  """The work directory of a training of the control."""
+  return config.root / CONTROL / network.group / str(network.number) / str(seed)
+
+
+def _draw(inputs: ExperimentInputs, number: int, stop: Stop | None) -> Stage:
+  config = _random_search(inputs.config, number)
+
+  def run():
+    write_reference(config.workdir, inputs.config.root / DATASET)
+    search(config, stop, operations=inputs.operations)
+
+  status = with_data(inputs, lambda: search_status(config, inputs.fingerprint()))
+  return Stage(f"random genotype {number}", status, run, lambda: 0.0)
+
+
+def _random_search(config: ExperimentConfig, number: int) -> SearchConfig:
+  workdir = config.root / CONTROL / RANDOM / str(number)
+  return dataclasses.replace(config.search_template, workdir=workdir, fold=_FOLD, seed=number, method=RANDOM)
+
+
+def _train_config(config: ExperimentConfig, network: Compared, seed: int) -> TrainConfig:
+  genotype = None
+  if network.network == "searched":
+    drawn = network.group == RANDOM
+    root = config.root / CONTROL / RANDOM / str(network.number) if drawn else config.search_root(network.number)
+    genotype = root / SEARCH / GENOTYPE
+  own = dict(workdir=root_of(config, network, seed), fold=_FOLD, seed=seed, network=network.network, genotype=genotype)
+  return dataclasses.replace(config.template(network.network), **own)
+
+
+def _run_of(inputs: ExperimentInputs, network: Compared, seed: int) -> Path:
+  return root_of(inputs.config, network, seed) / TRAIN_FOLDERS[network.network] / str(_FOLD)
+
+
+def _training(inputs: ExperimentInputs, network: Compared, seed: int, stop: Stop | None) -> Stage:
+  config, run_directory = _train_config(inputs.config, network, seed), _run_of(inputs, network, seed)
+
+  def run():
+    write_reference(config.workdir, inputs.config.root / DATASET)
+    train(config, stop, operations=inputs.operations)
+
+  def seconds():
+    if not inputs.has_dataset:
+      return None
+    cases = sum(case.fold != _FOLD for case in inputs.labelled)
+    return seconds_left(run_directory, config.epochs, cases, {inputs.config.training(network.network, _FOLD): cases})
+
+  status = with_data(inputs, lambda: training_status(config, run_directory, inputs.fingerprint()))
+  return Stage(f"control, {_name(network)}: train with seed {seed}", status, run, seconds)
+
+
+def _prediction(inputs: ExperimentInputs, network: Compared, seed: int, _: Stop | None) -> Stage:
+  config, run_directory = inputs.config, _run_of(inputs, network, seed)
+  out = root_of(config, network, seed) / PREDICTIONS
+
+  def look():
+    images = {name: inputs.known_images[name] for name in _cases(inputs)}
+    return predictions_status(out, images, [run_directory], config.choices())[0]
+
+  def run():
+    devices = config.template(network.network).devices
+    how = dict(schema=inputs.schema, devices=devices, choices=config.choices())
+    overwrite = config.overwrite and look() == "changed"
+    sources = dict(checkpoint=(run_directory,), data_dir=inputs.data_dir, cases=tuple(_cases(inputs)), out=out)
+    predict_cases(PredictConfig(**sources, **how, overwrite=overwrite), operations=inputs.operations)
+
+  return Stage(f"control, {_name(network)}: predict with seed {seed}", with_data(inputs, look), run)
+
+
+def _scores(inputs: ExperimentInputs, network: Compared, seed: int, _: Stop | None) -> Stage:
+  config, root = inputs.config, root_of(inputs.config, network, seed)
+
+  def truths():
+    return {name: inputs.known_truths[name] for name in _cases(inputs)}
+
+  def run():
+    how = dict(schema=inputs.schema, cases=list(truths()), overwrite=config.overwrite)
+    evaluate(root / PREDICTIONS, inputs.data_dir, root / SCORES, **how)
+
+  status = with_data(inputs, lambda: scores_status(root / SCORES, root / PREDICTIONS, truths()))
+  return Stage(f"control, {_name(network)}: score with seed {seed}", status, run)
+
+
+def _cases(inputs: ExperimentInputs) -> list[str]:
+  """The cases that are scored."""
+  return [case.name for case in inputs.labelled if case.fold == _FOLD]
+
+
+def _name(network: Compared) -> str:
+  return f"{network.group} {network.number}" if network.network == "searched" else network.group

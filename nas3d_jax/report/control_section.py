@@ -1,0 +1,132 @@
+"""The section of the report on the control: searched against random networks, and what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from nas3d_jax.models.flops import forward_flops
+from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.genotype_statistics import chance_overlap, edge_overlap, row_overlap
+from nas3d_jax.models.networks import DerivedNet, variable_shapes
+from nas3d_jax.report.context import Context
+from nas3d_jax.report.control_contents import RANDOM, ControlRun, dice_of, verdict
+from nas3d_jax.report.gallery import GREY, NETWORK_COLOURS, new_figure
+from nas3d_jax.report.run_contents import NETWORKS, History, Material
+from nas3d_jax.report.table import Table, make_table
+from nas3d_jax.validation import patch_size_of
+
+_NAMES = {**NETWORKS, RANDOM: "random genotypes", "searched": "searched genotypes"}
+
+
+def control(c: Context) -> None:
+  """Searched, random and hand-designed networks, trained alike; agreement of the searches against chance."""
+  c.page.section("Search against random")
+  runs = c.material.control
+  sentence = verdict(runs, c.seed)
+  if sentence is None:
+    c.missing("Whether the search beats random genotypes is told by", f"experiment {c.run} --random=5")
+  else:
+    c.page.text(sentence)
+    c.page.text(
+      "All were trained under one recipe without fold 0, on whose cases they are scored. That fold was the hybrid part "
+      "of the searches, which favours them. The interval is a bootstrap over cases, the same ones for all, and over "
+      "networks within each group."
+    )
+    c.table(groups_table(c.material, runs))
+    inputs = [[run[:3], run.scores.cases] for run in runs]
+    caption = "Mean Dice of each training of the control; a line is the mean of its group."
+    c.figure("control", caption, inputs, lambda: control_figure(runs))
+  _agreement(c)
+
+
+def groups_table(material: Material, runs: Sequence[ControlRun]) -> Table:
+  """Mean and spread of each group, and what its networks cost."""
+  rows = []
+  for group, found in _groups(runs).items():
+    means = dice_of(found).mean(1)
+    row = [_NAMES[group], str(len({run.number for run in found})), str(len(found)), _spread(means)]
+    row += [_spread(dice_of(found, region).mean(1)) for region in material.dataset.schema.region_names]
+    row += [_hours(_searches(material)) if group == "searched" else "0" if group == RANDOM else "–"]
+    row += [_hours([run.history for run in found]), *_size(material, group, found)]
+    rows.append(row)
+  regions = [f"Dice {region}" for region in material.dataset.schema.region_names]
+  costs = ("search (h)", "training (h)", "GFLOP a forward pass", "parameters")
+  header = ("group", "genotypes", "trainings", "mean Dice", *regions, *costs)
+  caption = (
+    "The groups of the control: mean ± standard deviation over trainings of the mean over cases; hours of one search "
+    "and of one training, operations and parameters as means."
+  )
+  return make_table("control", caption, header, rows)
+
+
+def control_figure(runs: Sequence[ControlRun]) -> Figure:
+  """The mean Dice of every training, a row a group."""
+  groups = _groups(runs)
+  figure = new_figure(0.9 + 0.5 * len(groups))
+  axes = figure.subplots()
+  for place, (group, found) in enumerate(groups.items()):
+    means, colour = dice_of(found).mean(1), NETWORK_COLOURS.get(group, GREY)
+    axes.plot(means, np.full(len(means), -place), "o", color=colour, alpha=0.8)
+    axes.plot([means.mean()] * 2, [-place - 0.25, -place + 0.25], color=colour, linewidth=2)
+  axes.set_yticks([-place for place in range(len(groups))], [_NAMES[group] for group in groups])
+  axes.set(xlabel="mean Dice over cases and regions", ylim=(-len(groups) + 0.5, 0.5))
+  return figure
+
+
+def _groups(runs: Sequence[ControlRun]) -> dict[str, list[ControlRun]]:
+  """The runs by group: searched, random, the others."""
+  order = ["searched", RANDOM, *sorted({run.group for run in runs} - {"searched", RANDOM})]
+  found = {group: [run for run in runs if run.group == group] for group in order}
+  return {group: members for group, members in found.items() if members}
+
+
+def _spread(means: np.ndarray) -> str:
+  return f"{means.mean():.4f} ± {means.std(ddof=1):.4f}" if len(means) > 1 else f"{means[0]:.4f}"
+
+
+def _searches(material: Material) -> list[History]:
+  return [history for history in (material.search, *material.seeds.values()) if history]
+
+
+def _hours(histories: Sequence[History]) -> str:
+  """Mean of the whole times of runs."""
+  seconds = [sum(record.get("seconds", 0) for record in history.records) for history in histories]
+  return f"{np.mean(seconds) / 3600:.3g}" if seconds else "–"
+
+
+def _size(material: Material, group: str, runs: Sequence[ControlRun]) -> list[str]:
+  """Operations and parameters of the networks of a group."""
+  if group not in ("searched", RANDOM):
+    cost = material.costs.get(group, {})
+    flops, parameters = cost.get("flops"), cost.get("parameters")
+  elif material.network.space.custom:
+    flops = parameters = None  # the report does not know the user's modules
+  else:
+    sizes = [_network_size(material, run) for run in {run.number: run for run in runs}.values()]
+    flops, parameters = (float(np.mean(column)) for column in zip(*sizes, strict=True))
+  return ["–" if flops is None else f"{flops / 1e9:.3g}", "–" if parameters is None else f"{parameters:,.0f}"]
+
+
+def _network_size(material: Material, run: ControlRun) -> tuple[float, int]:
+  config, settings = material.network, run.history.settings
+  net = DerivedNet(config, Genotype(**settings["genotype"], space=config.space))
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(variable_shapes(net)))
+  return forward_flops(net, patch_size_of(settings["patch_size"])), parameters
+
+
+def _agreement(c: Context) -> None:
+  """How far the searches of several seeds agree, beside what chance gives."""
+  genotypes = [history.genotype for history in _searches(c.material) if history.genotype]
+  if len(genotypes) < 2:
+    return
+  pairs = [(one, other) for index, one in enumerate(genotypes) for other in genotypes[:index]]
+  edges, rows = (float(np.mean([overlap(*pair) for pair in pairs])) for overlap in (edge_overlap, row_overlap))
+  by_chance = chance_overlap(c.material.network)
+  c.page.text(
+    f"Agreement of the searches of {len(genotypes)} seeds, as mean over pairs: {edges:.0%} of the edges, chance gives "
+    f"{by_chance[0]:.0%}; {rows:.0%} of the edges with their operations, chance gives {by_chance[1]:.0%}."
+  )
