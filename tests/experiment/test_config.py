@@ -35,7 +35,7 @@ def test_defaults_are_the_papers():
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    (dict(retrain_seeds=2), "retrain_seeds is of the comparison with random genotypes, got 2 without them; give random"),
+    (dict(retrain_seeds=2), "retrain_seeds is of the comparison with random genotypes, got 2 without"),
     (dict(random=-1), "random must be a whole number of at least 0, got -1"),
     (dict(random=1, retrain_seeds=0), "retrain_seeds must be a whole number of at least 1, got 0"),
     (dict(method="random"), "method must be that of a search, got 'random'; give random=5 to compare with so many"),
