@@ -38,11 +38,12 @@ from nas3d_jax.validation import PatchSize, is_whole, patch_size_of
 
 # The networks with filters and levels.
 HAND_DESIGNED = ("unet3d", "plain_unet")
-Method = Literal["darts", "random"]
+Method = Literal["darts", "single_path", "random"]
 AskedPatch = PatchSize | Literal["auto"]
 _PATCH = "voxels of a patch, one length or D,H,W; auto: what the data set suggests"
 # Limits where data and memory set none; a rate beyond single precision would be infinite.
 MOST_SEED, MOST_EPOCHS, MOST_RATE = 2**63 - 1, 10**6, 3.4e38
+LAST_TEMPERATURE = 0.1
 # Dropout of each network in the paper's recipe; the modern one has none.
 _DROPOUT = {"searched": TRAIN_DROPOUT, "unet3d": UNET_DROPOUT}
 
@@ -150,7 +151,13 @@ class SearchConfig(RunConfig):
 
   workdir: str | Path = option("run directory with dataset/; search/ is written", kw_only=False, changeable=True)
   # Random: uniformly out of the search space, without training; what is about training then has no meaning.
-  method: Method = option("darts: by gradient, as in the paper; random: draw a genotype with this seed", "darts")
+  method: Method = option(
+    "darts: by gradient, as in the paper; single_path: each edge computes one sampled operation a step (GDAS); random: "
+    "draw a genotype with this seed",
+    "darts",
+  )
+  # Of the single path. It falls linearly to 0.1 over the steps of all epochs.
+  temperature: float = option("of the samples at the start", 10.0, least=LAST_TEMPERATURE, most=1000)
   # The cases of all other folds are the kernel part.
   fold: int = option("the fold that is the hybrid part", 0, least=0)
   patch_size: AskedPatch = option(_PATCH, 64, least=1, most=MOST_PATCH, auto=True)
