@@ -60,11 +60,12 @@ def evaluate(
     scale, shift = (_selected({n: p["norm"][key] for n, p in normed.items()}, chosen) for key in ("scale", "bias"))
     bare = [name for name in normed if variant == "released" and family(name) == "se_conv"]
     layout = (group_norm.Rows((path.choice.shape[0],), (not bare,)),)
-    (y,) = group_norm.normalized([raw], bias, scale, shift, path.weight, layout, True)
+    # Nothing of an edge whose operation has no norm.
+    weight = jnp.where(jnp.stack([chosen[name] for name in normed]).any(0), path.weight, 0)
+    (y,) = group_norm.normalized([raw], bias, scale, shift, weight, layout, True)
     if bare:
       # Without ReLU; the others have it here, because it depends on the choice.
       y = jnp.where(_mask(bare, chosen, y), y, jax.nn.relu(y))
-    y = jnp.where(_mask(normed, chosen, y), y, 0)
   for name, params in operations.items():
     if name in normed:
       continue
@@ -105,15 +106,16 @@ def _raw(
   if dilated is not None:
     kernel = _selected({dilated: operations[dilated]["conv"]["kernel"]}, chosen)
     shape = jax.eval_shape(lambda: fused_operations.dilated(x, kernel, direction))
-    y = jax.lax.cond(
+    raw = jnp.zeros(shape.shape, shape.dtype) if raw is None else raw
+    raw = jax.lax.cond(
       chosen[dilated].any(),
-      lambda: fused_operations.dilated(x, kernel, direction),
-      lambda: jnp.zeros(shape.shape, shape.dtype),
+      lambda raw: raw + fused_operations.dilated(x, kernel, direction),
+      lambda raw: raw,
+      raw,
     )
-    raw = y if raw is None else raw + y
   if "identity" in operations:
-    same = jnp.where(spread(chosen["identity"][:, None], x[..., None, :]), x[..., None, :], 0)
-    raw = same if raw is None else raw + same
+    same = x[..., None, :]
+    raw = jnp.where(spread(chosen["identity"][:, None], same), same, 0 if raw is None else raw)
   return jnp.broadcast_to(raw, (*raw.shape[:-2], edges, raw.shape[-1]))
 
 

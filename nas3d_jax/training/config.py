@@ -150,6 +150,10 @@ class SearchConfig(RunConfig):
   """
 
   workdir: str | Path = option("run directory with dataset/; search/ is written", kw_only=False, changeable=True)
+  # Before that, edges of few parameters are ahead because they learn faster (Zela et al. 2020).
+  warmup_epochs: int = option(
+    "epochs at the start in which the weights of the operations stay as they are", 0, least=0, most=MOST_EPOCHS
+  )
   # Random: uniformly out of the search space, without training; what is about training then has no meaning.
   method: Method = option(
     "darts: by gradient, as in the paper; single_path: each edge computes one sampled operation a step (GDAS); random: "
@@ -201,7 +205,9 @@ class TrainConfig(RunConfig):
   )
   # A run means its best checkpoint; None draws new parameters.
   # Where the run goes on, what was read is compared: `training.start`.
-  init_from: str | Path | None = option("run or checkpoint whose parameters to start from", None)
+  init_from: str | Path | None = option(
+    "run or checkpoint whose parameters to start from; of a search: the supernet's of the chosen operations", None
+  )
   patch_size: AskedPatch = option(_PATCH, 128, least=1, most=MOST_PATCH, auto=True)
   # May change when the training goes on, to make it longer.
   epochs: int = option("epochs", 200, least=1, most=MOST_EPOCHS, changeable=True)

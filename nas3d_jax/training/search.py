@@ -149,6 +149,7 @@ class SearchSession(Session[SearchState, SearchItems]):
       adam(config.hybrid_learning_rate),
       setup.optimizer(config.kernel_learning_rate, config.epochs * kernel.order.steps),
     )
+    options = dict(warmup=config.warmup_epochs * kernel.order.steps, replicas=setup.replicas, **setup.objective)
     sampling = path_sampling(config, config.epochs * kernel.order.steps) if config.method == "single_path" else None
     super().__init__(
       setup,
@@ -160,7 +161,7 @@ class SearchSession(Session[SearchState, SearchItems]):
       ),
       net=packed,
       state=SearchState.create(packed.pack(variables), *optimizers, keys.step),
-      step=make_search_step(packed, *optimizers, weights=sampling, replicas=setup.replicas, **setup.objective),
+      step=make_search_step(packed, *optimizers, weights=sampling, **options),
       augment_key=keys.augment,
       # Validated is what the search would choose now, as far as a path can be: all edges stay.
       validated={} if sampling is None else {"weights": strongest_paths},

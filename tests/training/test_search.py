@@ -258,6 +258,16 @@ def test_a_single_path_search_that_was_asked_to_stop_ends_as_one_left_alone(copi
     search(make_config(whole, epochs=2, method="single_path", temperature=5.0))
 
 
+@pytest.mark.usefixtures("toy")
+def test_the_weights_stay_as_they_are_during_the_warm_up(workdir):
+  search(make_config(workdir, epochs=3, warmup_epochs=1))
+  at_start, after_one, after_two = (record["hybrid_weights"] for record in history(workdir / "search"))
+  assert at_start == after_one
+  assert all(weight == module["weights"][0] for cell in ("down", "up") for module in after_one[cell]
+             for weight in module["weights"])
+  assert after_two != after_one
+
+
 @pytest.mark.parametrize(("step", "temperature"), [(0, 10.0), (25, 7.525), (100, 0.1), (300, 0.1)])
 def test_the_temperature_falls_to_its_end(monkeypatch, step, temperature):
   seen = []
