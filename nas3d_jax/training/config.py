@@ -139,6 +139,8 @@ class RunConfig:
     """The options with which a run was made that does not know of them, because it is older."""
     options = options_of(type(self)).items()
     own = {name: o.default for name, o in options if o.default is not dataclasses.MISSING}
+    # As JSON holds them.
+    own = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
     return own | {name: value for name, value in RECIPES["paper"].items() if name in own}
 
 

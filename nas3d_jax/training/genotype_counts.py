@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.search_space import CELLS, SearchSpace
+from nas3d_jax.models.search_space import CELLS, PAPER_SPACE, SearchSpace
 
 
 class GenotypeCounts:
@@ -38,7 +38,7 @@ class GenotypeCounts:
     return [{"count": count, **rows_of(genotype)} for genotype, count in self._counts.items()]
 
   @classmethod
-  def from_list(cls, entries: list[dict[str, Any]], space: SearchSpace) -> GenotypeCounts:
+  def from_list(cls, entries: list[dict[str, Any]], space: SearchSpace = PAPER_SPACE) -> GenotypeCounts:
     """The inverse of `to_list`, of genotypes of a search space."""
     counts = cls()
     for entry in entries:

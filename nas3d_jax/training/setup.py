@@ -216,7 +216,7 @@ def _plain(value: Any) -> Any:
   return list(value) if isinstance(value, tuple) else value
 
 
-def network_config(config: Any, schema: Schema, space: SearchSpace) -> NetworkConfig | UNetConfig:
+def network_config(config: Any, schema: Schema, space: SearchSpace = PAPER_SPACE) -> NetworkConfig | UNetConfig:
   """The network that a `SearchConfig` or a `TrainConfig` asks for, for the channels of a data set."""
   channels, output = dict(in_channels=len(schema.modalities), out_channels=len(schema.regions)), config.output
   if output == "softmax" and not schema.exclusive:

@@ -54,7 +54,7 @@ def test_settings_are_json_and_name_the_data(workdir):
   with setup.open_run(workdir / "search", extra=[["conv", 0]], seed=3):
     pass
   stored = json.loads((workdir / "search" / "config.json").read_text())
-  expected = dataclasses.asdict(config) | {"workdir": str(workdir), "extra": [["conv", 0]], "seed": 3}
+  expected = dataclasses.asdict(config) | {"workdir": str(workdir), "operations": [], "extra": [["conv", 0]], "seed": 3}
   assert stored["settings"] == expected | {"dataset": setup.dataset.fingerprint}
   assert stored["sessions"] == [setup.device.to_dict()]
 
