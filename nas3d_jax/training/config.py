@@ -190,6 +190,11 @@ class SearchConfig(RunConfig):
     object.__setattr__(self, "operations", tuple(self.operations))
     super().__post_init__()
     SearchSpace.of(self.operations)
+    if self.warmup_epochs >= self.epochs:
+      raise InputError(
+        f"warmup_epochs must be below epochs ({self.epochs}), got {self.warmup_epochs}; no genotype is counted before "
+        "the weights of the operations learn"
+      )
 
 
 @dataclasses.dataclass(frozen=True)

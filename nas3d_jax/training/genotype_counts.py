@@ -22,7 +22,7 @@ class GenotypeCounts:
 
   @property
   def total(self) -> int:
-    """How many were counted, which is the number of epochs begun."""
+    """How many were counted, which is the number of epochs begun, but for those of a warm-up."""
     return sum(self._counts.values())
 
   def add(self, genotype: Genotype) -> None:

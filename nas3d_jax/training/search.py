@@ -185,10 +185,14 @@ class SearchSession(Session[SearchState, SearchItems]):
     self._genotype_record: dict[str, Any] | None = None
 
   def count_genotype(self) -> tuple[Genotype, int]:
-    """Reads and counts the genotype, once an epoch however often it goes on; returns it with its count."""
+    """Reads and counts the genotype, once an epoch however often it goes on; returns it with its count.
+
+    That of a warm-up counts 0 times: the weights of the operations are those of the start, and say nothing yet.
+    """
     if self._genotype_record is None:
       genotype = Genotype.from_hybrid(self.state.hybrid, self.setup.network)
-      self.counts.add(genotype)
+      if self.progress.epoch >= self.setup.config.warmup_epochs:
+        self.counts.add(genotype)
       weights = hybrid_weights(self.state.hybrid, self.setup.network)
       self._genotype_record = {"genotype": rows_of(genotype), "count": self.counts[genotype], **describe(weights)}
     genotype = Genotype(**self._genotype_record["genotype"], space=self.setup.network.space)

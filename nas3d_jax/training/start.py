@@ -44,14 +44,16 @@ def start_of(setup: RunSetup, genotype: Genotype | None, folder: Path) -> Start:
   """
   config = setup.config
   if has_checkpoint(folder) and not config.overwrite:
-    return Start(None, _same_start(folder, _settings(folder), setup))
+    return Start(None, _same_start(folder, _settings(folder), setup, genotype))
   if config.init_from is None:
     return Start(None, {})
   variables = _read(setup, genotype)
   return Start(variables, {START_SUM: fingerprint("", variables)})
 
 
-def _same_start(folder: Path, earlier: Mapping[str, Any], setup: RunSetup) -> dict[str, Any]:
+def _same_start(
+  folder: Path, earlier: Mapping[str, Any], setup: RunSetup, genotype: Genotype | None
+) -> dict[str, Any]:
   """What the run knows of its start, if this configuration asks for the same one."""
   config = setup.config
   was, now, known = earlier.get("init_from"), config.init_from, earlier.get(START_SUM)
@@ -61,7 +63,7 @@ def _same_start(folder: Path, earlier: Mapping[str, Any], setup: RunSetup) -> di
     same = _place(was, earlier.get("workdir", "")) == _place(now, config.workdir)
     if not same:
       try:
-        same = known is not None and fingerprint("", restore(now, operations=setup.space.custom)[1]) == known
+        same = known is not None and fingerprint("", _parameters(now, setup, genotype)) == known
       except InputError as error:
         reason = f" ({error})"
   if not same:
@@ -85,6 +87,14 @@ def _settings(folder: Path) -> Mapping[str, Any]:
   except (OSError, ValueError, KeyError, TypeError):
     return {}
   return found if isinstance(found, dict) else {}
+
+
+def _parameters(path: str | Path, setup: RunSetup, genotype: Genotype | None) -> dict[str, Any]:
+  """What a checkpoint has for this training to start from: of a supernet of its size, what the genotype keeps."""
+  net, variables, metadata = restore(path, operations=setup.space.custom)
+  if metadata.kind == "search" and genotype is not None and net.config == setup.network:
+    return derived_variables(variables, genotype, setup.network)
+  return variables
 
 
 def _read(setup: RunSetup, genotype: Genotype | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.search_space import PAPER_SPACE
 from nas3d_jax.training.genotype_counts import GenotypeCounts, rows_of
 
 UP = (("identity", 0), ("up_conv", 1))
@@ -51,7 +52,7 @@ def test_json_keeps_counts_order_and_rows():
     (2, [["down_conv", 1], ["max_pool", 0]]),
     (2, [["avg_pool", 0], ["avg_pool", 1]]),
   ]
-  again = GenotypeCounts.from_list(entries)
+  again = GenotypeCounts.from_list(entries, PAPER_SPACE)
   assert again.to_list() == counts.to_list()
   again.add(A)
   assert (again[A], again[C], again.most_common()) == (3, 2, A)

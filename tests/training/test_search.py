@@ -266,6 +266,16 @@ def test_the_weights_stay_as_they_are_during_the_warm_up(workdir):
   assert all(weight == module["weights"][0] for cell in ("down", "up") for module in after_one[cell]
              for weight in module["weights"])
   assert after_two != after_one
+  # Nothing was chosen before the weights learn.
+  assert [record["count"] for record in history(workdir / "search")][:2] == [0, 1]
+
+
+@pytest.mark.usefixtures("toy")
+def test_a_warm_up_does_not_end_a_search(workdir):
+  """Counted, the genotype of the start would reach `min_count` before a weight has moved."""
+  search(make_config(workdir, epochs=4, warmup_epochs=2, min_count=2, hybrid_learning_rate=0.5))
+  counts = [record["count"] for record in history(workdir / "search")]
+  assert (counts[:3], len(counts) >= 3) == ([0, 0, 1], True)
 
 
 @pytest.mark.usefixtures("toy")
@@ -296,6 +306,7 @@ def test_the_temperature_falls_to_its_end(monkeypatch, step, temperature):
     (dict(cost_weight=-1.0), "^cost_weight must be a number of at least 0, got -1.0"),
     (dict(cost="time"), "^cost must be one of flops, parameters, got 'time'"),
     (dict(temperature=0.05), "^temperature must be a number of at least 0.1, got 0.05"),
+    (dict(warmup_epochs=2, epochs=2), r"^warmup_epochs must be below epochs \(2\), got 2; no genotype is counted"),
     (dict(warmup_epochs=-1), "^warmup_epochs must be a whole number of at least 0, got -1"),
     (dict(method="gdas"), "^method must be one of darts, single_path, random, got 'gdas'"),
     (dict(operations=("conv", "sep_conv")), "^operations must be of .* got 'sep_conv'"),

@@ -145,3 +145,21 @@ def test_a_derived_network_starts_from_its_supernet(searched, tmp_path):
   unet = dataclasses.replace(config, network="unet3d", levels=2)
   with pytest.raises(InputError, match=r"init_from .*search has another architecture than this training: searched"):
     start_of(RunSetup.of(unet), None, tmp_path / "run" / "unet3d" / "0")
+
+
+def test_a_training_from_a_supernet_goes_on_with_a_copy_of_it(searched, tmp_path):
+  """The sum that a run keeps is of what it took from the supernet."""
+  run, folder = tmp_path / "run", tmp_path / "run" / "train" / "0"
+  shutil.copytree(searched, run)
+  shutil.copytree(searched / "search", tmp_path / "copy")
+  config = TrainConfig(run, init_from=run / "search", kernels=1, nodes=1, depth=2, patch_size=8)
+  genotype = read_genotype(run / "search" / "genotype.json")
+  begun = start_of(RunSetup.of(config), genotype, folder)
+  # As if it had come to its first checkpoint.
+  shutil.copytree(run / "search", folder)
+  known = {"init_from": str(run / "search"), "workdir": str(run), **begun.settings}
+  (folder / "config.json").write_text(json.dumps({"settings": known}))
+  moved = dataclasses.replace(config, init_from=tmp_path / "copy")
+  assert start_of(RunSetup.of(moved), genotype, folder) == (None, begun.settings)
+  with pytest.raises(InputError, match="holds a run with other settings: init_from was"):
+    start_of(RunSetup.of(dataclasses.replace(moved, kernels=2)), genotype, folder)
