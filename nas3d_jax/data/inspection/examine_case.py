@@ -13,13 +13,13 @@ import numpy as np
 from nas3d_jax.data.brain import box_of
 from nas3d_jax.data.cases.case_files import CaseFiles
 from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
+from nas3d_jax.data.cases.intensity_faults import intensity_fault
 from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_labels, read_volume
 from nas3d_jax.data.cases.strange import BACKGROUND, HEADER, RANGE, background, header_faults, squeezed
 from nas3d_jax.data.inspection.words import lengths, millimetres, number, voxels
 from nas3d_jax.schema.schema import Schema
 
 Severity = Literal["error", "warning"]
-_LARGEST = float(np.finfo(np.float32).max)
 _MOST_STRANGE = 20
 _GRID = "resample all files of the case to one grid"
 
@@ -216,21 +216,10 @@ class _Reading:
 
   def _image(self, kind: str, inside: np.ndarray, size: int) -> bool:
     """Notes the intensities of the voxels that are not zero, out of so many; whether they are usable."""
-    remedy = "put the right volume there, or leave the case out"
-    if not inside.size:
-      self._add("error", "constant", f"{kind} is 0 in every voxel", remedy)
+    if fault := intensity_fault(kind, inside, size):
+      self._add("error", *fault)
       return False
     low, high = float(inside.min()), float(inside.max())
-    if not (low >= -_LARGEST and high <= _LARGEST):  # NaN fails both
-      nans, count = int(np.isnan(inside).sum()), int((~(np.abs(inside) <= _LARGEST)).sum())
-      which = "NaN" if nans == count else "infinite or beyond single precision" if not nans else "NaN or infinite"
-      reason = f"{kind} has {voxels(count)} that are {which}"
-      self._add("error", "not_finite", reason, "export the volume again, or replace them by 0")
-      return False
-    if low == high:
-      where = "in every voxel" if inside.size == size else "in every voxel that is not zero"
-      self._add("error", "constant", f"{kind} is {low:g} {where}", remedy)
-      return False
     middle, most = (inside.size - 1) // 2, (inside.size - 1) * 99 // 100
     inside.partition((middle, most))
     self.intensities[kind] = Intensities(low, float(inside[middle]), float(inside[most]), high)
