@@ -134,7 +134,7 @@ class _Reading:
       return
     self.checksums[key] = volume.checksum
     for note in volume.notes:
-      self._add("warning", "put_right", self.files.told(path, note), "nothing needs to be done")
+      self._add("warning", "put_right", self.files.told(path, note), "if that is right, nothing needs to be done")
     self._scale(path, volume)
     for text in header_faults(volume.header):
       self.contradictions.setdefault(text, []).append(self._what(path))
