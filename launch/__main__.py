@@ -67,6 +67,10 @@ def _command(arguments: Sequence[str], stop: Stop | None) -> int:
   if not arguments or arguments[0] in _HELP + _HELPFULL:
     print(_overview())
     return _DONE
+  try:
+    os.getcwd()
+  except OSError as error:
+    return _complain(f"the current folder is not there ({error.strerror}); cd to one that is, and run it again")
   name, *rest = arguments
   if name not in STAGES:
     near = difflib.get_close_matches(name, STAGES, n=1)
@@ -147,7 +151,8 @@ def _with_flag(message: str, values: flags.FlagValues) -> str:
 
 def _overview() -> str:
   about = {name: importlib.import_module(f"launch.{name}").__doc__ or "" for name in STAGES}
-  lines = [f"  {name:12}{text.splitlines()[0]}" for name, text in about.items()]
+  # Python leaves texts out with -OO.
+  lines = [f"  {name:12}{text.partition(chr(10))[0]}".rstrip() for name, text in about.items()]
   last = "python -m launch STAGE --help lists the flags of a stage."
   return "\n".join(["python -m launch STAGE --flags", "", *lines, "", last])
 

@@ -130,6 +130,15 @@ def test_what_a_full_disk_says_is_one_message(capsys, tmp_path, monkeypatch):
   assert f"({tmp_path / 'x'}: No space left on device); make room" in message
 
 
+def test_a_folder_that_was_deleted_is_not_run_in(capsys, tmp_path, monkeypatch):
+  (tmp_path / "gone").mkdir()
+  monkeypatch.chdir(tmp_path / "gone")
+  (tmp_path / "gone").rmdir()
+  assert main(["train", "--workdir=run"]) == 2
+  said = "error: the current folder is not there (No such file or directory); cd to one that is, and run it again\n"
+  assert capsys.readouterr().err == said
+
+
 def test_what_the_library_refuses_is_one_message(capsys, tmp_path):
   message = refused(capsys, "preprocess", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'run'}")
   assert str(tmp_path) in message
@@ -228,6 +237,12 @@ def test_xla_is_quiet_unless_told_otherwise(monkeypatch, capsys):
   main([])
   assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
   capsys.readouterr()
+
+
+def test_stages_are_listed_without_texts_too():
+  done = subprocess.run([sys.executable, "-OO", "-m", "launch"], cwd=ROOT, capture_output=True, text=True, check=True)
+  assert done.stdout.splitlines()[2:-2] == [f"  {name}" for name in STAGES]
+  assert done.stderr == ""
 
 
 def test_nothing_slow_is_imported_for_help():
