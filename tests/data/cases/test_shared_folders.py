@@ -172,6 +172,27 @@ def test_another_layout_than_the_schemas(tmp_path):
     find_cases(tmp_path, DECATHLON)
 
 
+def test_images_whose_number_is_that_of_the_case(tmp_path):
+  first, second = write_layout("nnunet", tmp_path, 2, SHAPE)
+  images = tmp_path / "imagesTr"
+  for name, number in ((first, "0000"), (second, "0017")):
+    (images / f"{name}_0000.nii.gz").rename(images / f"scan_{number}.nii.gz")
+    (tmp_path / "labelsTr" / f"{name}.nii.gz").rename(tmp_path / "labelsTr" / f"scan_{number}.nii.gz")
+    for path in images.glob(f"{name}_*"):
+      path.unlink()
+  schema = find_schema(tmp_path, labels=False)
+  with pytest.raises(InputError) as error:
+    find_cases(tmp_path, schema)
+  assert str(error.value) == (
+    f"the images in {images} have no number of a channel: scan_0017.nii.gz is called as its segmentation; call it "
+    "scan_0017_0000.nii.gz, and the others alike"
+  )
+  # Without labels, as for a prediction, the name alone tells.
+  faults = [str(fault) for fault in find_cases(tmp_path, schema, labels=False)[1]]
+  assert f"scan: scan_0017.nii.gz is of channel 17, but {tmp_path / 'dataset.json'} has 4 channels; correct " \
+    "dataset.json, or move the file away; if that is the number of the case, call it scan_0017_0000.nii.gz" in faults
+
+
 def test_a_segmentation_that_carries_the_number_of_a_channel(tmp_path):
   first, *_ = write_layout("nnunet", tmp_path, 2, SHAPE)
   path = tmp_path / "labelsTr" / f"{first}.nii.gz"
