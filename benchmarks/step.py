@@ -28,11 +28,15 @@ from nas3d_jax.models.networks import DerivedNet, variable_shapes
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
 from nas3d_jax.runtime import devices
+from nas3d_jax.training.config import SearchConfig
 from nas3d_jax.training.optimizers import adam
+from nas3d_jax.training.search import path_sampling
 from nas3d_jax.training.setup import key_of
 from nas3d_jax.training.steps import SearchState, TrainState, make_search_step, make_train_step
 
 JOBS = ("search", "train", "infer")
+# Of the search whose temperature a single path has.
+_STEPS = 10_000
 # Calls under the profiler.
 _PROFILED = 3
 # The derived network that the peer times.
@@ -43,7 +47,7 @@ DERIVED = Genotype(
 
 
 def make_job(
-  job: str, *, patch: int, batch: int, precision: str, variant: str, rolled: bool | None = None
+  job: str, *, patch: int, batch: int, precision: str, variant: str, rolled: bool | None = None, method: str = "darts"
 ) -> tuple[Callable, Any, tuple]:
   """A jitted function, its state and its other arguments; but for "infer" it returns the next state first."""
   config = NetworkConfig(variant=variant)
@@ -55,7 +59,8 @@ def make_job(
   optimizer = adam(1e-3)
   if job == "search":
     state = SearchState.create(packed.pack(variables), optimizer, optimizer, key_of(1))
-    return make_search_step(packed, optimizer, optimizer, rolled=rolled), state, (first, second)
+    weights = path_sampling(SearchConfig("run"), _STEPS) if method == "single_path" else None
+    return make_search_step(packed, optimizer, optimizer, weights=weights, rolled=rolled), state, (first, second)
   if job == "train":
     return make_train_step(packed, optimizer), TrainState.create(packed.pack(variables), optimizer, key_of(1)), (first,)
   return jax.jit(net.apply), jax.tree.map(jnp.asarray, variables), (first[0],)
@@ -100,7 +105,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     devices.keep_freed_memory()
   if arguments.cache:
     devices.enable_compilation_cache()
-  options = {name: getattr(arguments, name) for name in ("patch", "batch", "precision", "variant", "rolled")}
+  options = {name: getattr(arguments, name) for name in ("patch", "batch", "precision", "variant", "rolled", "method")}
   with computing(arguments.precision):
     function, state, rest = make_job(arguments.job, **options)
     program, record = compiled(function, state, *rest)
@@ -137,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
   """The flags of the command."""
   flags = argparse.ArgumentParser(description=__doc__)
   flags.add_argument("--job", choices=JOBS, default="search")
+  flags.add_argument("--method", choices=["darts", "single_path"], default="darts", help="of the search")
   flags.add_argument("--patch", type=int, default=64)
   flags.add_argument("--batch", type=int, default=1)
   flags.add_argument("--steps", type=int, default=20)

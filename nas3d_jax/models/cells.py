@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from nas3d_jax.models import convolutions, fused_operations, group_norm, operations
+from nas3d_jax.models import convolutions, fused_operations, group_norm, operations, selected_operations
 from nas3d_jax.models.config import Variant
 from nas3d_jax.models.cpu_tuning import materialize
 from nas3d_jax.models.custom_operations import Custom, DenseParameters
@@ -29,6 +29,7 @@ from nas3d_jax.models.search_space import (
   edge_row,
   reading_nodes,
 )
+from nas3d_jax.models.single_path import Path
 
 
 class Projection(nn.Module):
@@ -93,19 +94,23 @@ class HybridModules(nn.Module):
   space: SearchSpace = PAPER_SPACE
 
   @nn.compact
-  def __call__(self, x: jax.Array, weights: jax.Array) -> jax.Array:
+  def __call__(self, x: jax.Array, weights: jax.Array | Path) -> jax.Array:
     """Mixes the candidate operations: on each edge, the sum over o of softmax(alpha)_o o(x) (equation in section 2.2).
 
     Args:
       x: the state, [N, D, H, W, C].
       weights: float32 [E, candidates]: the softmax of the hybrid parameters alpha, columns as in
-        `space.candidates`.
+        `space.candidates`; or the path of E edges, of which each then computes one operation.
 
     Returns:
       [N, D', H', W', E, C] in the dtype of x.
     """
     names = self.space.candidates[self.direction]
-    columns = {name: weights[:, index] for index, name in enumerate(names)}
+    one = isinstance(weights, Path)
+    columns = {
+      name: jnp.where(weights.choice == index, weights.weight, 0) if one else weights[:, index]
+      for index, name in enumerate(names)
+    }
     params, others = {}, []
     for name in names:
       custom = self.space.custom_operation(name)
@@ -118,7 +123,11 @@ class HybridModules(nn.Module):
         others.append(y * spread(columns[name][:, None].astype(y.dtype), y))
     if not params:
       return sum(others)
-    (mixed,) = fused_operations.evaluate(x, params, self.direction, self.variant, columns, summed=True)
+    if one:
+      numbers = {name: index for index, name in enumerate(names)}
+      mixed = selected_operations.evaluate(x, params, self.direction, self.variant, numbers, weights)
+    else:
+      (mixed,) = fused_operations.evaluate(x, params, self.direction, self.variant, columns, summed=True)
     return sum(others, convolutions.depth_to_space(mixed) if self.direction == "up" else mixed)
 
 
@@ -140,14 +149,14 @@ class SearchCell(nn.Module):
   space: SearchSpace = PAPER_SPACE
 
   @nn.compact
-  def __call__(self, x0: jax.Array, x1: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
+  def __call__(self, x0: jax.Array, x1: jax.Array, weights: Mapping[str, jax.Array | Path]) -> jax.Array:
     """Applies the cell.
 
     Args:
       x0: [N, D, H, W, C0], at twice the lengths of x1. Downward: output of the stage before the last; upward: the skip.
       x1: [N, D / 2, H / 2, W / 2, C1], output of the last stage.
-      weights: softmax of the hybrid parameters by direction, float32 [edges, candidates], rows in the order of
-        `search_space.edge_list`.
+      weights: softmax of the hybrid parameters by direction, float32 [edges, candidates], or a path; edges in the order
+        of `search_space.edge_list`.
 
     Returns:
       [N, D', H', W', nodes * channels] in the dtype of x0: the nodes side by side; downward at half of the lengths of
@@ -161,7 +170,7 @@ class SearchCell(nn.Module):
       rows = jnp.asarray([edge_row(self.kind, node, state) for node in readers], jnp.int32)
       sizes = (self.channels, len(readers), self.variant, self.space)
       modules = HybridModules(direction, *sizes, name=f"state_{state}")
-      mixed = modules(states[state], weights[direction][rows])
+      mixed = modules(states[state], jax.tree.map(lambda array, rows=rows: array[rows], weights[direction]))
       for index, node in enumerate(readers):
         nodes[node] = nodes[node] + mixed[..., index, :]
       if state:

@@ -107,24 +107,24 @@ def _raw_outputs(
   for name, params in operations.items():
     match family(name):
       case "pool" if name in ("avg_pool", "max_pool"):
-        finished[name] = _pool(x, name, weights[name])
+        finished[name] = pool(x, name, weights[name])
       case "identity":
         raws.append(_RawOutput((name,), x[..., None, :]))
       case "dil_conv":
-        raws.append(_RawOutput((name,), _dilated(x, params["conv"]["kernel"], direction)))
+        raws.append(_RawOutput((name,), dilated(x, params["conv"]["kernel"], direction)))
       case "dep_conv":
         depthwise = params["depthwise"]["kernel"][..., None]
         dense_kernels[name] = depthwise * spread(params["pointwise"]["kernel"], depthwise)
       case "conv":
         dense_kernels[name] = params["conv"]["kernel"]
       case "se_conv":
-        gate = _gate(x, params)
+        gate = gate_of(x, params)
         if "conv" not in params:
           factor = (gate * weights[name][None, :, None]).astype(x.dtype)
           finished[name] = x[..., None, :] * group_norm.over_voxels(factor, x[..., None, :])
         elif x.shape[0] > 1:
           # For one sample a gate is a factor of the kernel; for more, every sample would need a kernel of its own.
-          raws.append(_RawOutput((name,), _gated_apart(x, gate, params["conv"]["kernel"], direction)))
+          raws.append(_RawOutput((name,), gated_apart(x, gate, params["conv"]["kernel"], direction)))
         else:
           kernel = params["conv"]["kernel"]
           dense_kernels[name] = spread(gate[0].T[..., None], kernel) * kernel
@@ -133,7 +133,7 @@ def _raw_outputs(
       case _:
         raise InputError(f"operations must be candidates that this function computes, got {name!r}; add a case for it")
   if dense_kernels:
-    raws.append(_RawOutput(tuple(dense_kernels), _dense(x, list(dense_kernels.values()), direction)))
+    raws.append(_RawOutput(tuple(dense_kernels), dense(x, list(dense_kernels.values()), direction)))
   return raws, finished
 
 
@@ -149,7 +149,7 @@ def _normalize(
   if not raws:
     return ()
   names = [name for raw in raws for name in raw.names]
-  bias = _stack_rows([_bias(operations[name]) for name in names])
+  bias = _stack_rows([bias_of(operations[name]) for name in names])
   scale, shift = (_stack_rows([operations[name]["norm"][key] for name in names]) for key in ("scale", "bias"))
   weight = jnp.concatenate([weights[name] for name in names])
   layout = tuple(
@@ -179,7 +179,7 @@ def _stack_rows(parts: Sequence[jax.Array]) -> jax.Array:
   return jnp.concatenate([part.ravel() for part in parts]).reshape(-1, parts[0].shape[-1])
 
 
-def _gate(x: jax.Array, params: Params) -> jax.Array:
+def gate_of(x: jax.Array, params: Params) -> jax.Array:
   """Squeeze and excitation: [N, D, H, W, C] -> [N, E, C] between 0 and 1, float32."""
   mean = x.astype(jnp.float32).mean((1, 2, 3))
   hidden = jax.nn.relu(mean @ params["squeeze"]["kernel"] + params["squeeze"]["bias"][None])
@@ -192,21 +192,21 @@ def _convolve(x: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Arra
   return form(x, kernel)
 
 
-def _gated_apart(x: jax.Array, gate: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Array:
+def gated_apart(x: jax.Array, gate: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Array:
   """Gates x for each edge and convolves: gate [N, E, C], kernel [3, 3, 3, C, E, C] -> [N, ..., E, C]."""
   gate, edges = gate.astype(x.dtype), range(kernel.shape[-2])
   parts = [_convolve(x * gate[:, None, None, None, edge], kernel[..., edge, :], direction) for edge in edges]
   return jnp.stack(parts, axis=-2)
 
 
-def _dense(x: jax.Array, kernels: Sequence[jax.Array], direction: Direction) -> jax.Array:
+def dense(x: jax.Array, kernels: Sequence[jax.Array], direction: Direction) -> jax.Array:
   """All dense operations as one convolution: kernels [3, 3, 3, C, E_k, C] each -> [N, ..., sum of E_k, C]."""
   stacked = jnp.concatenate(kernels, axis=-2)
   y = _convolve(x, stacked.reshape(*stacked.shape[:4], -1), direction)
   return y.reshape(*y.shape[:-1], *stacked.shape[-2:])
 
 
-def _dilated(x: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Array:
+def dilated(x: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Array:
   """The dilated operation on all edges: kernel [3, 3, 3, C, E, C] -> [N, ..., E, C]."""
   forms = {
     "normal": convolutions.conv_dilated,
@@ -221,20 +221,20 @@ def _dilated(x: jax.Array, kernel: jax.Array, direction: Direction) -> jax.Array
   return y
 
 
-def _bias(params: Params) -> jax.Array:
+def bias_of(params: Params) -> jax.Array:
   """What an operation adds to its raw output before the norm, [E, C]."""
   if "conv" in params:
     return params["conv"]["bias"]
   if params.keys() == {"norm"}:
     return jnp.zeros_like(params["norm"]["bias"])
   if not {"depthwise", "pointwise"} <= params.keys():
-    raise InputError(f"no bias is known of an operation with layers {', '.join(sorted(params))}; add it to `_bias`")
+    raise InputError(f"no bias is known of an operation with layers {', '.join(sorted(params))}; add it to `bias_of`")
   # A sum, not a product of matrices: XLA would copy the kernel into another order for it.
   through = jnp.sum(params["depthwise"]["bias"].T[..., None] * params["pointwise"]["kernel"], 0)
   return through + params["pointwise"]["bias"]
 
 
-def _pool(x: jax.Array, name: str, weight: jax.Array) -> jax.Array:
+def pool(x: jax.Array, name: str, weight: jax.Array) -> jax.Array:
   """A pool of 2x2x2 voxels, [N, 2 D, 2 H, 2 W, C], times each edge's weight [E] -> [N, D, H, W, E, C]."""
   blocks = convolutions.space_to_depth(x)
   pooled = blocks.mean(4) if name == "avg_pool" else _largest(blocks)

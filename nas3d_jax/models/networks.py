@@ -19,6 +19,7 @@ from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.hybrid_parameters import hybrid_shapes
 from nas3d_jax.models.output_head import OutputHead, probabilities_of
 from nas3d_jax.models.search_space import CellKind
+from nas3d_jax.models.single_path import Path
 
 Variables = dict[str, Any]
 
@@ -66,13 +67,22 @@ class Supernet(Network):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool = False, logits: bool = False) -> jax.Array:
+  def __call__(
+    self,
+    x: jax.Array,
+    *,
+    train: bool = False,
+    logits: bool = False,
+    weights: Mapping[str, jax.Array | Path] | None = None,
+  ) -> jax.Array:
     """Computes the probability of each region.
 
     Args:
       x: normalised modalities, [N, D, H, W, in_channels] floating point; lengths are multiples of 2 ** (depth + 1).
       train: whether dropout is on; it then needs `rngs={"dropout": key}`.
       logits: give what `config.output` is applied to instead.
+      weights: of the operations, by the names of the hybrid parameters, in the place of their softmax: float32 [edges,
+        candidates] of at least 0, or paths (see `single_path`).
 
     Returns:
       [N, D, H, W, out_channels] between 0 and 1, float32.
@@ -82,7 +92,8 @@ class Supernet(Network):
     """
     config = self.config
     alphas = self.param("hybrid", _zeros_of, hybrid_shapes(config))
-    weights = {name: jax.nn.softmax(value) for name, value in alphas.items()}
+    if weights is None:
+      weights = {name: jax.nn.softmax(value) for name, value in alphas.items()}
 
     def make_cell(kind, channels, name):
       cell = SearchCell(kind, channels, config.nodes, config.variant, config.space, name=name)

@@ -12,10 +12,10 @@ together, change three files:
    (a) Dense 3x3x3 convolutions: `dense_kernels[name]` = the kernel [3, 3, 3, C, E, C], in whatever way it comes from
        the parameters. It becomes a part of the one wide convolution, whatever the direction.
    (b) Others with norm and ReLU, such as a 5x5x5 convolution: a raw output y of their own, as
-       `raws.append(_RawOutput((name,), y))`: [N, D', H', W', E, C], for "up" [N, D, H, W, 8, E, C]. `_dilated` shows
+       `raws.append(_RawOutput((name,), y))`: [N, D', H', W', E, C], for "up" [N, D, H, W, 8, E, C]. `dilated` shows
        how all edges are computed at once. Only the directions in which the operation is a candidate are needed.
    (c) Those without norm, as pools: `finished[name]`, of the shape of y, times the weight [E].
-   `_bias` finds the bias of layers "conv" and "depthwise" with "pointwise"; others need a line there. Arrays of edges
+   `bias_of` finds the bias of layers "conv" and "depthwise" with "pointwise"; others need a line there. Arrays of edges
    are broadcast by `spread`. The list in `rank` is for speed alone.
 
 Supernet, hybrid parameters, genotype, derived network, checkpoints and report follow; figures show a family that

@@ -38,11 +38,12 @@ from nas3d_jax.validation import PatchSize, is_whole, patch_size_of
 
 # The networks with filters and levels.
 HAND_DESIGNED = ("unet3d", "plain_unet")
-Method = Literal["darts", "random"]
+Method = Literal["darts", "single_path", "random"]
 AskedPatch = PatchSize | Literal["auto"]
 _PATCH = "voxels of a patch, one length or D,H,W; auto: what the data set suggests"
 # Limits where data and memory set none; a rate beyond single precision would be infinite.
 MOST_SEED, MOST_EPOCHS, MOST_RATE = 2**63 - 1, 10**6, 3.4e38
+LAST_TEMPERATURE = 0.1
 # Dropout of each network in the paper's recipe; the modern one has none.
 _DROPOUT = {"searched": TRAIN_DROPOUT, "unet3d": UNET_DROPOUT}
 
@@ -149,8 +150,18 @@ class SearchConfig(RunConfig):
   """
 
   workdir: str | Path = option("run directory with dataset/; search/ is written", kw_only=False, changeable=True)
+  # Before that, edges of few parameters are ahead because they learn faster (Zela et al. 2020).
+  warmup_epochs: int = option(
+    "epochs at the start in which the weights of the operations stay as they are", 0, least=0, most=MOST_EPOCHS
+  )
   # Random: uniformly out of the search space, without training; what is about training then has no meaning.
-  method: Method = option("darts: by gradient, as in the paper; random: draw a genotype with this seed", "darts")
+  method: Method = option(
+    "darts: by gradient, as in the paper; single_path: each edge computes one sampled operation a step (GDAS); random: "
+    "draw a genotype with this seed",
+    "darts",
+  )
+  # Of the single path. It falls linearly to 0.1 over the steps of all epochs.
+  temperature: float = option("of the samples at the start", 10.0, least=LAST_TEMPERATURE, most=1000)
   # The cases of all other folds are the kernel part.
   fold: int = option("the fold that is the hybrid part", 0, least=0)
   patch_size: AskedPatch = option(_PATCH, 64, least=1, most=MOST_PATCH, auto=True)
@@ -194,7 +205,9 @@ class TrainConfig(RunConfig):
   )
   # A run means its best checkpoint; None draws new parameters.
   # Where the run goes on, what was read is compared: `training.start`.
-  init_from: str | Path | None = option("run or checkpoint whose parameters to start from", None)
+  init_from: str | Path | None = option(
+    "run or checkpoint whose parameters to start from; of a search: the supernet's of the chosen operations", None
+  )
   patch_size: AskedPatch = option(_PATCH, 128, least=1, most=MOST_PATCH, auto=True)
   # May change when the training goes on, to make it longer.
   epochs: int = option("epochs", 200, least=1, most=MOST_EPOCHS, changeable=True)

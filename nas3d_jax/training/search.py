@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from nas3d_jax.files.run_layout import GENOTYPE, SEARCH
@@ -18,16 +19,18 @@ from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.precision import activation_dtype, computing
 from nas3d_jax.models.random_genotype import random_genotype
 from nas3d_jax.models.search_space import CustomOperation, SearchSpace
+from nas3d_jax.models.single_path import Path as OperationPath
+from nas3d_jax.models.single_path import sampled_paths, strongest_paths
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
-from nas3d_jax.training.config import SearchConfig
+from nas3d_jax.training.config import LAST_TEMPERATURE, SearchConfig
 from nas3d_jax.training.epoch import SavedSums
 from nas3d_jax.training.feed import Feed
 from nas3d_jax.training.genotype_counts import GenotypeCounts, describe, rows_of
 from nas3d_jax.training.optimizers import Plateau, adam, rate_of, with_rate
 from nas3d_jax.training.session import Session
 from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
-from nas3d_jax.training.steps import SearchState, make_search_step
+from nas3d_jax.training.steps import SearchState, WeightsOf, make_search_step
 
 
 def search(
@@ -90,6 +93,21 @@ def _search(session: SearchSession, config: SearchConfig) -> Genotype:
   return session.counts.most_common()
 
 
+def path_sampling(config: SearchConfig, steps: int) -> WeightsOf:
+  """One operation an edge and update, at a temperature that falls linearly over the steps (Dong and Yang 2019).
+
+  Args:
+    config: with the first temperature; the last one is 0.1.
+    steps: of the whole search.
+  """
+
+  def sample(hybrid: Mapping[str, jax.Array], key: jax.Array, step: jax.Array) -> dict[str, OperationPath]:
+    part = jnp.minimum(step / max(steps - 1, 1), 1)
+    return sampled_paths(hybrid, key, config.temperature + part * (LAST_TEMPERATURE - config.temperature))
+
+  return sample
+
+
 class Schedules(NamedTuple):
   """Learning rates of the two partitions."""
 
@@ -131,6 +149,8 @@ class SearchSession(Session[SearchState, SearchItems]):
       adam(config.hybrid_learning_rate),
       setup.optimizer(config.kernel_learning_rate, config.epochs * kernel.order.steps),
     )
+    options = dict(warmup=config.warmup_epochs * kernel.order.steps, replicas=setup.replicas, **setup.objective)
+    sampling = path_sampling(config, config.epochs * kernel.order.steps) if config.method == "single_path" else None
     super().__init__(
       setup,
       folder,
@@ -141,8 +161,10 @@ class SearchSession(Session[SearchState, SearchItems]):
       ),
       net=packed,
       state=SearchState.create(packed.pack(variables), *optimizers, keys.step),
-      step=make_search_step(packed, *optimizers, replicas=setup.replicas, **setup.objective),
+      step=make_search_step(packed, *optimizers, weights=sampling, **options),
       augment_key=keys.augment,
+      # Validated is what the search would choose now, as far as a path can be: all edges stay.
+      validated={} if sampling is None else {"weights": strongest_paths},
     )
     self.schedules = Schedules(Plateau(config.hybrid_learning_rate), Plateau(config.kernel_learning_rate))
     self.counts = GenotypeCounts()

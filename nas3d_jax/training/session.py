@@ -6,6 +6,7 @@ To follow a step: `search.py` or `train.py` (the loop), `Session.advance` (its p
 from __future__ import annotations
 
 import abc
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -23,13 +24,14 @@ from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.runtime.compiling import announced
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
+from nas3d_jax.training.chunks import make_chunk, steps_per_call
 from nas3d_jax.training.epoch import EpochProgress, SavedSums, Taken, mean_loss, run_epoch
 from nas3d_jax.training.feed import Feed
 from nas3d_jax.training.nonfinite import Skips, Source
 from nas3d_jax.training.optimizers import with_moments
 from nas3d_jax.training.run_directory import Run
 from nas3d_jax.training.setup import RunSetup
-from nas3d_jax.training.steps import SearchState, TrainState, make_chunk, make_validation_step, steps_per_call
+from nas3d_jax.training.steps import SearchState, TrainState, make_validation_step
 
 
 class CheckpointItems(Protocol):
@@ -77,6 +79,7 @@ class Session(abc.ABC, Generic[State, Items]):
     state: State,
     step: Callable[..., tuple[State, dict[str, jax.Array]]],
     augment_key: jax.Array,
+    validated: Mapping[str, Any] = types.MappingProxyType({}),
   ):
     """Copies the cases to the device where `data_placement` asks for it.
 
@@ -90,6 +93,7 @@ class Session(abc.ABC, Generic[State, Items]):
       state: before the first step.
       step: (state, a batch of each feed) -> (state, metrics); one of `steps.py`.
       augment_key: from which the key of each augmented batch follows.
+      validated: arguments of `make_validation_step` beside the loss.
 
     Raises:
       InputError: the cases do not fit the device.
@@ -102,7 +106,7 @@ class Session(abc.ABC, Generic[State, Items]):
     what = {"search": "the search step", "train": "the training step"}[kind]
     self._step = announced(what, step)
     self._chunk = announced(what, make_chunk(step, self._cut_batches, metrics)) if on_device else None
-    validation_step = make_validation_step(net, replicas=setup.replicas, **setup.objective)
+    validation_step = make_validation_step(net, replicas=setup.replicas, **setup.objective, **validated)
     self._validation_step = announced("the validation step", validation_step)
     self.progress = EpochProgress(losses, self.feeds[-1].stream.order, Skips(folder, setup.config.skip_nonfinite))
 

@@ -12,6 +12,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import CONFIG
 from nas3d_jax.files.strict_json import parse_json
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.inheritance import derived_variables
 from nas3d_jax.training.config import START_SUM
 from nas3d_jax.training.genotype_counts import rows_of
 from nas3d_jax.training.run_directory import has_checkpoint
@@ -87,13 +88,14 @@ def _settings(folder: Path) -> Mapping[str, Any]:
 
 
 def _read(setup: RunSetup, genotype: Genotype | None) -> dict[str, Any]:
-  """The variables of `init_from` of a training, if they are of this very network."""
+  """The variables of `init_from` of a training, if they are of this very network or of the supernet it was found in."""
   net, variables, metadata = restore(setup.config.init_from, operations=setup.space.custom)
   # Rows in another order, or another operation with parameters of the same shape, would be taken for something else.
-  other = metadata.genotype and rows_of(metadata.genotype)
+  own = genotype and rows_of(genotype)
+  other = own if metadata.kind == "search" else metadata.genotype and rows_of(metadata.genotype)
   for name, there, here in (
     ("architecture", metadata.architecture, setup.network.architecture),
-    ("genotype", other, genotype and rows_of(genotype)),
+    ("genotype", other, own),
     ("network", net.config, setup.network),
     ("schema", metadata.schema, setup.dataset.schema),
     ("normalization", metadata.intensities, setup.dataset.intensities),
@@ -103,4 +105,4 @@ def _read(setup: RunSetup, genotype: Genotype | None) -> dict[str, Any]:
         f"init_from {setup.config.init_from} has another {name} than this training: {there} there, {here} here; give a "
         "training of the same network"
       )
-  return variables
+  return derived_variables(variables, genotype, setup.network) if metadata.kind == "search" else variables

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +21,9 @@ from nas3d_jax.training.losses import deeply_supervised, dice_loss
 Metrics = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 Net = nn.Module | PackedNet
+
+WeightsOf = Callable[[Mapping[str, jax.Array], jax.Array, jax.Array], Mapping[str, Any]]
+"""(hybrid parameters, random key, number of the step) -> the weights of the operations, as a supernet takes them."""
 
 PARTITIONS = ("hybrid", "kernel")
 """In the order in which a search step updates them."""
@@ -97,6 +100,8 @@ def make_search_step(
   *,
   loss: Loss = dice_loss,
   logits: bool = False,
+  weights: WeightsOf | None = None,
+  warmup: int = 0,
   rolled: bool | None = None,
   replicas: Replicas = ONE_DEVICE,
 ) -> Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]:
@@ -111,6 +116,9 @@ def make_search_step(
     kernel_optimizer: of the kernel partition.
     loss: (probabilities, target) -> scalar.
     logits: whether the loss takes logits in their place, see `losses.make_logit_loss`.
+    weights: what the operations are weighted by in the place of the softmax of the hybrid parameters. Each update has a
+      key of its own, which is the same on all devices.
+    warmup: steps at the start that leave the hybrid parameters and their optimiser as they are.
     rolled: whether the two updates are two turns of one loop. That halves the program, and the time to compile it; but
       both turns compute both gradients, of which each uses one. Unrolled, each update differentiates with respect to
       its own partition alone. None means rolled on CPU, where compiling takes longest, and batches of one shape.
@@ -124,11 +132,13 @@ def make_search_step(
   """
   given = _wanted(logits)
 
-  def value(hybrid, kernel, batch, key):
+  def value(hybrid, kernel, batch, key, draw):
     image, target = batch
-    return loss(net.apply(merge(hybrid, kernel), image, train=True, rngs={"dropout": key}, **given), target)
+    own = {} if weights is None else {"weights": weights(hybrid["params"]["hybrid"], *draw)}
+    return loss(net.apply(merge(hybrid, kernel), image, train=True, rngs={"dropout": key}, **given, **own), target)
 
   def update_hybrid(state: SearchState, gradients: Any, good: jax.Array) -> SearchState:
+    good = good & (state.step >= warmup) if warmup else good
     hybrid, optimizer = _update(hybrid_optimizer, gradients, state.hybrid_optimizer, state.hybrid, good)
     return state.replace(hybrid=hybrid, hybrid_optimizer=optimizer)
 
@@ -136,10 +146,10 @@ def make_search_step(
     kernel, optimizer = _update(kernel_optimizer, gradients, state.kernel_optimizer, state.kernel, good)
     return state.replace(kernel=kernel, kernel_optimizer=optimizer)
 
-  def turn(state: SearchState, inputs: tuple[jax.Array, Batch, jax.Array]) -> tuple[SearchState, Any]:
-    first, batch, key = inputs
+  def turn(state: SearchState, inputs: tuple[jax.Array, Batch, jax.Array, Any]) -> tuple[SearchState, Any]:
+    first, batch, key, draw = inputs
     both = jax.value_and_grad(value, argnums=(0, 1))
-    current, (of_hybrid, of_kernel) = replicas.mean(both(state.hybrid, state.kernel, batch, key))
+    current, (of_hybrid, of_kernel) = replicas.mean(both(state.hybrid, state.kernel, batch, key, draw))
     # Each turn is judged by the gradient that it uses.
     good = jnp.where(first, _finite((current, of_hybrid)), _finite((current, of_kernel)))
     state = jax.lax.cond(
@@ -148,18 +158,21 @@ def make_search_step(
     return state, (current, good)
 
   def step(state: SearchState, hybrid_batch: Batch, kernel_batch: Batch) -> tuple[SearchState, Metrics]:
-    keys = jax.random.split(replicas.own_key(jax.random.fold_in(state.key, state.step)))
+    key = jax.random.fold_in(state.key, state.step)
+    keys = jax.random.split(replicas.own_key(key))
+    draws = None if weights is None else (jax.random.split(jax.random.fold_in(key, _DRAW)), jnp.stack([state.step] * 2))
     alike = jax.tree.map(jnp.shape, hybrid_batch) == jax.tree.map(jnp.shape, kernel_batch)
     if rolled and not alike:
       raise InputError("rolled=True needs hybrid and kernel batches of one shape; give rolled=None or False")
     if rolled if rolled is not None else alike and jax.default_backend() == "cpu":
       batches = jax.tree.map(lambda *pair: jnp.stack(pair), hybrid_batch, kernel_batch)
-      state, (losses, finite) = jax.lax.scan(turn, state, (jnp.array([True, False]), batches, keys))
+      state, (losses, finite) = jax.lax.scan(turn, state, (jnp.array([True, False]), batches, keys, draws))
     else:
       losses, finite = [], []
       for argnums, update, batch in ((0, update_hybrid, hybrid_batch), (1, update_kernel, kernel_batch)):
         gradient_of = jax.value_and_grad(value, argnums=argnums)
-        both = replicas.mean(gradient_of(state.hybrid, state.kernel, batch, keys[argnums]))
+        draw = jax.tree.map(lambda array, turn=argnums: array[turn], draws)
+        both = replicas.mean(gradient_of(state.hybrid, state.kernel, batch, keys[argnums], draw))
         losses.append(both[0])
         finite.append(_finite(both))
         state = update(state, both[1], finite[-1])
@@ -210,19 +223,37 @@ def make_train_step(
 
 
 def make_validation_step(
-  net: Net, *, loss: Loss = dice_loss, logits: bool = False, replicas: Replicas = ONE_DEVICE
+  net: Net,
+  *,
+  loss: Loss = dice_loss,
+  logits: bool = False,
+  weights: Callable[[Mapping[str, jax.Array]], Mapping[str, Any]] | None = None,
+  replicas: Replicas = ONE_DEVICE,
 ) -> Callable[[Any, Batch, jax.Array], jax.Array]:
-  """A jitted function (variables, batch, weight [N]) -> sum of the samples' weighted losses, with dropout off."""
+  """A jitted function (variables, batch, weight [N]) -> sum of the samples' weighted losses, with dropout off.
+
+  Args:
+    net: a network, see `make_search_step` and `make_train_step`.
+    loss: see there.
+    logits: see there.
+    weights: of a supernet, hybrid parameters -> what the operations are weighted by in the place of their softmax.
+    replicas: see there.
+  """
   given = _wanted(logits)
 
   def step(variables: Any, batch: Batch, weight: jax.Array) -> jax.Array:
     image, target = batch
-    answer = net.apply(variables, image, **given)
+    own = {} if weights is None else {"weights": weights(variables["params"]["hybrid"])}
+    answer = net.apply(variables, image, **given, **own)
     each = jax.vmap(lambda *sample: loss(*(array[None] for array in sample)))(answer, target)
     # A sample that only fills up the batch must not count, whatever its loss is.
     return replicas.sum(jnp.where(weight > 0, weight * each, 0).sum())
 
   return replicas.jit(step, (WHOLE, SPLIT, SPLIT), WHOLE)
+
+
+# Apart from what `Replicas.own_key` folds in, the numbers of devices.
+_DRAW = 2**31 - 1
 
 
 def _wanted(logits: bool) -> dict[str, bool]:
@@ -245,45 +276,3 @@ def _update(optimizer, gradients, state, params, good):
   updates, new_state = optimizer.update(gradients, state, params)
   new = optax.apply_updates(params, updates), new_state
   return jax.tree.map(lambda after, before: jnp.where(good, after, before), new, (params, state))
-
-
-# A call on an accelerator; one step takes milliseconds there, and seconds on a CPU.
-_STEPS = 32
-
-
-def steps_per_call() -> int:
-  """Steps of one call at most."""
-  return 1 if jax.default_backend() == "cpu" else _STEPS
-
-
-def make_chunk(
-  step: Callable[..., tuple[Any, Metrics]],
-  draw: Callable[[Any, Any, jax.Array], Sequence[Any]],
-  metrics: Sequence[str],
-) -> Callable[[Any, Any, Any, int], tuple[Any, Metrics]]:
-  """Cutting, normalising, augmenting and updating as one program.
-
-  Args:
-    step: (state, *batches) -> (state, metrics); the state has `step`.
-    draw: (data, indices of one step, number of the step) -> the batches of that step.
-    metrics: names of the metrics.
-
-  Returns:
-    A jitted function (state, data, indices, count) -> (state, metrics): `indices` is a tree of arrays [limit, ...], of
-    which the first `count` rows are used, one a step; each metric is float32 [limit], of which the first `count` hold.
-    The state given is donated. Changing `count` does not recompile.
-  """
-
-  def chunk(state, data, indices, count):
-    limit = jax.tree.leaves(indices)[0].shape[0]
-
-    def body(index, carry):
-      state, taken = carry
-      batches = draw(data, jax.tree.map(lambda rows: rows[index], indices), state.step)
-      state, current = step(state, *batches)
-      return state, {name: taken[name].at[index].set(current[name].astype(jnp.float32)) for name in taken}
-
-    taken = {name: jnp.zeros(limit, jnp.float32) for name in metrics}
-    return jax.lax.fori_loop(jnp.int32(0), jnp.asarray(count, jnp.int32), body, (state, taken))
-
-  return jax.jit(chunk, donate_argnums=0)

@@ -15,6 +15,7 @@ from nas3d_jax.inference.config import InferenceChoices
 from nas3d_jax.inference.volume import make_predict_step, predict_mean
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.packing import PackedNet
+from nas3d_jax.models.single_path import sampled_paths
 from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.training.epoch import mean_loss
 from nas3d_jax.training.losses import dice_loss
@@ -64,19 +65,28 @@ def test_the_devices(four):
       Replicas.of(devices)
 
 
-@pytest.mark.parametrize("rolled", [True, False], ids=["rolled", "unrolled"])
-def test_a_search_step_is_that_of_one_device_that_averages_the_samples(four, rolled):
+def sample(hybrid, key, step):
+  return sampled_paths(hybrid, key, 2.0 + step)
+
+
+@pytest.mark.parametrize(
+  ("rolled", "weights"), [(True, None), (False, None), (True, sample)], ids=["rolled", "unrolled", "single path"]
+)
+def test_a_search_step_is_that_of_one_device_that_averages_the_samples(four, rolled, weights):
+  """A single path is the same on all devices."""
   net, optimizers = ToySupernet(CONFIG, 0.5), (optax.sgd(3.0), optax.adam(0.1))
   variables = jax.tree.map(np.asarray, net.init(jax.random.key(1), BATCHES[0][0]))
   packed = PackedNet(net, variables)
   state = four.replicate(SearchState.create(packed.pack(variables), *optimizers, jax.random.key(0)))
-  step = make_search_step(packed, *optimizers, replicas=four, rolled=rolled)
+  step = make_search_step(packed, *optimizers, weights=weights, replicas=four, rolled=rolled)
 
   hybrid, kernel = {"hybrid": variables["params"]["hybrid"]}, {"project": variables["params"]["project"]}
   states = [optimizer.init(part) for optimizer, part in zip(optimizers, (hybrid, kernel), strict=True)]
 
-  def loss(hybrid, kernel, batch, key):
-    out = net.apply({"params": {**hybrid, **kernel}}, batch[0], train=True, rngs={"dropout": key})
+  def loss(hybrid, kernel, batch, key, number, turn):
+    drawn = jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), number), 2**31 - 1))[turn]
+    own = {} if weights is None else {"weights": weights(hybrid["hybrid"], drawn, number)}
+    out = net.apply({"params": {**hybrid, **kernel}}, batch[0], train=True, rngs={"dropout": key}, **own)
     return dice_loss(out, batch[1])
 
   def averaged(argnums, batch, number, turn):
@@ -85,7 +95,7 @@ def test_a_search_step_is_that_of_one_device_that_averages_the_samples(four, rol
     for device in range(4):
       keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(0), number), device))
       own = tuple(rows[device : device + 1] for rows in batch)
-      results.append(of_one(hybrid, kernel, own, keys[turn]))
+      results.append(of_one(hybrid, kernel, own, keys[turn], number, turn))
     return jax.tree.map(lambda *values: sum(values) / 4, *results)
 
   for number in range(3):

@@ -20,10 +20,14 @@ class ToySupernet(Network):
   dtype: object = None
 
   @nn.compact
-  def __call__(self, x, *, train=False, logits=False):
+  def __call__(self, x, *, train=False, logits=False, weights=None):
     shapes = hybrid_shapes(self.config)
     hybrid = self.param("hybrid", lambda _: {name: jnp.zeros(shape) for name, shape in shapes.items()})
-    weights = [jax.nn.softmax(value) for value in hybrid.values()]
+    if weights is None:
+      weights = [jax.nn.softmax(value) for value in hybrid.values()]
+    else:
+      paths = (weights[name] for name in hybrid)
+      weights = [jax.nn.one_hot(p.choice, shapes[n][1]) * p.weight[:, None] for n, p in zip(hybrid, paths, strict=True)]
     strengths = (jnp.sin(jnp.arange(weight.size)).reshape(weight.shape) for weight in weights)
     mixture = 1 + sum((weight * strength).sum() for weight, strength in zip(weights, strengths, strict=True))
     return _answer(self, x * mixture, train, logits)

@@ -20,13 +20,13 @@ from nas3d_jax.models.networks import DerivedNet, Supernet, variable_shapes
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.unet3d import UNet3D
 from nas3d_jax.schema.builtin import BRATS2019
+from nas3d_jax.training.chunks import make_chunk
 from nas3d_jax.training.config import TrainConfig
 from nas3d_jax.training.optimizers import adam
 from nas3d_jax.training.setup import key_of
 from nas3d_jax.training.steps import (
   SearchState,
   TrainState,
-  make_chunk,
   make_search_step,
   make_train_step,
   make_validation_step,

@@ -245,6 +245,38 @@ def test_a_genotype_at_random_in_the_place_of_a_search(workdir, capsys):
 
 
 @pytest.mark.usefixtures("toy")
+def test_a_single_path_search_that_was_asked_to_stop_ends_as_one_left_alone(copies):
+  whole, stopped, mixed = (copies(name) for name in ("whole", "stopped", "mixed"))
+  search(make_config(mixed, epochs=2))
+  search(make_config(whole, epochs=2, method="single_path"))
+  with pytest.raises(Stopped):
+    search(make_config(stopped, epochs=2, method="single_path"), StopAt(7))
+  search(make_config(stopped, epochs=2, method="single_path"))
+  assert_same_end(stopped / "search", whole / "search")
+  assert history(whole / "search")[0]["hybrid_loss"] != history(mixed / "search")[0]["hybrid_loss"]
+  with pytest.raises(InputError, match=r"temperature was 10\.0, is 5\.0"):
+    search(make_config(whole, epochs=2, method="single_path", temperature=5.0))
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_weights_stay_as_they_are_during_the_warm_up(workdir):
+  search(make_config(workdir, epochs=3, warmup_epochs=1))
+  at_start, after_one, after_two = (record["hybrid_weights"] for record in history(workdir / "search"))
+  assert at_start == after_one
+  assert all(weight == module["weights"][0] for cell in ("down", "up") for module in after_one[cell]
+             for weight in module["weights"])
+  assert after_two != after_one
+
+
+@pytest.mark.parametrize(("step", "temperature"), [(0, 10.0), (25, 7.525), (100, 0.1), (300, 0.1)])
+def test_the_temperature_falls_to_its_end(monkeypatch, step, temperature):
+  seen = []
+  monkeypatch.setattr(nas3d_jax.training.search, "sampled_paths", lambda hybrid, key, value: seen.append(float(value)))
+  nas3d_jax.training.search.path_sampling(SearchConfig("run"), 101)({}, None, step)
+  assert seen == [pytest.approx(temperature, rel=1e-5)]
+
+
+@pytest.mark.usefixtures("toy")
 @pytest.mark.parametrize(
   ("changes", "message"),
   [

@@ -1,5 +1,6 @@
 """What a training started from is compared by its parameters, not by how its path is spelt."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,8 +17,10 @@ from nas3d_jax.data.phantom import write_phantoms
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference.ensemble import restore_ensemble
 from nas3d_jax.inference.volume import predict_volume
-from nas3d_jax.training.config import START_SUM
-from nas3d_jax.training.train import train
+from nas3d_jax.training.config import START_SUM, TrainConfig
+from nas3d_jax.training.setup import RunSetup
+from nas3d_jax.training.start import start_of
+from nas3d_jax.training.train import read_genotype, train
 from tests.support.runs import history, steps_kept
 from tests.support.toy import ToyDerivedNet
 from tests.training.test_train import GENOTYPE, make_config, write_genotype
@@ -121,3 +124,24 @@ def test_parameters_of_another_normalisation_are_no_start_and_no_ensemble(starte
   own = image[image[..., 0] != 0][:, 0]
   prepared = metadata.intensities.prepare(image)
   assert prepared[..., 0].max() == pytest.approx((own.max() - own.mean()) / own.std(), rel=1e-5)
+
+
+def test_a_derived_network_starts_from_its_supernet(searched, tmp_path):
+  shutil.copytree(searched, tmp_path / "run")
+  sizes = dict(kernels=1, nodes=1, depth=2, patch_size=8)
+  config = TrainConfig(tmp_path / "run", init_from=tmp_path / "run" / "search", **sizes)
+  genotype = read_genotype(tmp_path / "run" / "search" / "genotype.json")
+  start = start_of(RunSetup.of(config), genotype, tmp_path / "run" / "train" / "0")
+  supernet, derived = restore(searched / "search")[1]["params"], start.variables["params"]
+  np.testing.assert_array_equal(derived["stem1"]["conv"]["kernel"], supernet["stem1"]["conv"]["kernel"])
+  for row, (operation, state) in enumerate(genotype.up):
+    np.testing.assert_array_equal(
+      derived["up_2"][f"op_{row}"]["norm"]["scale"],
+      supernet["up_2"][f"state_{state}"][operation]["norm"]["scale"][0],
+    )
+  other = dataclasses.replace(config, kernels=2)
+  with pytest.raises(InputError, match=r"init_from .*search has another network than this training: .*kernels=1"):
+    start_of(RunSetup.of(other), genotype, tmp_path / "run" / "train" / "0")
+  unet = dataclasses.replace(config, network="unet3d", levels=2)
+  with pytest.raises(InputError, match=r"init_from .*search has another architecture than this training: searched"):
+    start_of(RunSetup.of(unet), None, tmp_path / "run" / "unet3d" / "0")
