@@ -58,9 +58,10 @@ def test_a_batch_or_a_network_larger_than_memory_is_refused(workdir):
   ):
     RunSetup.of(SearchConfig(workdir, patch_size=2048, batch_size=60000, **sizes))
   setup = RunSetup.of(TrainConfig(workdir, network="unet3d", patch_size=16, filters=65536))
+  from nas3d_jax.models.search_space import PAPER_SPACE
   from nas3d_jax.models.unet3d import UNet3D
 
-  net = UNet3D(network_config(setup.config, setup.dataset.schema))
+  net = UNet3D(network_config(setup.config, setup.dataset.schema, PAPER_SPACE))
   with pytest.raises(InputError, match=r"^a network of filters=65536, levels=5 needs at least .* give smaller ones$"):
     initial_variables(net, key_of(0))
 
