@@ -132,6 +132,11 @@ class NetworkConfig(_Size):
     """Every spatial length of an input is a multiple of this: 2 ** (depth + 1) voxels."""
     return 2 ** (self.depth + 1)
 
+  def cell_channels(self, cell: str) -> int:
+    """Channels of a node of a cell, "down_0", "down_1", ..., "up_0", ... (section 2.1)."""
+    kind, level = cell.split("_")
+    return self.kernels * 2 ** (int(level) + 1 if kind == "down" else self.depth - int(level))
+
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig(_Size):

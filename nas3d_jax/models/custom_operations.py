@@ -137,7 +137,7 @@ def initial_parameters(
     # Of its own for each place, whatever else there is.
     own = jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
     edges = jax.tree.leaves(leaves)[0].shape[0] if path[1].startswith("state_") else None
-    drawn = _draw(operation, _channels(path[0], config), edges, operation.module)(own)
+    drawn = _draw(operation, config.cell_channels(path[0]), edges, operation.module)(own)
     group = functools.reduce(lambda group, part: group.setdefault(part, {}), path[:-1], tree)
     group[path[-1]] = jax.tree.map(array, drawn)
   return tree
@@ -173,9 +173,3 @@ def _without(tree: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in tree.items()
     if not name.startswith(PREFIX)
   }
-
-
-def _channels(cell: str, config: NetworkConfig) -> int:
-  """Channels of a node of "down_0", "down_1", ..., "up_0", ... (section 2.1)."""
-  kind, level = cell.split("_")
-  return config.kernels * 2 ** (int(level) + 1 if kind == "down" else config.depth - int(level))

@@ -10,8 +10,11 @@ import jax
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.architectures import HAND_DESIGNED
+from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.custom_operations import PREFIX as CUSTOM_PREFIX
 from nas3d_jax.models.networks import DerivedNet, Network, variable_shapes
+from nas3d_jax.models.operations import layer_shapes
+from nas3d_jax.models.search_space import CellKind, Direction
 from nas3d_jax.validation import PatchSize, axis_lengths
 
 
@@ -54,6 +57,37 @@ def _unet_level(names: Sequence[str]) -> int:
   return int(names[0].split("_")[1])
 
 
+def operation_flops(operation: str, cell: str, config: NetworkConfig, patch_size: PatchSize) -> float:
+  """What one operation of Table 1 adds to `forward_flops` in a cell of a derived network, "down_0", "up_1" and so on.
+
+  Raises:
+    InputError: no such operation in the search space of the network.
+  """
+  total, direction = 0.0, config.space.direction(operation)
+  for layer, arrays in layer_shapes(operation, config.cell_channels(cell), config.variant).items():
+    if "kernel" in arrays:
+      gate = layer in ("squeeze", "excite")
+      voxels = math.prod(axis_lengths(patch_size)) / 8 ** _operation_level(cell, config, direction, layer)
+      total += 2 * (1 if gate else voxels) * math.prod(arrays["kernel"])
+  return total
+
+
+def _coarse_level(cell: str, config: NetworkConfig) -> tuple[CellKind, int]:
+  """The kind of a cell, and how often the resolution was halved at its coarser end."""
+  kind, number = cell.split("_")
+  return kind, int(number) + 2 if kind == "down" else config.depth - int(number) + 1
+
+
+def _operation_level(cell: str, config: NetworkConfig, direction: Direction, layer: str) -> int:
+  """The same where a layer of an operation acts."""
+  kind, coarse = _coarse_level(cell, config)
+  if kind == "down":
+    return coarse
+  # A transposed convolution acts on each voxel of its input; the pointwise one after it on the doubled output.
+  scatters = direction == "up" and layer != "pointwise"
+  return coarse if scatters else coarse - 1
+
+
 @dataclasses.dataclass(frozen=True)
 class _DerivedLevels:
   """How often the resolution was halved where a kernel of a derived network acts.
@@ -69,15 +103,10 @@ class _DerivedLevels:
       return int(cell[-1])
     if cell == "head":
       return 0
-    kind, number = cell.split("_")
-    coarse = int(number) + 2 if kind == "down" else self.net.config.depth - int(number) + 1
+    kind, coarse = _coarse_level(cell, self.net.config)
     if layer.startswith("preprocess"):
       if kind == "down":
         return coarse - 1
       return coarse - 1 if layer == "preprocess0" else coarse
     operation, _ = getattr(self.net.genotype, kind)[int(layer.removeprefix("op_"))]
-    if kind == "down":
-      return coarse
-    # A transposed convolution acts on each voxel of its input; the pointwise one after it on the doubled output.
-    scatters = self.net.config.space.direction(operation) == "up" and names[-2] != "pointwise"
-    return coarse if scatters else coarse - 1
+    return _operation_level(cell, self.net.config, self.net.config.space.direction(operation), names[-2])

@@ -39,6 +39,7 @@ from nas3d_jax.validation import PatchSize, is_whole, patch_size_of
 # The networks with filters and levels.
 HAND_DESIGNED = ("unet3d", "plain_unet")
 Method = Literal["darts", "single_path", "random"]
+CostKind = Literal["flops", "parameters"]
 AskedPatch = PatchSize | Literal["auto"]
 _PATCH = "voxels of a patch, one length or D,H,W; auto: what the data set suggests"
 # Limits where data and memory set none; a rate beyond single precision would be infinite.
@@ -170,6 +171,11 @@ class SearchConfig(RunConfig):
   min_count: int = option(
     "stop when a genotype appeared this many times", 40, least=1, most=MOST_EPOCHS, changeable=True
   )
+  # The loss that the weights of the operations lower is then the usual one + cost_weight times the cost.
+  cost_weight: float = option(
+    "of the cost of what is found, in units of a random genotype's, in the objective", 0.0, least=0, most=MOST_RATE
+  )
+  cost: CostKind = option("floating-point operations of a forward pass of patch_size, or parameters", "flops")
   operations: tuple[str, ...] = option(
     "candidates: conv, se_conv, dil_conv, dep_conv, identity, pool, or single ones as down_conv; not given: all", ()
   )

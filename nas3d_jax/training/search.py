@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from nas3d_jax.files.run_layout import GENOTYPE, SEARCH
+from nas3d_jax.models.expected_cost import make_expected_cost
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.hybrid_parameters import hybrid_weights
 from nas3d_jax.models.networks import Supernet, partition
@@ -108,6 +109,15 @@ def path_sampling(config: SearchConfig, steps: int) -> WeightsOf:
   return sample
 
 
+def _cost_penalty(setup: RunSetup) -> Callable[[Mapping[str, jax.Array]], jax.Array] | None:
+  """The weighted cost of the network that is searched, where the run asks for it."""
+  config = setup.config
+  if not config.cost_weight:
+    return None
+  cost = make_expected_cost(setup.network, config.cost, config.patch_size)
+  return lambda hybrid: config.cost_weight * cost(hybrid)
+
+
 class Schedules(NamedTuple):
   """Learning rates of the two partitions."""
 
@@ -149,7 +159,10 @@ class SearchSession(Session[SearchState, SearchItems]):
       adam(config.hybrid_learning_rate),
       setup.optimizer(config.kernel_learning_rate, config.epochs * kernel.order.steps),
     )
-    options = dict(warmup=config.warmup_epochs * kernel.order.steps, replicas=setup.replicas, **setup.objective)
+    options = dict(
+      penalty=_cost_penalty(setup), warmup=config.warmup_epochs * kernel.order.steps, replicas=setup.replicas,
+      **setup.objective,
+    )
     sampling = path_sampling(config, config.epochs * kernel.order.steps) if config.method == "single_path" else None
     super().__init__(
       setup,

@@ -101,6 +101,7 @@ def make_search_step(
   loss: Loss = dice_loss,
   logits: bool = False,
   weights: WeightsOf | None = None,
+  penalty: Callable[[Mapping[str, jax.Array]], jax.Array] | None = None,
   warmup: int = 0,
   rolled: bool | None = None,
   replicas: Replicas = ONE_DEVICE,
@@ -118,6 +119,7 @@ def make_search_step(
     logits: whether the loss takes logits in their place, see `losses.make_logit_loss`.
     weights: what the operations are weighted by in the place of the softmax of the hybrid parameters. Each update has a
       key of its own, which is the same on all devices.
+    penalty: hybrid parameters -> a scalar that their update lowers together with the loss, which does not hold it.
     warmup: steps at the start that leave the hybrid parameters and their optimiser as they are.
     rolled: whether the two updates are two turns of one loop. That halves the program, and the time to compile it; but
       both turns compute both gradients, of which each uses one. Unrolled, each update differentiates with respect to
@@ -138,6 +140,9 @@ def make_search_step(
     return loss(net.apply(merge(hybrid, kernel), image, train=True, rngs={"dropout": key}, **given, **own), target)
 
   def update_hybrid(state: SearchState, gradients: Any, good: jax.Array) -> SearchState:
+    if penalty is not None:
+      own = jax.grad(penalty)(state.hybrid["params"]["hybrid"])
+      gradients = jax.tree.map(jnp.add, gradients, {"params": {"hybrid": own}})
     good = good & (state.step >= warmup) if warmup else good
     hybrid, optimizer = _update(hybrid_optimizer, gradients, state.hybrid_optimizer, state.hybrid, good)
     return state.replace(hybrid=hybrid, hybrid_optimizer=optimizer)

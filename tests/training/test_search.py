@@ -268,6 +268,16 @@ def test_the_weights_stay_as_they_are_during_the_warm_up(workdir):
   assert after_two != after_one
 
 
+@pytest.mark.usefixtures("toy")
+def test_a_great_cost_weight_finds_the_cheapest_operations(workdir):
+  genotype = search(make_config(workdir, epochs=3, cost_weight=1e3))
+  # Pools and the identity cost nothing; with a single channel where most voxels are, a convolution costs less than two.
+  assert {name for name, _ in genotype.down} <= {"avg_pool", "max_pool"}
+  assert genotype.up == (("identity", 0), ("up_conv", 1))
+  # The losses that are recorded are those of the network alone.
+  assert all(0 < record["hybrid_loss"] < 1 for record in history(workdir / "search"))
+
+
 @pytest.mark.parametrize(("step", "temperature"), [(0, 10.0), (25, 7.525), (100, 0.1), (300, 0.1)])
 def test_the_temperature_falls_to_its_end(monkeypatch, step, temperature):
   seen = []
