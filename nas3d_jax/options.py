@@ -200,6 +200,13 @@ def check_options(config: Any) -> None:
       field.metadata[_OPTION].typed(hint).check(field.name, getattr(config, field.name))
 
 
+def plain(value: Any) -> Any:
+  """The value of an option as JSON holds it, and gives it back: paths as texts, tuples as lists."""
+  if isinstance(value, Path):
+    return str(value)
+  return list(value) if isinstance(value, tuple) else value
+
+
 def _holds_path(hint: Any) -> bool:
   return hint is Path or any(map(_holds_path, typing.get_args(hint)))
 

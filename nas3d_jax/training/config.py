@@ -23,7 +23,7 @@ from nas3d_jax.models.config import (
   Variant,
 )
 from nas3d_jax.models.search_space import SearchSpace
-from nas3d_jax.options import check_options, option, options_of
+from nas3d_jax.options import check_options, option, options_of, plain
 from nas3d_jax.training.recipe import (
   RECIPES,
   DiceOver,
@@ -136,9 +136,9 @@ class RunConfig:
 
   @property
   def defaults(self) -> dict[str, Any]:
-    """The options with which a run was made that does not know of them, because it is older."""
+    """The options with which a run was made that does not know of them, because it is older; plain JSON values."""
     options = options_of(type(self)).items()
-    own = {name: o.default for name, o in options if o.default is not dataclasses.MISSING}
+    own = {name: plain(o.default) for name, o in options if o.default is not dataclasses.MISSING}
     return own | {name: value for name, value in RECIPES["paper"].items() if name in own}
 
 
