@@ -66,6 +66,7 @@ class Examination:
     intensities: of each modality that could be read and is neither constant nor has voxels that are not finite.
     labels: voxels of each value in the segmentation, whether the schema knows it or not, of values from 0 to 255 all,
       of others the first few; None without a segmentation that could be read.
+    label_voxels: all voxels of that segmentation; 0 without one.
     labelled: whether there is a segmentation.
     findings: what is wrong or strange in the case alone, whatever the schema's labels.
   """
@@ -77,6 +78,7 @@ class Examination:
   checksums: Mapping[str, str]
   intensities: Mapping[str, Intensities]
   labels: Mapping[float, int] | None
+  label_voxels: int
   labelled: bool
   findings: tuple[Finding, ...]
 
@@ -100,6 +102,7 @@ class _Reading:
     self.checksums: dict[str, str] = {}
     self.intensities: dict[str, Intensities] = {}
     self.labels: dict[float, int] | None = None
+    self.label_voxels = 0
     self.first: tuple[str, Volume] | None = None  # without its voxels
     self.shape: tuple[int, ...] | None = None
     # Where an image is not zero; None as long as none was read, and useless once one could not be.
@@ -115,7 +118,7 @@ class _Reading:
     first = self.first and self.first[1]
     return Examination(
       self.files.name, self.shape, first and first.spacing, first and first.affine, self.checksums, self.intensities,
-      self.labels, self.files.segmentation is not None, tuple(self.findings),
+      self.labels, self.label_voxels, self.files.segmentation is not None, tuple(self.findings),
     )
 
   def _file(self, key: str, path: Path) -> None:
@@ -181,7 +184,7 @@ class _Reading:
     on_grid = self._geometry(kind, data.shape, volume)
     flat = data.ravel(order="K")  # without a copy: the volumes are stored as the files are
     if kind == "segmentation":
-      self.labels = _value_counts(flat)
+      self.labels, self.label_voxels = _value_counts(flat), flat.size
       self._outside(flat, on_grid)
       return
     inside = flat != 0

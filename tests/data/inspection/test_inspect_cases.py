@@ -185,6 +185,10 @@ FAULTS = {
   "label of a resampling": (
     lambda d: edit(d, 0, "seg", put([0.5, -1], kind=np.float32)), 0, "labels", r"2 voxels with labels \(-1, 0.5\)"
   ),
+  "probabilities": (
+    lambda d: edit(d, 0, "seg", put(np.linspace(0.1, 0.9, 50).reshape(10, 5), np.s_[10, 8:18, 8:13], np.float32)),
+    0, "labels", r"50 voxels with labels \(0\.1\d*, .*, \.\.\.\)",
+  ),
   "label NaN": (
     lambda d: edit(d, 0, "seg", put(np.nan, kind=np.float32)),
     0, "labels", r"2 voxels with labels \(nan\)",
