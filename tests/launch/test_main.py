@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 from absl import flags
 
@@ -186,6 +187,9 @@ def test_a_configuration_has_all_flags_but_those_of_the_platform():
     (KeyboardInterrupt(), 130, "interrupted"),
     (Stopped(15, "sail on"), 143, "stopped by SIGTERM; all that was done is saved. To go on: sail on\n"),
     (InputError("fold must be below 5, got 9"), 2, "error: fold must be below 5, got 9\n"),
+    (MemoryError(), 2, "error: memory is used up; let the process have more (ulimit -v, "),
+    (ImportError("libx.so: failed to map segment from shared object"), 2, "error: memory is used up (libx.so: failed"),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nmore"), 2, "used up (RESOURCE_EXHAUSTED: 9 bytes); let"),
   ],
 )
 def test_how_a_stage_ends_is_its_exit_code(monkeypatch, capsys, raised, code, said):
