@@ -43,7 +43,7 @@ CostKind = Literal["flops", "parameters"]
 AskedPatch = PatchSize | Literal["auto"]
 _PATCH = "voxels of a patch, one length or D,H,W; auto: what the data set suggests"
 # Limits where data and memory set none; a rate beyond single precision would be infinite.
-MOST_SEED, MOST_EPOCHS, MOST_RATE = 2**63 - 1, 10**6, 3.4e38
+MOST_SEED, MOST_EPOCHS, MOST_FOLD, MOST_RATE = 2**63 - 1, 10**6, 10**6, 3.4e38
 LAST_TEMPERATURE = 0.1
 # Dropout of each network in the paper's recipe; the modern one has none.
 _DROPOUT = {"searched": TRAIN_DROPOUT, "unet3d": UNET_DROPOUT}
@@ -164,7 +164,7 @@ class SearchConfig(RunConfig):
   # Of the single path. It falls linearly to 0.1 over the steps of all epochs.
   temperature: float = option("of the samples at the start", 10.0, least=LAST_TEMPERATURE, most=1000)
   # The cases of all other folds are the kernel part.
-  fold: int = option("the fold that is the hybrid part", 0, least=0)
+  fold: int = option("the fold that is the hybrid part", 0, least=0, most=MOST_FOLD)
   patch_size: AskedPatch = option(_PATCH, 64, least=1, most=MOST_PATCH, auto=True)
   # N_E and N_C of Table 2. Both may change when the search goes on, to make it longer.
   epochs: int = option("epochs at most", 100, least=1, most=MOST_EPOCHS, changeable=True)
