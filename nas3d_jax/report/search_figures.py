@@ -9,12 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.genotype_statistics import parameter_free_share
 from nas3d_jax.models.search_space import CELLS, direction_of, family
 from nas3d_jax.report.cell_figures import families_of
 from nas3d_jax.report.gallery import BLUE, GREEN, GREY, INK, NETWORK_COLOURS, ORANGE, PURPLE, new_figure
 from nas3d_jax.report.run_contents import NETWORKS, History
 
 _DASHES = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 1)))
+
+
+_COLLAPSED = 0.5
+"""Part of the operations; of genotypes drawn at random from the paper's search space 1 in 200 has more."""
 
 
 def stop_reason(search: History) -> str:
@@ -113,6 +119,21 @@ def entropy_figure(search: History) -> Figure:
   for axes in (upper, lower):
     _whole_epochs(axes, epochs)
   return figure
+
+
+def collapse(search: History) -> str | None:
+  """A warning where operations without parameters take more than half of the last genotype; None where not.
+
+  Such a search has found what learns fastest at its start, not what segments best (Zela et al. 2020).
+  """
+  share = parameter_free_share(Genotype(**search.records[-1]["genotype"], space=search.space))
+  if share <= _COLLAPSED:
+    return None
+  return (
+    f"Warning: {share:.0%} of the operations of the last genotype are pools and identity, which have no kernel. The "
+    "search has collapsed, or has hardly begun: of equal weights the first candidates are taken, which are these. A "
+    "warm-up (warmup_epochs) or another hybrid_learning_rate may help."
+  )
 
 
 def operation_families(rows: Mapping[str, Sequence[Sequence]], families: Sequence[str]) -> list[int]:

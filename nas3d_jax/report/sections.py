@@ -106,6 +106,8 @@ def search(c: Context) -> None:
   c.figure("fig7_history", caption, records, lambda: search_figures.history_figure(found))
   caption = "Does the search collapse? Entropy of the weights, and operations of each epoch's genotype."
   c.figure("entropy", caption, records, lambda: search_figures.entropy_figure(found))
+  if warning := search_figures.collapse(found):
+    c.page.text(warning)
   for cell in CELLS:
     caption = f"Softmax weights of the {cell}ward cell's hybrid modules at the start of each epoch."
     c.figure(f"weights_{cell}", caption, records, functools.partial(search_figures.weights_figure, found, cell))

@@ -121,6 +121,15 @@ def test_why_the_search_stopped(tmp_path, epochs, genotype, text):
   assert search_figures.stop_reason(history).startswith(text)
 
 
+@pytest.mark.parametrize(
+  ("down", "share"), [((("max_pool", 0), ("avg_pool", 1)), "75%"), ((("max_pool", 0), ("down_conv", 1)), None)]
+)
+def test_a_search_that_chose_pools_and_identity_is_warned_of(tmp_path, down, share):
+  records = [{"genotype": {"down": rows, "up": [["identity", 0], ["up_conv", 1]]}} for rows in (GENOTYPE.down, down)]
+  warning = search_figures.collapse(History(tmp_path, {}, (), tuple(records), None))
+  assert (warning and warning[:12]) == (share and f"Warning: {share}")
+
+
 def test_labels_have_the_papers_colours():
   colours = label_colours(BRATS2019)
   assert [max(range(3), key=colours[value].__getitem__) for value in (1, 2)] == [0, 2]  # red core, blue oedema

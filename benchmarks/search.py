@@ -1,0 +1,166 @@
+"""Is a search worth its price? Searched and random genotypes, trained alike on Task04_Hippocampus, and a page.
+
+    python -m benchmarks.search run --data_dir=FOLDER --workdir=RUN    searches, draws, trains, scores; goes on
+    python -m benchmarks.search page --workdir=RUN                     writes benchmarks/search.md from what is there
+
+Fold 0 takes no part in the searches, is left out of the trainings, and judges. The last checkpoint is scored, so that
+its labels choose nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.task04 import FOLDS, REGIONS, _device, _table, fold_cases, history, launch, means
+
+SEEDS, RANDOM = 3, 5
+PATCH = "--patch_size=40,56,40 --nodes=2 --depth=2"
+RECIPE = "--recipe=modern --loss=dice --mirror=D"
+SEARCH = (
+  f"{PATCH} {RECIPE} --fold=1 --kernels=2 --batch_size=1 --dropout=0 --epochs=3 --min_count=3 --sampling=random "
+  "--steps_per_epoch=60 --hybrid_learning_rate=1e-2 --kernel_learning_rate=3e-3"
+)
+TRAIN = f"{PATCH} {RECIPE} --fold=0 --kernels=4 --batch_size=2 --sampling=random --steps_per_epoch=250 --epochs=1"
+METHODS = {"darts": SEEDS, "single_path": SEEDS, "random": RANDOM}
+
+
+def runs() -> list[tuple[str, int]]:
+  """Method and seed of each genotype; the methods take turns, so that what is there early compares."""
+  return [(method, seed) for seed in range(max(METHODS.values())) for method, count in METHODS.items() if seed < count]
+
+
+def run(data_dir: str, workdir: Path) -> None:
+  """Does what is left."""
+  # It loads JAX.
+  from nas3d_jax.data.dataset.reference import write_reference
+
+  if not (workdir / "dataset" / "manifest.json").exists():
+    launch("preprocess", f"--data_dir={data_dir}", f"--workdir={workdir}", "--normalization=zscore", f"--folds={FOLDS}")
+  cases = ",".join(fold_cases(workdir, 0))
+  for method, seed in runs():
+    own = workdir / method / str(seed)
+    if (own / "scores" / "scores.csv").exists():
+      continue
+    if not (own / "searched" / "search" / "genotype.json").exists():
+      write_reference(own / "searched", workdir / "dataset", without_fold=0)
+      launch("search", f"--workdir={own / 'searched'}", f"--method={method}", f"--seed={seed}", *shlex.split(SEARCH))
+    write_reference(own, workdir / "dataset")
+    genotype = own / "searched" / "search" / "genotype.json"
+    launch("train", f"--workdir={own}", f"--genotype={genotype}", *shlex.split(TRAIN))
+    common = [f"--data_dir={data_dir}", f"--cases={cases}", "--overwrite"]
+    last = max((own / "train" / "0" / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    launch("predict", *common, f"--checkpoint={last}", f"--out={own / 'predicted'}")
+    launch("evaluate", *common, f"--predictions={own / 'predicted'}", f"--out={own / 'scores'}")
+
+
+def page(workdir: Path, note: str) -> str:
+  """What the runs gave, in Markdown, with a note on how they were made."""
+  from nas3d_jax.checkpointing.restore import restore
+  from nas3d_jax.evaluation.control import gain_over_random
+  from nas3d_jax.evaluation.scores import Scores
+  from nas3d_jax.models.flops import forward_flops
+  from nas3d_jax.models.genotype_statistics import chance_overlap, edge_overlap, parameter_free_share, row_overlap
+
+  done = [run for run in runs() if (workdir / run[0] / str(run[1]) / "scores" / "scores.csv").exists()]
+  rows, dice, genotypes, config, sessions = [], {}, {}, None, []
+  for method, seed in sorted(done, key=lambda run: (list(METHODS).index(run[0]), run[1])):
+    own = workdir / method / str(seed)
+    net, variables, metadata = restore(own / "train" / "0", "last")
+    config = metadata.network
+    _, by_region, _ = means(own / "scores")
+    cases = Scores.load(own / "scores").cases
+    of_cases = [statistics.mean(cases[case][region]["dice"] for region in REGIONS) for case in sorted(cases)]
+    dice.setdefault(method, []).append(of_cases)
+    genotypes.setdefault(method, []).append(metadata.genotype)
+    search_minutes, train_minutes = (_minutes(folder) for folder in (own / "searched" / "search", own / "train" / "0"))
+    parameters = sum(leaf.size for leaf in _leaves(variables))
+    cells = [method, seed, *(f"{100 * by_region[region]:.2f}" for region in REGIONS), f"{100 * np.mean(of_cases):.2f}"]
+    cells += [f"{forward_flops(net, metadata.patch_size) / 1e9:.2f}", f"{parameters:,}"]
+    rows.append([*cells, f"{parameter_free_share(metadata.genotype):.0%}", search_minutes, train_minutes])
+    sessions.append(json.loads((own / "train" / "0" / "config.json").read_text())["sessions"][-1])
+  heads = ["method", "seed", *(f"Dice {region}" for region in REGIONS), "mean", "GFLOP a patch", "parameters"]
+  heads += ["pools and identity", "minutes of search", "minutes of training"]
+  lines = [
+    "# Is the search worth its price?",
+    "",
+    "Made by `python -m benchmarks.search page` from the runs. Task04 of the Medical Segmentation Decathlon, 220 "
+    f"cases, {FOLDS} folds. Fold 0 ({len(next(iter(dice.values()))[0])} cases) took no part in the searches and "
+    "trainings; the last checkpoint of each training is scored on it, without mirroring. Each is trained once.",
+    "",
+    _table(heads, rows),
+    "",
+    f"Missing: {', '.join(f'{method} {seed}' for method, seed in runs() if (method, seed) not in done) or 'nothing'}.",
+    "",
+  ]
+  for method in ("darts", "single_path"):
+    if method in dice and "random" in dice:
+      gain = gain_over_random(dice[method], dice["random"], seed=0)
+      spread = " and ".join(
+        f"{np.mean(dice[m], 1).mean() * 100:.2f} ± {np.std(np.mean(dice[m], 1), ddof=1) * 100:.2f} ({len(dice[m])})"
+        for m in (method, "random")
+        if len(dice[m]) > 1
+      )
+      lines += [
+        f"- {method}: gain over random {gain.value:+.2f}% (95% interval {gain.low:+.2f}% to {gain.high:+.2f}%, over "
+        f"cases and networks); mean ± deviation over networks {spread}"
+      ]
+    if len(genotypes.get(method, [])) > 1:
+      found = genotypes[method]
+      pairs = [(one, other) for index, one in enumerate(found) for other in found[:index]]
+      edges, own = (statistics.mean(f(*pair) for pair in pairs) for f in (edge_overlap, row_overlap))
+      chance = chance_overlap(config)
+      lines += [
+        f"- {method}: seeds agree in {edges:.0%} of the edges (chance {chance[0]:.0%}) and in {own:.0%} of the edges "
+        f"with their operations (chance {chance[1]:.0%})"
+      ]
+  lines += [
+    "",
+    *([note, ""] if note else []),
+    "The trainings ran on:",
+    "",
+    *dict.fromkeys(f"- {_device(session)}" for session in sessions),
+    "",
+    "```sh",
+    "python -m benchmarks.search run --data_dir=Task04_Hippocampus --workdir=run",
+    f"# python -m launch search --method=METHOD --seed=K {SEARCH}",
+    f"# python -m launch train {TRAIN}",
+    "python -m benchmarks.search page --workdir=run",
+    "```",
+    "",
+  ]
+  return "\n".join(lines)
+
+
+def _minutes(folder: Path) -> str:
+  """Of all epochs of a run."""
+  records = history(folder)
+  return f"{sum(record['seconds'] for record in records) / 60:.1f}" if records else "0"
+
+
+def _leaves(tree: Any) -> list[Any]:
+  return [leaf for value in tree.values() for leaf in _leaves(value)] if hasattr(tree, "values") else [tree]
+
+
+def main() -> None:
+  """Does what the command line asks for."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("what", choices=["run", "page"])
+  parser.add_argument("--data_dir", default="Task04_Hippocampus")
+  parser.add_argument("--workdir", default="run")
+  parser.add_argument("--note", default="", help="what the page says of how the runs were made")
+  given = parser.parse_args()
+  if given.what == "run":
+    run(given.data_dir, Path(given.workdir))
+  else:
+    Path(__file__).with_suffix(".md").write_text(page(Path(given.workdir), given.note))
+
+
+if __name__ == "__main__":
+  main()
