@@ -24,13 +24,15 @@ RECIPE = (
   "sampling foreground_share steps_per_epoch recipe loss dice_over optimizer weight_decay schedule warmup clip_norm "
   "augmentation mirror output"
 )
+SEARCH = "operations method warmup_epochs cost cost_weight temperature"
 FLAGS = {
   "phantom": "out cases seed shape",
   "inspect": "data_dir schema workers json",
   "preprocess": "data_dir workdir schema folds seed orientation spacing foreground normalization overwrite",
   "search": "workdir fold patch_size epochs min_count batch_size kernels nodes depth variant "
   "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment data_placement "
-  f"{RECIPE} precision skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes process",
+  f"{SEARCH} {RECIPE} precision skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes "
+  "process",
   "train": "workdir fold network genotype init_from patch_size epochs batch_size kernels nodes depth variant filters "
   f"levels learning_rate dropout ema seed skip_empty augment data_placement {RECIPE} precision skip_nonfinite "
   "checkpoint_minutes overwrite platform devices coordinator processes process",
@@ -39,7 +41,7 @@ FLAGS = {
   "evaluate": "predictions data_dir out schema cases tolerance overwrite",
   "report": "workdir out portal_csv test_dir schema seed overwrite",
   "experiment": "workdir data_dir test_dir schema test_schema portal_csv folds foreground "
-  "normalization nested seeds search_patch_size "
+  f"normalization nested seeds random retrain_seeds search_patch_size {SEARCH} "
   "search_epochs min_count hybrid_learning_rate kernel_learning_rate search_dropout patch_size epochs batch_size "
   "kernels nodes depth variant filters levels learning_rate dropout unet3d_learning_rate unet3d_dropout "
   "plain_unet_learning_rate plain_unet_dropout baseline skip_empty "
