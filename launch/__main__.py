@@ -30,6 +30,7 @@ from launch.flags import named_path, unwritable
 from nas3d_jax.files.atomic import refusal
 from nas3d_jax.runtime import standard_streams
 from nas3d_jax.runtime.ending import end
+from nas3d_jax.runtime.lack_of_memory import is_lack_of_memory
 from nas3d_jax.runtime.stopping import Stop, StopBySignal, Stopped
 
 STAGES = ("phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
@@ -39,6 +40,10 @@ _SAVING = ("search", "train", "experiment", "demo")
 _ANEW = ("search", "train", "predict")
 
 _DONE, _FAILED, _WRONG_INPUT, _INTERRUPTED = 0, 1, 2, 130
+_NO_MEMORY = (
+  "memory is used up{}; let the process have more (ulimit -v, what the queue grants, a GPU that nothing else uses), or "
+  "ask for less, as by a smaller --patch_size; what was saved before is whole"
+)
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort")
 _HELPFULL = ("--helpfull", "-helpfull")
 
@@ -67,6 +72,10 @@ def _command(arguments: Sequence[str], stop: Stop | None) -> int:
   if not arguments or arguments[0] in _HELP + _HELPFULL:
     print(_overview())
     return _DONE
+  try:
+    os.getcwd()
+  except OSError as error:
+    return _complain(f"the current folder is not there ({error.strerror}); cd to one that is, and run it again")
   name, *rest = arguments
   if name not in STAGES:
     near = difflib.get_close_matches(name, STAGES, n=1)
@@ -134,9 +143,18 @@ def _code(stage: ModuleType, arguments: tuple[Any, ...]) -> int:
     if refused is None:
       raise
     return _complain(str(refused))
+  except Exception as error:
+    if not is_lack_of_memory(error):
+      raise
+    return _complain(_NO_MEMORY.format(_first_line(error)))
   except KeyboardInterrupt:
     print("\ninterrupted; the same command goes on from what is saved", file=sys.stderr)
     return _INTERRUPTED
+
+
+def _first_line(error: Exception) -> str:
+  lines = str(error).splitlines()
+  return f" ({lines[0]:.200})" if lines else ""
 
 
 def _with_flag(message: str, values: flags.FlagValues) -> str:
@@ -147,7 +165,8 @@ def _with_flag(message: str, values: flags.FlagValues) -> str:
 
 def _overview() -> str:
   about = {name: importlib.import_module(f"launch.{name}").__doc__ or "" for name in STAGES}
-  lines = [f"  {name:12}{text.splitlines()[0]}" for name, text in about.items()]
+  # Python leaves texts out with -OO.
+  lines = [f"  {name:12}{text.partition(chr(10))[0]}".rstrip() for name, text in about.items()]
   last = "python -m launch STAGE --help lists the flags of a stage."
   return "\n".join(["python -m launch STAGE --flags", "", *lines, "", last])
 
@@ -193,7 +212,9 @@ def command(arguments: Sequence[str]) -> NoReturn:
     except Exception as error:
       # A full disk behind stdout is met outside of the stages too.
       refused = refusal(error, "stdout") if isinstance(error, OSError) else None
-      if refused is None:
+      if is_lack_of_memory(error):
+        code = _complain(_NO_MEMORY.format(_first_line(error)))
+      elif refused is None:
         traceback.print_exc()
       else:
         code = _complain(str(refused))

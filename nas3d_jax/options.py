@@ -22,8 +22,6 @@ from nas3d_jax.validation import PatchSize, check_path, is_number, is_whole
 
 Config = TypeVar("Config")
 _OPTION, _PART = "option", "part"
-# Of whole numbers that declare no other limit: sizes and counts far beyond what any machine holds.
-_BELOW = 1 << 31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +93,7 @@ class Option:
         dataclasses.replace(self, lengths=False, auto=False, kind=int).check(name, length)
       return
     if not (self._fits(value) or (value is None and self.optional)):
-      wanted = f"{self.wanted or self._spelled(value)}{', or None' * self.optional}"
+      wanted = f"{self.wanted or self._spelled()}{', or None' * self.optional}"
       raise InputError(f"{name} must be {wanted}, got {value!r:.100}")
     if self.most is not None and value is not None and value > self.most:
       raise InputError(f"{name} must be at most {self.most}, got {value!r:.100}")
@@ -107,23 +105,16 @@ class Option:
       return (is_whole if self.kind is int or self.lengths else is_number)(value) and (
         (self.least is None or value >= self.least)
         and (self.above is None or value > self.above)
-        and (self._limit is None or value < self._limit)
+        and (self.below is None or value < self.below)
       )
     return self.kind is not bool or isinstance(value, bool)
 
-  @property
-  def _limit(self) -> float | None:
-    whole = self.kind is int or self.lengths
-    return _BELOW if self.below is None and self.most is None and whole else self.below
-
-  def _spelled(self, value: Any) -> str:
+  def _spelled(self) -> str:
     if self.choices:
       return f"one of {', '.join(self.choices)}"
     if self.kind is bool:
       return "True or False"
     bounds = {"of at least": self.least, "above": self.above, "below": self.below}
-    if is_whole(value, _BELOW):
-      bounds["below"] = self._limit
     spelled = " and ".join(f"{words} {bound}" for words, bound in bounds.items() if bound is not None)
     return f"a {'whole ' * (self.kind is int or self.lengths)}number {spelled}".rstrip()
 
@@ -207,6 +198,13 @@ def check_options(config: Any) -> None:
   for field, hint in _fields(type(config)):
     if _OPTION in field.metadata:
       field.metadata[_OPTION].typed(hint).check(field.name, getattr(config, field.name))
+
+
+def plain(value: Any) -> Any:
+  """The value of an option as JSON holds it, and gives it back: paths as texts, tuples as lists."""
+  if isinstance(value, Path):
+    return str(value)
+  return list(value) if isinstance(value, tuple) else value
 
 
 def _holds_path(hint: Any) -> bool:

@@ -15,14 +15,14 @@ from nas3d_jax.training.setup import RunSetup, initial_variables, key_of, networ
 from nas3d_jax.training.train import train
 
 CONFIGS = (SearchConfig, TrainConfig, InferenceChoices, PredictConfig, ExperimentConfig)
-# The data set says how many folds there are; any time and any volume is a sound one.
-BY_DATA = {"fold", "checkpoint_minutes", "min_component_ml"}
+# Any time and any volume is a sound one.
+UNBOUNDED = {"checkpoint_minutes", "min_component_ml"}
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_number_has_an_upper_bound(config):
   for name, option in options_of(config).items():
-    if option.kind in (int, float) and name not in BY_DATA:
+    if option.kind in (int, float) and name not in UNBOUNDED:
       assert option.most is not None or option.below is not None, name
 
 
@@ -58,9 +58,10 @@ def test_a_batch_or_a_network_larger_than_memory_is_refused(workdir):
   ):
     RunSetup.of(SearchConfig(workdir, patch_size=2048, batch_size=60000, **sizes))
   setup = RunSetup.of(TrainConfig(workdir, network="unet3d", patch_size=16, filters=65536))
+  from nas3d_jax.models.search_space import PAPER_SPACE
   from nas3d_jax.models.unet3d import UNet3D
 
-  net = UNet3D(network_config(setup.config, setup.dataset.schema))
+  net = UNet3D(network_config(setup.config, setup.dataset.schema, PAPER_SPACE))
   with pytest.raises(InputError, match=r"^a network of filters=65536, levels=5 needs at least .* give smaller ones$"):
     initial_variables(net, key_of(0))
 

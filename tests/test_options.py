@@ -192,7 +192,6 @@ class Numbers:
     ("rate", 0, "a number above 0"),
     ("rate", math.inf, "a number above 0"),
     ("flag", 1, "True or False"),
-    ("count", 2**31, "a whole number of at least 1 and below 2147483648"),
     ("whole", 0.0, "a whole number"),
     ("maybe", 2.0, "a number below 2, or None"),
     ("maybe", "1", "a number below 2, or None"),

@@ -26,6 +26,7 @@ from nas3d_jax.inference.ensemble import Ensemble
 from nas3d_jax.inference.postprocessing import remove_small
 from nas3d_jax.inference.prediction_folder import PredictionFolder
 from nas3d_jax.inference.volume import OnPatch
+from nas3d_jax.runtime.lack_of_memory import is_lack_of_memory
 from nas3d_jax.runtime.progress_bar import ProgressBar
 
 
@@ -163,10 +164,8 @@ def _predict(job: Job, case: _Ready, choices: InferenceChoices, on_patch: OnPatc
       labels = remove_small(labels, schema, case.raw.spacing, choices.min_component_ml)
   except InputError as error:
     return of_case(job.files.name, error)
-  except MemoryError:
-    return _too_large(job)
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
+  except (MemoryError, jax.errors.JaxRuntimeError) as error:
+    if not is_lack_of_memory(error):
       raise
     return _too_large(job)
   return _Predicted(case.raw, labels, probabilities, case.conformed.regrid is not None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -77,10 +76,6 @@ class Genotype:
         inputs = " + ".join(f"{name}({_state_name(state)})" for name, state in rows[2 * node : 2 * node + 2])
         lines.append(f"  node {node} = {inputs}")
     return "\n".join(lines)
-
-  def operation_counts(self) -> dict[str, int]:
-    """How often each operation was chosen, by name, over both cells."""
-    return dict(collections.Counter(name for name, _ in self.down + self.up))
 
   def check(self, config: NetworkConfig) -> None:
     """Raises InputError unless this genotype fits a network of `config`."""

@@ -69,11 +69,6 @@ class Replicas:
     """Number of devices."""
     return 1 if self.mesh is None else self.mesh.size
 
-  @property
-  def local(self) -> int:
-    """Number of the devices of this process."""
-    return self.count // self.processes
-
   def jit(self, function: Callable, in_specs: Any, out_specs: Any, **options: Any) -> Callable:
     """The function on each device, on its part of what is `SPLIT` and the whole of what is `WHOLE`.
 

@@ -11,6 +11,7 @@ import logging
 import os
 import platform as host
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -124,22 +125,30 @@ def check_cudnn(version: str | None) -> None:
     )
 
 
-def enable_compilation_cache(folder: str | Path | None = None) -> Path:
+def enable_compilation_cache(folder: str | Path | None = None) -> Path | None:
   """Keeps compiled programs on disk, so that a second run starts at once.
 
-  Call it before JAX compiles anything.
+  Call it before JAX compiles anything. Where nothing is asked for and the user has no home to write to, as in many
+  containers, programs are compiled anew each time, and a line on stderr says so.
 
   Args:
     folder: where; None means JAX_COMPILATION_CACHE_DIR where that is set, else a folder of this
       jaxlib and this kind of processor in the user's cache directory.
 
   Returns:
-    The folder; JAX makes it with the first program that took longer than a second to compile.
+    The folder, or None; JAX makes it with the first program that took longer than a second to compile.
 
   Raises:
-    InputError: it would lie in the home of a user who has none.
+    InputError: one is asked for in the home of a user who has none.
   """
-  folder = Path(folder or os.path.expanduser(jax.config.jax_compilation_cache_dir or _cache_folder()))
+  asked = folder or (jax.config.jax_compilation_cache_dir and os.path.expanduser(jax.config.jax_compilation_cache_dir))
+  folder = Path(asked or _cache_folder())
+  if not asked and not os.environ.get("XDG_CACHE_HOME") and not _can_be_made(folder):
+    print(
+      f"programs are compiled anew each time: {folder} cannot be written to; JAX_COMPILATION_CACHE_DIR names another "
+      "folder for them", file=sys.stderr, flush=True,
+    )
+    return None
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
   return folder
@@ -197,10 +206,16 @@ def _cache_folder() -> Path:
   processor = processor_kind(info.read_text() if info.exists() else host.processor())
   # Values of variables are not expanded by every shell.
   base = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
-  if base.parts[0].startswith("~"):
+  if base.parts[0].startswith("~") and os.environ.get("XDG_CACHE_HOME"):
     raise InputError(f"no home is known for the cache of compiled programs, got {str(base)!r}; set XDG_CACHE_HOME")
   jaxlib = importlib.metadata.version("jaxlib")
   return base / "nas3d_jax" / "xla" / f"jaxlib-{jaxlib}-{host.machine()}-{processor}"
+
+
+def _can_be_made(folder: Path) -> bool:
+  """Whether a folder is there, or this process may make it."""
+  above = next(place for place in (folder, *folder.parents) if place.exists())
+  return folder.parts[0] != "~" and above.is_dir() and (above == folder or os.access(above, os.W_OK))
 
 
 @contextlib.contextmanager

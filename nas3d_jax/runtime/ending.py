@@ -21,5 +21,6 @@ def end(code: int) -> NoReturn:
   for stream in (sys.stdout, sys.stderr):
     # A reader that closed its pipe has what it wanted.
     with contextlib.suppress(OSError, ValueError):
-      stream.flush()
+      if stream is not None:
+        stream.flush()
   os._exit(code)

@@ -7,6 +7,7 @@ lacks a letter of a folder's name.
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import TextIO
 
@@ -14,9 +15,12 @@ from typing import TextIO
 def withstand() -> None:
   """Replaces stdout and stderr of this process: characters that they lack are escaped, what cannot be written is lost.
 
-  A stream that is closed or none of a file stays as it is.
+  A stream that was closed before this process began, as services and `>&-` do, takes what comes and drops it; one that
+  is none of a file stays as it is.
   """
-  sys.stdout, sys.stderr = _replaced(sys.stdout), _replaced(sys.stderr)
+  for number in range(3):
+    _occupy(number)
+  sys.stdout, sys.stderr = _replaced(sys.stdout, 1), _replaced(sys.stderr, 2)
 
 
 def what_was_lost() -> OSError | None:
@@ -31,15 +35,35 @@ def what_was_lost() -> OSError | None:
   return raw.failed if isinstance(raw, _Lasting) else None
 
 
-def _replaced(stream: TextIO | None) -> TextIO | None:
+def _occupy(number: int) -> None:
+  """Opens a standard descriptor if it is closed.
+
+  Else the next file would get its number, and what libraries print would be written into a checkpoint.
+  """
+  try:
+    os.fstat(number)
+  except OSError:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != number:
+      os.dup2(nowhere, number)
+      os.close(nowhere)
+    os.set_inheritable(number, True)
+
+
+def _replaced(stream: TextIO | None, number: int) -> TextIO:
+  if stream is None:
+    return _written_to(_Lasting(number, "wb", closefd=False), "utf-8", lines=True)
   if not isinstance(stream, io.TextIOWrapper):
     return stream
   try:
     raw = _Lasting(stream.fileno(), "wb", closefd=False)
   except OSError:  # it is none of a file
     return stream
-  lines = stream.line_buffering or stream.write_through
-  return io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=lines)
+  return _written_to(raw, stream.encoding, lines=stream.line_buffering or stream.write_through)
+
+
+def _written_to(raw: _Lasting, encoding: str, *, lines: bool) -> TextIO:
+  return io.TextIOWrapper(io.BufferedWriter(raw), encoding, "backslashreplace", line_buffering=lines)
 
 
 class _Lasting(io.FileIO):

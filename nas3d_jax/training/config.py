@@ -23,7 +23,7 @@ from nas3d_jax.models.config import (
   Variant,
 )
 from nas3d_jax.models.search_space import SearchSpace
-from nas3d_jax.options import check_options, option, options_of
+from nas3d_jax.options import check_options, option, options_of, plain
 from nas3d_jax.training.recipe import (
   RECIPES,
   DiceOver,
@@ -43,7 +43,7 @@ CostKind = Literal["flops", "parameters"]
 AskedPatch = PatchSize | Literal["auto"]
 _PATCH = "voxels of a patch, one length or D,H,W; auto: what the data set suggests"
 # Limits where data and memory set none; a rate beyond single precision would be infinite.
-MOST_SEED, MOST_EPOCHS, MOST_RATE = 2**63 - 1, 10**6, 3.4e38
+MOST_SEED, MOST_EPOCHS, MOST_FOLD, MOST_RATE = 2**63 - 1, 10**6, 10**6, 3.4e38
 LAST_TEMPERATURE = 0.1
 # Dropout of each network in the paper's recipe; the modern one has none.
 _DROPOUT = {"searched": TRAIN_DROPOUT, "unet3d": UNET_DROPOUT}
@@ -136,11 +136,9 @@ class RunConfig:
 
   @property
   def defaults(self) -> dict[str, Any]:
-    """The options with which a run was made that does not know of them, because it is older."""
+    """The options with which a run was made that does not know of them, because it is older; plain JSON values."""
     options = options_of(type(self)).items()
-    own = {name: o.default for name, o in options if o.default is not dataclasses.MISSING}
-    # As JSON holds them.
-    own = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+    own = {name: plain(o.default) for name, o in options if o.default is not dataclasses.MISSING}
     return own | {name: value for name, value in RECIPES["paper"].items() if name in own}
 
 
@@ -166,7 +164,7 @@ class SearchConfig(RunConfig):
   # Of the single path. It falls linearly to 0.1 over the steps of all epochs.
   temperature: float = option("of the samples at the start", 10.0, least=LAST_TEMPERATURE, most=1000)
   # The cases of all other folds are the kernel part.
-  fold: int = option("the fold that is the hybrid part", 0, least=0)
+  fold: int = option("the fold that is the hybrid part", 0, least=0, most=MOST_FOLD)
   patch_size: AskedPatch = option(_PATCH, 64, least=1, most=MOST_PATCH, auto=True)
   # N_E and N_C of Table 2. Both may change when the search goes on, to make it longer.
   epochs: int = option("epochs at most", 100, least=1, most=MOST_EPOCHS, changeable=True)

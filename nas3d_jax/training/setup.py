@@ -26,6 +26,7 @@ from nas3d_jax.models.config import CONFIGS, MOST, NetworkConfig, UNetConfig
 from nas3d_jax.models.custom_operations import initial_parameters
 from nas3d_jax.models.networks import Network, variable_shapes
 from nas3d_jax.models.search_space import PAPER_SPACE, SearchSpace
+from nas3d_jax.options import plain
 from nas3d_jax.runtime import devices
 from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.runtime.distributed import first_says, say
@@ -206,14 +207,7 @@ class RunSetup:
 
 def plain_settings(config: Any) -> dict[str, Any]:
   """The fields of a `SearchConfig` or a `TrainConfig` as plain JSON values, as a run's `config.json` holds them."""
-  fields = dataclasses.asdict(config).items()
-  return {name: _plain(value) for name, value in fields}
-
-
-def _plain(value: Any) -> Any:
-  if isinstance(value, Path):
-    return str(value)
-  return list(value) if isinstance(value, tuple) else value
+  return {name: plain(value) for name, value in dataclasses.asdict(config).items()}
 
 
 def network_config(config: Any, schema: Schema, space: SearchSpace = PAPER_SPACE) -> NetworkConfig | UNetConfig:

@@ -57,7 +57,7 @@ def assert_same_everywhere(tree):
 
 
 def test_the_devices(four):
-  assert (four.count, four.local, four.processes, four.process) == (4, 4, 1, 0)
+  assert (four.count, four.processes, four.process) == (4, 1, 0)
   assert Replicas.of(1) == Replicas()
   assert Replicas.of(3).count == 3
   for devices in (0, 5, 1.0, True):

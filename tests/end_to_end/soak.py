@@ -3,7 +3,8 @@
     python tests/end_to_end/soak.py --folder=FOLDER --kills=200 --seed=0 [--runs=search,train]
 
 Everything is imported once; each run is a fork of this process, which itself computes nothing. The last line on
-stdout is a JSON object of what was seen; the exit code is 0 if every run ended in the same bits and no step was lost.
+stdout is a JSON object of what was seen, how many kills each kind of run had among it; the line before says it in
+words. The exit code is 0 if every run ended in the same bits and no step was lost.
 """
 
 import argparse
@@ -291,7 +292,9 @@ class Soak:
       pid = fork(self.log, functools.partial(run, name, workdir, last))
       self.counts["starts"] += 1
       if struck:
+        kills_before = self.counts["kills"]
         code = self._strike(pid, folder, seconds, moment)
+        self.counts[f"of {name}"] += self.counts["kills"] - kills_before
         strikes += code is None or code in (-signal.SIGKILL, 128 + signal.SIGTERM, 128 + signal.SIGINT)
       else:
         code = code_of(pid)
@@ -448,6 +451,7 @@ def main():
       print(f"{time.monotonic() - began:.0f} s", dict(soak.counts), file=sys.stderr, flush=True)
   for count in ("lost", "different", "failed"):
     soak.counts[count] += 0
+  print("{kills} kills, {lost} lost, {different} differing, {failed} failed".format_map(soak.counts))
   print(json.dumps({**soak.counts, "seconds": round(time.monotonic() - began)}))
   return int(bool(soak.counts["lost"] + soak.counts["different"] + soak.counts["failed"]))
 

@@ -226,7 +226,7 @@ def test_bad_cases_of_every_kind_are_named_at_the_end_and_the_others_done(tmp_pa
     "huge": "cannot be brought to LPS, 1 x 1 x 1 mm, it would have 16 x 16 x 14400; check the voxel size in its header",
     "memory": "memory does not suffice for it; predict it with smaller patches",
     "missing": "no t2 image missing_t2.nii.gz",
-    "nan": "flair has 1 voxels that are NaN",
+    "nan": "flair has 1 voxel that is NaN",
     "shape": "t1 has shape (16, 16, 16), flair (15, 16, 16)",
   }
   said = {name: [line for line in lines if line.startswith(f"  {name}: ")] for name in expected}

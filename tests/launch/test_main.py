@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 from absl import flags
 
@@ -31,7 +32,8 @@ FLAGS = {
   "preprocess": "data_dir workdir schema folds seed orientation spacing foreground normalization overwrite",
   "search": f"workdir fold {SEARCH} patch_size epochs min_count batch_size kernels nodes depth variant "
   "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment data_placement "
-  f"{RECIPE} precision skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes process",
+  f"{RECIPE} precision skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes "
+  "process",
   "train": "workdir fold network genotype init_from patch_size epochs batch_size kernels nodes depth variant filters "
   f"levels learning_rate dropout ema seed skip_empty augment data_placement {RECIPE} precision skip_nonfinite "
   "checkpoint_minutes overwrite platform devices coordinator processes process",
@@ -132,6 +134,15 @@ def test_what_a_full_disk_says_is_one_message(capsys, tmp_path, monkeypatch):
   assert f"({tmp_path / 'x'}: No space left on device); make room" in message
 
 
+def test_a_folder_that_was_deleted_is_not_run_in(capsys, tmp_path, monkeypatch):
+  (tmp_path / "gone").mkdir()
+  monkeypatch.chdir(tmp_path / "gone")
+  (tmp_path / "gone").rmdir()
+  assert main(["train", "--workdir=run"]) == 2
+  said = "error: the current folder is not there (No such file or directory); cd to one that is, and run it again\n"
+  assert capsys.readouterr().err == said
+
+
 def test_what_the_library_refuses_is_one_message(capsys, tmp_path):
   message = refused(capsys, "preprocess", f"--data_dir={tmp_path}", f"--workdir={tmp_path / 'run'}")
   assert str(tmp_path) in message
@@ -179,6 +190,9 @@ def test_a_configuration_has_all_flags_but_those_of_the_platform():
     (KeyboardInterrupt(), 130, "interrupted"),
     (Stopped(15, "sail on"), 143, "stopped by SIGTERM; all that was done is saved. To go on: sail on\n"),
     (InputError("fold must be below 5, got 9"), 2, "error: fold must be below 5, got 9\n"),
+    (MemoryError(), 2, "error: memory is used up; let the process have more (ulimit -v, "),
+    (ImportError("libx.so: failed to map segment from shared object"), 2, "error: memory is used up (libx.so: failed"),
+    (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 9 bytes\nmore"), 2, "used up (RESOURCE_EXHAUSTED: 9 bytes); let"),
   ],
 )
 def test_how_a_stage_ends_is_its_exit_code(monkeypatch, capsys, raised, code, said):
@@ -230,6 +244,12 @@ def test_xla_is_quiet_unless_told_otherwise(monkeypatch, capsys):
   main([])
   assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
   capsys.readouterr()
+
+
+def test_stages_are_listed_without_texts_too():
+  done = subprocess.run([sys.executable, "-OO", "-m", "launch"], cwd=ROOT, capture_output=True, text=True, check=True)
+  assert done.stdout.splitlines()[2:-2] == [f"  {name}" for name in STAGES]
+  assert done.stderr == ""
 
 
 def test_nothing_slow_is_imported_for_help():

@@ -150,10 +150,6 @@ class TestStructure:
   def test_is_no_other_type(self):
     assert TWO != (DOWN, UP)
 
-  def test_counts(self):
-    counts = Genotype((("max_pool", 0), ("max_pool", 1)), (("conv", 0), ("up_conv", 1))).operation_counts()
-    assert counts == {"max_pool": 2, "conv": 1, "up_conv": 1}
-
   def test_text(self):
     assert str(TWO).splitlines() == [
       "downward cell", "  node 0 = down_conv(X0) + max_pool(X1)", "  node 1 = identity(node 0) + avg_pool(X0)",

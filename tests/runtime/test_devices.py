@@ -147,6 +147,27 @@ def test_a_cache_in_the_home_is_expanded_and_needs_one(monkeypatch, tmp_path):
     devices.enable_compilation_cache()
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_without_a_home_to_write_to_programs_are_compiled_anew(monkeypatch, tmp_path, capsys, known):
+  """As in containers that run as a user of whom the system knows nothing."""
+  def unknown(number):
+    raise KeyError(number)
+
+  (tmp_path / "file").touch()
+  monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+  if known:
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+  else:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+  assert devices.enable_compilation_cache() is None
+  assert jax.config.jax_compilation_cache_dir is None
+  (line,) = capsys.readouterr().err.splitlines()
+  place = tmp_path / "file" if known else "~"
+  assert line.startswith(f"programs are compiled anew each time: {place}/.cache/nas3d_jax/xla/jaxlib-")
+  assert line.endswith("cannot be written to; JAX_COMPILATION_CACHE_DIR names another folder for them")
+
+
 def test_processors_differ_by_model_and_instructions_alone():
   text = "cpu MHz\t\t: {}\nmodel name\t: {}\nflags\t\t: {}\n"
   kind = devices.processor_kind(text.format(2100.5, "A", "sse2 avx"))

@@ -62,15 +62,31 @@ def test_a_full_disk_under_stdout_is_said_once():
     assert done.stderr == said
 
 
-def test_a_stream_that_is_closed_or_none_of_a_file_stays(monkeypatch):
+def test_a_stream_that_is_none_of_a_file_stays_and_none_is_made_one(monkeypatch):
   text = io.StringIO()
   monkeypatch.setattr(sys, "stdout", text)
   monkeypatch.setattr(sys, "stderr", None)
   standard_streams.withstand()
-  assert (sys.stdout, sys.stderr) == (text, None)
+  assert sys.stdout is text
+  assert sys.stderr.write("gone") == 4
   assert standard_streams.what_was_lost() is None
   monkeypatch.setattr(sys, "stdout", None)
   assert standard_streams.what_was_lost() is None
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", ">&-", "2>&-"])
+def test_streams_that_were_closed_before(tmp_path, closed):
+  """As of services. No file that is opened gets the number of one of them."""
+  script = "import os, sys; from launch.__main__ import command, standard_streams; standard_streams.withstand(); "
+  script += f"file = open({str(tmp_path / 'file')!r}, 'w'); assert file.fileno() > 2; os.write(1, b'x'); "
+  script += "command(sys.argv[1:])"
+  arguments = ["phantom", f"--out={tmp_path}/made", "--cases=1", "--shape=16,16,16"]
+  shell = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", script, *arguments]
+  done = subprocess.run(shell, cwd=ROOT, check=False, timeout=60, capture_output=True)
+  assert done.returncode == 0
+  assert b"Traceback" not in done.stdout + done.stderr
+  assert (tmp_path / "file").read_text() == ""
+  assert len(list((tmp_path / "made").glob("*/*/*.nii.gz"))) == 5
 
 
 def test_commands_into_a_pipe_that_nobody_reads(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from nas3d_jax.checkpointing.metadata import RunMetadata
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.config import NetworkConfig
+from nas3d_jax.options import options_of
 from nas3d_jax.training.config import SearchConfig, TrainConfig
 from nas3d_jax.training.setup import RunSetup, key_of
 
@@ -57,6 +58,21 @@ def test_settings_are_json_and_name_the_data(workdir):
   expected = dataclasses.asdict(config) | {"workdir": str(workdir), "operations": [], "extra": [["conv", 0]], "seed": 3}
   assert stored["settings"] == expected | {"dataset": setup.dataset.fingerprint}
   assert stored["sessions"] == [setup.device.to_dict()]
+
+
+@pytest.mark.parametrize("config", [SearchConfig, TrainConfig])
+def test_a_run_that_does_not_know_of_an_option_goes_on_with_its_default(workdir, config):
+  """Of each option in turn, those whose default is a tuple among them, which JSON gives back as a list."""
+  setup = RunSetup.of(config(workdir, **SIZES))
+  folder = workdir / "run"
+  with setup.open_run(folder):
+    pass
+  content = json.loads((folder / "config.json").read_text())
+  for name, option in options_of(config).items():
+    if getattr(setup.config, name) == option.default:
+      kept = {other: value for other, value in content["settings"].items() if other != name}
+      (folder / "config.json").write_text(json.dumps({**content, "settings": kept}))
+      setup.open_run(folder).checkpoints.close()
 
 
 @pytest.mark.parametrize(

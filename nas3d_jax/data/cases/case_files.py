@@ -119,10 +119,13 @@ def is_truth(name: str, case: str, schema: Schema) -> bool:
   return stem in file_stems(case, schema.segmentation)
 
 
+NOT_UTF8 = "its name is not UTF-8, as those in records must be"
+"""The reason of a fault that keeps a case from every record, whatever its files hold."""
+
+
 def check_names(names: Iterable[str]) -> list[Fault]:
   """What is wrong with names of cases, which every record has to hold: those that are not UTF-8."""
-  reason, remedy = "its name is not UTF-8, as those in records must be", "rename it, folder and files"
-  return [Fault(name, reason, remedy) for name in names if readable(name) != name]
+  return [Fault(name, NOT_UTF8, "rename it, folder and files") for name in names if readable(name) != name]
 
 
 def of_case(name: str, error: InputError) -> CaseError:

@@ -15,6 +15,7 @@ import numpy as np
 
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, check_names, readable
 from nas3d_jax.data.cases.case_folders import find_in_folders
+from nas3d_jax.data.cases.intensity_faults import intensity_fault
 from nas3d_jax.data.cases.nifti import Volume, VolumeError, exact, read_labels, read_volume
 from nas3d_jax.data.cases.shared_folders import find_in_layout
 from nas3d_jax.errors import InputError
@@ -87,7 +88,7 @@ def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:
 
   Raises:
     CaseError: anything is wrong with it: a file that cannot be read or is damaged, a shape or
-      affine unlike its siblings', voxels that are not finite, a modality without contrast, a label
+      affine unlike its siblings', voxels that are not finite or beyond 1e18, a modality without contrast, a label
       that the schema does not know.
   """
   found: list[tuple[str, str]] = []
@@ -106,8 +107,8 @@ def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:
   for name, volume in volumes.items():
     if name == "segmentation":
       found += label_faults(name, volume.data, schema, "correct the labels, or choose the schema that fits")
-    else:
-      found += _image_faults(name, volume.data)
+    elif fault := intensity_fault(name, volume.data[volume.data != 0], volume.data.size):
+      found.append(fault[1:])
   if found:
     raise CaseError(Fault(files.name, *fault) for fault in found)
   truth = volumes.pop("segmentation", None)
@@ -150,23 +151,6 @@ def geometry_faults(volumes: Mapping[str, Volume], remedy: str) -> list[tuple[st
       one, other = (np.round(v.affine[:3], 4).tolist() for v in (volume, reference))
       faults.append((f"{name} has the affine {one}, {first} {other}", remedy))
   return faults
-
-
-def _image_faults(name: str, data: np.ndarray) -> list[tuple[str, str]]:
-  """Voxels that are not finite, or all alike: eq. 2 divides by their range."""
-  low, high = float(data.min()), float(data.max())
-  largest = float(np.finfo(np.float32).max)
-  if not (-largest <= low and high <= largest):  # NaN fails both
-    count = int((~(np.abs(data) <= largest)).sum())
-    reason = f"{name} has {count} voxels that are NaN, infinite or beyond single precision"
-    return [(reason, "export the volume again, or replace them by 0")]
-  remedy = "put the right volume there, or leave the case out"
-  if low == high:
-    return [(f"{name} is {low:g} in every voxel", remedy)]
-  inside = data[data != 0]
-  if inside.min() == inside.max():
-    return [(f"{name} is {float(inside[0]):g} in every voxel that is not zero", remedy)]
-  return []
 
 
 def label_faults(name: str, data: np.ndarray, schema: Schema, remedy: str) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import hashlib
 import io
+import logging
 import math
 import zlib
 from pathlib import Path
@@ -33,6 +34,7 @@ _MOST_PACKED = 1040
 _LABEL_TOLERANCE = 1e-3
 _GZIP_MAGIC = b"\x1f\x8b"
 _AGAIN = "copy or download the file again"
+_QUIET = logging.Logger("headers", logging.CRITICAL + 1)
 
 
 class VolumeError(InputError):
@@ -96,7 +98,7 @@ def read_volume(path: str | Path, axes: Literal[3, 4] = 3) -> Volume:
     raise VolumeError(reason, f"let its name end in {rest}, if it is whole")
   stream = gzip.GzipFile(fileobj=io.BytesIO(raw)) if compressed else io.BytesIO(raw)
   try:
-    header, read = _header(stream, path)
+    header, read, repairs = _header(stream, path)
     shape, dtype, offset, notes = _layout(header, path, axes, read)
     size = offset + math.prod(shape) * dtype.itemsize
     if size > (most := len(raw) * (_MOST_PACKED if compressed else 1)):
@@ -118,7 +120,7 @@ def read_volume(path: str | Path, axes: Literal[3, 4] = 3) -> Volume:
   data = data.astype(data.dtype.newbyteorder("="), copy=False).reshape(shape, order="F")
   data.flags.writeable = False
   spacing = tuple(float(s) for s in voxel_sizes(affine))
-  return Volume(data, affine, spacing, _as_nifti1(header), hashlib.sha256(raw).hexdigest(), notes)
+  return Volume(data, affine, spacing, _as_nifti1(header), hashlib.sha256(raw).hexdigest(), repairs + notes)
 
 
 def read_labels(path: str | Path) -> Volume:
@@ -155,7 +157,7 @@ def read_affine(path: str | Path) -> np.ndarray:
     with path.open("rb") as file:
       compressed = file.read(2) == _GZIP_MAGIC
       file.seek(0)
-      header, _ = _header(gzip.GzipFile(fileobj=file) if compressed else file, path)
+      header, *_ = _header(gzip.GzipFile(fileobj=file) if compressed else file, path)
   except (OSError, EOFError, zlib.error) as error:
     raise VolumeError(f"the header of {path.name} cannot be read ({error})", _AGAIN) from error
   return _geometry(header, path)[0]
@@ -173,8 +175,8 @@ def _read(stream: BinaryIO, count: int) -> bytes:
   return b"".join(pieces)
 
 
-def _header(stream: BinaryIO, path: Path) -> tuple[nib.Nifti1Header, int]:
-  """The header, and how many bytes it took."""
+def _header(stream: BinaryIO, path: Path) -> tuple[nib.Nifti1Header, int, tuple[str, ...]]:
+  """The header, how many bytes it took, and what was put right in it."""
   block = _read(stream, _HEADER_BYTES)
   second = any(int.from_bytes(block[:4], order) == _HEADER_2_BYTES for order in ("little", "big"))
   if second:
@@ -184,9 +186,26 @@ def _header(stream: BinaryIO, path: Path) -> tuple[nib.Nifti1Header, int]:
     reason = f"{path.name} is the header of a pair, whose voxels lie in another file (.img)"
     raise VolumeError(reason, "convert the pair to one file, .nii.gz")
   try:
-    return (nib.Nifti2Header if second else nib.Nifti1Header)(block, check=True), len(block)
+    given = (nib.Nifti2Header if second else nib.Nifti1Header)(block, check=False)
+    header = given.copy()
+    header.check_fix(logger=_QUIET)  # which would print what it changes without the file's name
   except (HeaderDataError, WrapStructError) as error:
+    if magic in (b"n+1", b"n+2") and "data code" in str(error):
+      reason = f"{path.name} holds voxels of the type {int(given['datatype'])} of NIfTI, which is not read"
+      raise VolumeError(reason, "store them as whole numbers of 16 bits or real ones of 32") from error
     raise VolumeError(f"{path.name} has no NIfTI header ({error})", _AGAIN) from error
+  return header, len(block), _repairs(given, header, path)
+
+
+def _repairs(given: nib.Nifti1Header, header: nib.Nifti1Header, path: Path) -> tuple[str, ...]:
+  """What nibabel put right in a header that says where voxels lie, in words; raises VolumeError where it made it up."""
+  if not header["sform_code"] and not np.all(given["pixdim"][1:4]):
+    lengths = " x ".join(f"{length:g}" for length in given["pixdim"][1:4])
+    raise VolumeError(f"the header of {path.name} has voxels of {lengths} mm", "write the file again with their size")
+  return tuple(
+    f"{path.name} has {form}_code {int(given[f'{form}_code'])}, which is none; its {form} is not taken"
+    for form in ("sform", "qform") if given[f"{form}_code"] != header[f"{form}_code"]
+  )
 
 
 def _as_nifti1(header: nib.Nifti1Header) -> nib.Nifti1Header:

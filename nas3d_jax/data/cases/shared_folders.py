@@ -45,6 +45,7 @@ def find_in_layout(root: Path, schema: Schema, *, labels: bool) -> tuple[list[Ca
     paths = {name: (path,) for name, path in found.items()}
     pattern = f"{images.name}/<case>{said.ending}"
   else:
+    _refuse_numbers_of_cases(found, segmentations, len(channels), said)
     # A schema may leave channels out, and have them in another order.
     numbers = [channels.index(name) for name in schema.modality_names]
     paths = _channel_files(found, len(channels), numbers, schema, said, faults)
@@ -107,6 +108,19 @@ def _truths(folder: Path, ending: str) -> dict[str, Path]:
   return {} if (folder / PREDICTIONS_JSON).exists() else _files(folder, ending)
 
 
+def _refuse_numbers_of_cases(
+  found: dict[str, Path], segmentations: dict[str, Path], count: int, said: DatasetJson
+) -> None:
+  """Raises InputError where images are called as their segmentations, and end in numbers that no channel has."""
+  beyond = [stem for stem in found if (match := _CHANNEL.fullmatch(stem)) and int(match[2]) >= count]
+  if beyond and found.keys() <= segmentations.keys():
+    path = found[beyond[0]]
+    raise InputError(
+      f"the images in {path.parent} have no number of a channel: {path.name} is called as its segmentation; call it "
+      f"{beyond[0]}_0000{said.ending}, and the others alike"
+    )
+
+
 def _channel_files(
   found: dict[str, Path], count: int, numbers: list[int], schema: Schema, said: DatasetJson, faults: list[Fault]
 ) -> dict[str, tuple[Path, ...]]:
@@ -121,7 +135,8 @@ def _channel_files(
     name, number = match[1], int(match[2])
     if number >= count:
       reason = f"{path.name} is of channel {number}, but {said.path} has {count} channels"
-      faults.append(Fault(name, reason, "correct dataset.json, or move the file away"))
+      remedy = f"correct {NAME}, or move the file away; if that is the number of the case, call it {stem}_0000"
+      faults.append(Fault(name, reason, f"{remedy}{said.ending}"))
     cases.setdefault(name, {})[number] = path
   whole = {}
   for name, files in cases.items():

@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from nas3d_jax.data.brain import brain_cube
-from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, few, of_case, refuse
+from nas3d_jax.data.cases.case_files import NOT_UTF8, CaseError, CaseFiles, Fault, few, of_case, refuse
 from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.data.cases.find_and_read import RawCase, find_cases, read_case
 from nas3d_jax.data.cases.strange import strangeness, summary
@@ -109,6 +109,8 @@ def preprocess(
     schema = find_schema(data_dir, schema, like=former)
     asked = foreground, named_kinds(normalization, schema)
     found, faults = find_cases(data_dir, schema)
+    # Before hours of reading: no more can be said of such a case.
+    refuse([fault for fault in faults if fault.reason == NOT_UTF8], _UNUSABLE)
     if not faults:
       check_folds(sum(files.segmentation is not None for files in found), folds)
     if new:

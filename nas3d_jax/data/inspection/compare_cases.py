@@ -39,7 +39,8 @@ def label_findings(case: Examination, schema: Schema) -> Iterator[Finding]:
   if strange:
     some = ", ".join(map(exact, list(strange)[:5])) + (", ..." if len(strange) > 5 else "")
     known = ", ".join(map(str, schema.label_values))
-    number = voxels(sum(strange.values()))
+    # Of many strange values only the first are counted one by one.
+    number = voxels(case.label_voxels - sum(case.labels.values()) + sum(strange.values()))
     reason = f"{number} with labels ({some}) that schema {schema.name} does not have ({known})"
     yield Finding(case.name, "error", "labels", reason, "correct the labels, or give the schema that fits, --schema")
   empty = [region.name for region in schema.regions if not any(case.labels.get(value) for value in region.labels)]

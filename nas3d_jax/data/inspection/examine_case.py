@@ -13,13 +13,13 @@ import numpy as np
 from nas3d_jax.data.brain import box_of
 from nas3d_jax.data.cases.case_files import CaseFiles
 from nas3d_jax.data.cases.find_and_read import AFFINE_TOLERANCE
+from nas3d_jax.data.cases.intensity_faults import intensity_fault
 from nas3d_jax.data.cases.nifti import Volume, VolumeError, read_labels, read_volume
 from nas3d_jax.data.cases.strange import BACKGROUND, HEADER, RANGE, background, header_faults, squeezed
 from nas3d_jax.data.inspection.words import lengths, millimetres, number, voxels
 from nas3d_jax.schema.schema import Schema
 
 Severity = Literal["error", "warning"]
-_LARGEST = float(np.finfo(np.float32).max)
 _MOST_STRANGE = 20
 _GRID = "resample all files of the case to one grid"
 
@@ -66,6 +66,7 @@ class Examination:
     intensities: of each modality that could be read and is neither constant nor has voxels that are not finite.
     labels: voxels of each value in the segmentation, whether the schema knows it or not, of values from 0 to 255 all,
       of others the first few; None without a segmentation that could be read.
+    label_voxels: all voxels of that segmentation; 0 without one.
     labelled: whether there is a segmentation.
     findings: what is wrong or strange in the case alone, whatever the schema's labels.
   """
@@ -77,6 +78,7 @@ class Examination:
   checksums: Mapping[str, str]
   intensities: Mapping[str, Intensities]
   labels: Mapping[float, int] | None
+  label_voxels: int
   labelled: bool
   findings: tuple[Finding, ...]
 
@@ -100,6 +102,7 @@ class _Reading:
     self.checksums: dict[str, str] = {}
     self.intensities: dict[str, Intensities] = {}
     self.labels: dict[float, int] | None = None
+    self.label_voxels = 0
     self.first: tuple[str, Volume] | None = None  # without its voxels
     self.shape: tuple[int, ...] | None = None
     # Where an image is not zero; None as long as none was read, and useless once one could not be.
@@ -115,7 +118,7 @@ class _Reading:
     first = self.first and self.first[1]
     return Examination(
       self.files.name, self.shape, first and first.spacing, first and first.affine, self.checksums, self.intensities,
-      self.labels, self.files.segmentation is not None, tuple(self.findings),
+      self.labels, self.label_voxels, self.files.segmentation is not None, tuple(self.findings),
     )
 
   def _file(self, key: str, path: Path) -> None:
@@ -134,7 +137,7 @@ class _Reading:
       return
     self.checksums[key] = volume.checksum
     for note in volume.notes:
-      self._add("warning", "put_right", self.files.told(path, note), "nothing needs to be done")
+      self._add("warning", "put_right", self.files.told(path, note), "if that is right, nothing needs to be done")
     self._scale(path, volume)
     for text in header_faults(volume.header):
       self.contradictions.setdefault(text, []).append(self._what(path))
@@ -181,7 +184,7 @@ class _Reading:
     on_grid = self._geometry(kind, data.shape, volume)
     flat = data.ravel(order="K")  # without a copy: the volumes are stored as the files are
     if kind == "segmentation":
-      self.labels = _value_counts(flat)
+      self.labels, self.label_voxels = _value_counts(flat), flat.size
       self._outside(flat, on_grid)
       return
     inside = flat != 0
@@ -216,21 +219,10 @@ class _Reading:
 
   def _image(self, kind: str, inside: np.ndarray, size: int) -> bool:
     """Notes the intensities of the voxels that are not zero, out of so many; whether they are usable."""
-    remedy = "put the right volume there, or leave the case out"
-    if not inside.size:
-      self._add("error", "constant", f"{kind} is 0 in every voxel", remedy)
+    if fault := intensity_fault(kind, inside, size):
+      self._add("error", *fault)
       return False
     low, high = float(inside.min()), float(inside.max())
-    if not (low >= -_LARGEST and high <= _LARGEST):  # NaN fails both
-      nans, count = int(np.isnan(inside).sum()), int((~(np.abs(inside) <= _LARGEST)).sum())
-      which = "NaN" if nans == count else "infinite or beyond single precision" if not nans else "NaN or infinite"
-      reason = f"{kind} has {voxels(count)} that are {which}"
-      self._add("error", "not_finite", reason, "export the volume again, or replace them by 0")
-      return False
-    if low == high:
-      where = "in every voxel" if inside.size == size else "in every voxel that is not zero"
-      self._add("error", "constant", f"{kind} is {low:g} {where}", remedy)
-      return False
     middle, most = (inside.size - 1) // 2, (inside.size - 1) * 99 // 100
     inside.partition((middle, most))
     self.intensities[kind] = Intensities(low, float(inside[middle]), float(inside[most]), high)

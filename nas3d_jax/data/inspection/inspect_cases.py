@@ -32,7 +32,7 @@ KINDS: Mapping[str, str] = {
   "files": "error: a file is missing, there twice, or called otherwise",
   "unreadable": "error: a file cannot be read, is truncated, damaged, or no volume",
   "geometry": "error: shape, voxel size, orientation or place differ within a case",
-  "not_finite": "error: voxels are NaN, infinite or beyond single precision",
+  "not_finite": "error: voxels are NaN, infinite or beyond 1e18",
   "constant": "error: an image is 0, or one value, in every voxel or in all that are not 0",
   "labels": "error: labels outside the schema",
   "outside_box": "error: labelled voxels outside the box of the voxels that are not 0 in all modalities",

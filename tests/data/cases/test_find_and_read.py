@@ -9,6 +9,7 @@ import pytest
 
 from nas3d_jax.data.cases.case_files import CaseError
 from nas3d_jax.data.cases.find_and_read import find_cases, read_case
+from nas3d_jax.data.patches.normalize import normalize
 from nas3d_jax.errors import InputError
 
 SHAPE = (4, 5, 6)
@@ -196,13 +197,35 @@ def test_other_affine(tmp_path, shift, reasons):
   assert [fault.reason for fault in faults_of(tmp_path)] == reasons
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
-def test_voxels_that_are_not_finite(tmp_path, value):
+@pytest.mark.parametrize(
+  ("value", "what"),
+  [
+    (np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite"), (1e39, "beyond 1e+18"), (-3e38, "beyond 1e+18"),
+    ([2e18, np.nan], "NaN or beyond 1e+18"),
+  ],
+)
+def test_voxels_that_are_not_finite_or_no_intensities(tmp_path, value, what):
   folder = make_case(tmp_path)
   data = ramp(1).astype(np.float64)
   data[2, 2, 2:4] = value
   save(folder / "A_1_t1.nii.gz", data)
-  assert only_fault(tmp_path).reason.startswith("t1 has 2 voxels that are NaN, infinite")
+  assert only_fault(tmp_path).reason == f"t1 has 2 voxels that are {what}"
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1e18, 1e18), (1e-29, 3e-29)])
+def test_the_greatest_intensities_and_the_least_range_are_scaled_to_finite_ones(tmp_path, low, high):
+  data = np.where(ramp(1) == 0, 0, np.clip(ramp(1), low, high))
+  data[2, 2, 2:4] = low, high
+  save(make_case(tmp_path) / "A_1_t1.nii.gz", data)
+  scaled = np.asarray(normalize(read_case(find_cases(tmp_path)[0][0]).image))[..., 1]
+  np.testing.assert_allclose(scaled[2, 2, 2:4], [10, 110], rtol=1e-5)
+  assert np.isfinite(scaled).all()
+
+
+def test_a_range_that_single_precision_does_not_hold(tmp_path):
+  data = np.where(ramp(1) == 0, 0, 1e9 + 1e-3 * ramp(1))
+  save(make_case(tmp_path) / "A_1_t1.nii.gz", data)
+  assert only_fault(tmp_path).reason.endswith("between which single precision has nothing")
 
 
 @pytest.mark.parametrize(

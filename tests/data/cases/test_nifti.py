@@ -145,6 +145,21 @@ def flat_affine(raw, path):
   nib.save(nib.Nifti1Image(image.dataobj, None, image.header), path)
 
 
+def unknown_type(raw, path):
+  """Numbers of 128 bits, of which processors have several forms."""
+  header = nib.Nifti1Header(raw[:348])
+  header["datatype"] = 1536
+  path.write_bytes(gzip.compress(header.binaryblock + raw[348:] + bytes(1920)))
+
+
+def without_length(raw, path, **codes):
+  header = nib.Nifti1Header(raw[:348])
+  header["pixdim"][2] = 0
+  for name, code in ({"sform_code": 0, "qform_code": 1} | codes).items():
+    header[name] = code
+  path.write_bytes(gzip.compress(header.binaryblock + raw[348:]))
+
+
 @pytest.mark.parametrize(
   ("damage", "message"),
   [
@@ -156,6 +171,8 @@ def flat_affine(raw, path):
     (four_axes, r"three axes of at least one voxel, got shape \(4, 5, 6, 2\)"),
     (complex_voxels, "holds complex64 voxels"),
     (no_header, "no NIfTI header"),
+    (unknown_type, "holds voxels of the type 1536 of NIfTI, which is not read"),
+    (without_length, r"the header of v.nii.gz has voxels of 1 x 0 x 3 mm"),
     (plain, "not compressed with gzip, against its name"),
     (far_voxels, "header of v.nii.gz puts its voxels at byte nan"),
     (flat_affine, "affine of v.nii.gz cannot be inverted"),
@@ -169,6 +186,26 @@ def test_damaged_files(tmp_path, damage, message):
     read_volume(path)
   assert "v.nii.gz" in caught.value.reason
   assert caught.value.remedy
+
+
+def test_a_length_of_0_does_not_matter_where_the_sform_has_one(tmp_path, capfd):
+  path = tmp_path / "v.nii.gz"
+  save(path, RAMP)
+  without_length(gzip.decompress(path.read_bytes()), path, sform_code=2)
+  volume = read_volume(path)
+  assert (volume.spacing, volume.notes) == ((1, 2, 3), ())
+  assert capfd.readouterr().err == ""
+
+
+def test_an_unknown_code_of_a_form_is_said(tmp_path):
+  path = tmp_path / "v.nii.gz"
+  image = nib.Nifti1Image(RAMP, np.diag([-1.0, 2.0, 3.0, 1.0]))
+  image.header.set_qform(np.diag([1.5, 1.5, 1.5, 1.0]), 1)
+  nib.save(image, path)
+  raw = bytearray(gzip.decompress(path.read_bytes()))
+  raw[254:256] = np.int16(77).tobytes()
+  path.write_bytes(gzip.compress(bytes(raw)))
+  assert read_volume(path).notes == ("v.nii.gz has sform_code 77, which is none; its sform is not taken",)
 
 
 def test_a_file_that_is_not_there(tmp_path):

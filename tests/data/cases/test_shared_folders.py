@@ -144,7 +144,7 @@ def test_what_is_wrong_with_files_of_the_decathlon(tmp_path):
   assert faults_of(tmp_path, DECATHLON) == [
     "BRATS_001: imagesTr/BRATS_001.nii.gz has 3 channels, but dataset.json 4 (flair, t1, t1ce, t2)",
     "BRATS_002: imagesTr/BRATS_002.nii.gz has 1 channels, but dataset.json 4 (flair, t1, t1ce, t2)",
-    "BRATS_003: t1ce has 1 voxels that are NaN, infinite or beyond single precision",
+    "BRATS_003: t1ce has 1 voxel that is NaN",
   ]
 
 
@@ -170,6 +170,27 @@ def test_another_layout_than_the_schemas(tmp_path):
   write_layout("nnunet", tmp_path, 1, SHAPE)
   with pytest.raises(InputError, match="is of layout 'nnunet', but schema 'decathlon' of 'decathlon'"):
     find_cases(tmp_path, DECATHLON)
+
+
+def test_images_whose_number_is_that_of_the_case(tmp_path):
+  first, second = write_layout("nnunet", tmp_path, 2, SHAPE)
+  images = tmp_path / "imagesTr"
+  for name, number in ((first, "0000"), (second, "0017")):
+    (images / f"{name}_0000.nii.gz").rename(images / f"scan_{number}.nii.gz")
+    (tmp_path / "labelsTr" / f"{name}.nii.gz").rename(tmp_path / "labelsTr" / f"scan_{number}.nii.gz")
+    for path in images.glob(f"{name}_*"):
+      path.unlink()
+  schema = find_schema(tmp_path, labels=False)
+  with pytest.raises(InputError) as error:
+    find_cases(tmp_path, schema)
+  assert str(error.value) == (
+    f"the images in {images} have no number of a channel: scan_0017.nii.gz is called as its segmentation; call it "
+    "scan_0017_0000.nii.gz, and the others alike"
+  )
+  # Without labels, as for a prediction, the name alone tells.
+  faults = [str(fault) for fault in find_cases(tmp_path, schema, labels=False)[1]]
+  assert f"scan: scan_0017.nii.gz is of channel 17, but {tmp_path / 'dataset.json'} has 4 channels; correct " \
+    "dataset.json, or move the file away; if that is the number of the case, call it scan_0017_0000.nii.gz" in faults
 
 
 def test_a_segmentation_that_carries_the_number_of_a_channel(tmp_path):

@@ -120,7 +120,7 @@ def test_every_bad_case_in_one_go(data_dir, out):
   first, *lines = str(caught.value).splitlines()
   assert first == "4 of the cases in data_dir cannot be used, so nothing was written:"
   expected = [
-    ("Phantom_0001: t1 has 1 voxels that are NaN", "replace them by 0"),
+    ("Phantom_0001: t1 has 1 voxel that is NaN", "replace them by 0"),
     ("Phantom_0002: no flair image Phantom_0002_flair.nii.gz", "add the file"),
     ("Phantom_0003: 1 labelled voxels lie where all modalities are background", "clear them"),
     ("Phantom_0004: Phantom_0004_t2.nii.gz is truncated", "download the file again"),

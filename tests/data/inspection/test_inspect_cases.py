@@ -156,14 +156,21 @@ FAULTS = {
   "NaN": (lambda d: edit(d, 4, "t1", put(np.nan, kind=np.float32)), 4, "not_finite", "t1 has 2 voxels that are NaN"),
   "infinite": (
     lambda d: edit(d, 4, "t1", put(-np.inf, (10, 10, 10), np.float32)),
-    4, "not_finite", "t1 has 1 voxel that are? infinite",
+    4, "not_finite", "t1 has 1 voxel that is infinite$",
   ),
   "both": (
     lambda d: edit(d, 4, "t1", put([np.inf, np.nan], kind=np.float64)),
-    4, "not_finite", "t1 has 2 voxels that are NaN or inf",
+    4, "not_finite", "t1 has 2 voxels that are NaN or infinite$",
   ),
   "too large": (
-    lambda d: edit(d, 4, "t1", put(1e39, kind=np.float64)), 4, "not_finite", "2 voxels .* beyond single precision"
+    lambda d: edit(d, 4, "t1", put(3e38, kind=np.float32)), 4, "not_finite", r"2 voxels that are beyond 1e\+18$"
+  ),
+  "beyond single precision": (
+    lambda d: edit(d, 4, "t1", put(-1e39, kind=np.float64)), 4, "not_finite", r"2 voxels that are beyond 1e\+18$"
+  ),
+  "no range": (
+    lambda d: edit(d, 4, "t1", lambda v: np.where(v, 1e9 + 0.01 * v, 0)),
+    4, "constant", r"t1 is from 100000000\d\.\d+ to 100000000\d\.\d+, between which single precision has nothing",
   ),
   "zero": (lambda d: edit(d, 5, "t1ce", lambda v: v * 0), 5, "constant", "t1ce is 0 in every voxel"),
   "constant": (lambda d: edit(d, 5, "t1ce", lambda v: v * 0 + 7), 5, "constant", "t1ce is 7 in every voxel"),
@@ -177,6 +184,10 @@ FAULTS = {
   ),
   "label of a resampling": (
     lambda d: edit(d, 0, "seg", put([0.5, -1], kind=np.float32)), 0, "labels", r"2 voxels with labels \(-1, 0.5\)"
+  ),
+  "probabilities": (
+    lambda d: edit(d, 0, "seg", put(np.linspace(0.1, 0.9, 50).reshape(10, 5), np.s_[10, 8:18, 8:13], np.float32)),
+    0, "labels", r"50 voxels with labels \(0\.1\d*, .*, \.\.\.\)",
   ),
   "label NaN": (
     lambda d: edit(d, 0, "seg", put(np.nan, kind=np.float32)),
