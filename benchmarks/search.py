@@ -102,14 +102,16 @@ def page(workdir: Path, note: str) -> str:
   for method in ("darts", "single_path"):
     if method in dice and "random" in dice:
       gain = gain_over_random(dice[method], dice["random"], seed=0)
+      interval = "no interval of one genotype"
+      if gain.low is not None:
+        interval = f"95% interval {gain.low:+.2f}% to {gain.high:+.2f}%, over cases and genotypes"
       spread = " and ".join(
         f"{np.mean(dice[m], 1).mean() * 100:.2f} ± {np.std(np.mean(dice[m], 1), ddof=1) * 100:.2f} ({len(dice[m])})"
         for m in (method, "random")
         if len(dice[m]) > 1
       )
       lines += [
-        f"- {method}: gain over random {gain.value:+.2f}% (95% interval {gain.low:+.2f}% to {gain.high:+.2f}%, over "
-        f"cases and networks); mean ± deviation over networks {spread}"
+        f"- {method}: gain over random {gain.value:+.2f}% ({interval}); mean ± deviation over networks {spread}"
       ]
     if len(genotypes.get(method, [])) > 1:
       found = genotypes[method]

@@ -34,20 +34,27 @@ class Estimate:
 def gain_over_random(searched: ArrayLike, random: ArrayLike, *, seed: int, samples: int = SAMPLES) -> Estimate:
   """The relative improvement over random networks in percent (Yang, Esperança and Carlucci 2020).
 
-  100 (mean of the searched - mean of the random) / mean of the random, over networks and cases. The interval is the
-  percentile bootstrap over cases and over networks: cases are drawn once for both groups, because they were scored by
-  all networks; the networks of each group are drawn apart.
+  100 (mean of the searched - mean of the random) / mean of the random, over genotypes and cases. The interval is a
+  bootstrap over cases and over genotypes: cases are drawn once for both groups, because they were scored by all
+  networks; the genotypes of each group are drawn apart. A genotype is drawn with all its trainings, which are alike and
+  would else pass for so many independent finds. A plain percentile interval is too narrow for few genotypes: of three
+  against five it misses the truth in a fifth of all studies. So the scatter of n genotypes is widened by
+  sqrt(n / (n - 1)), and the percentiles are those of Student's t ("expanded percentile", Hesterberg 2015, with the
+  degrees of freedom of Welch's test).
 
   Args:
-    searched: [networks, cases], finite scores of which more is better; a network is one training.
-    random: [networks, cases], the same cases in the same order; their mean must not be 0.
+    searched: [genotypes, cases], finite scores of which more is better; of several trainings their mean.
+    random: [genotypes, cases], the same cases in the same order; their mean must not be 0.
     seed: of the bootstrap, a whole number of at least 0.
     samples: resamples, at least 1.
+
+  Returns:
+    Without an interval where there is one case alone, or one genotype in a group.
 
   Raises:
     InputError: shapes that do not fit, numbers that are not finite, or a mean of 0.
   """
-  groups = [_networks(values, name) for values, name in ((searched, "searched"), (random, "random"))]
+  groups = [_genotypes(values, name) for values, name in ((searched, "searched"), (random, "random"))]
   check_whole("samples", samples, 1)
   check_whole("seed", seed, 0)
   if groups[0].shape[1] != groups[1].shape[1]:
@@ -56,12 +63,12 @@ def gain_over_random(searched: ArrayLike, random: ArrayLike, *, seed: int, sampl
   if groups[1].mean() == 0:
     raise InputError("random must not be 0 on average, for the gain is relative to it")
   value = _gain(*(group.mean() for group in groups))
-  if groups[0].shape[1] < 2:
+  if groups[0].shape[1] < 2 or min(len(group) for group in groups) < 2:
     return Estimate(value, None, None)
   drawn = np.random.default_rng(seed)
   gains = np.concatenate([_resampled(groups, drawn, count) for count in _chunks(groups, samples)])
-  ends = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-  low, high = np.quantile(gains[np.isfinite(gains)], ends)
+  tail = _tail(groups)
+  low, high = np.quantile(gains[np.isfinite(gains)], [tail, 1 - tail])
   return Estimate(value, float(low), float(high))
 
 
@@ -100,10 +107,10 @@ def rank_agreement(
   return found
 
 
-def _networks(values: ArrayLike, name: str) -> NDArray[np.float64]:
+def _genotypes(values: ArrayLike, name: str) -> NDArray[np.float64]:
   array = np.asarray(values, np.float64)
   if array.ndim != 2 or not array.size or not np.isfinite(array).all():
-    raise InputError(f"{name} must be finite scores [networks, cases], at least one of each, got shape {array.shape}")
+    raise InputError(f"{name} must be finite scores [genotypes, cases], at least one of each, got shape {array.shape}")
   return array
 
 
@@ -124,6 +131,21 @@ def _resampled(groups: list[NDArray], drawn: np.random.Generator, count: int) ->
   chosen = drawn.integers(cases, size=(count, cases))
   means = []
   for group in groups:
-    networks = drawn.integers(len(group), size=(count, len(group)))
-    means.append(group[networks[:, :, None], chosen[:, None, :]].mean((1, 2)))
+    size = len(group)
+    places = drawn.integers(size, size=(count, size))
+    mean = group[places[:, :, None], chosen[:, None, :]].mean((1, 2))
+    # Of all genotypes on the cases drawn: what is left is the scatter of genotypes, which a bootstrap makes too small.
+    centre = group.mean(0)[chosen].mean(1)
+    means.append(centre + (mean - centre) * np.sqrt(size / (size - 1)))
   return _gain(*means)
+
+
+def _tail(groups: list[NDArray]) -> float:
+  """The part of the resamples beyond either end: that beyond a quantile of Student's t, as if they were normal."""
+  variances = [(group.mean(1).var(ddof=1) / len(group), len(group) - 1) for group in groups]
+  differences = groups[0].mean(0) - groups[1].mean(0)
+  variances.append((differences.var(ddof=1) / len(differences), len(differences) - 1))
+  # Welch and Satterthwaite's degrees of freedom; without any scatter it matters nothing.
+  below = sum(variance**2 / freedom for variance, freedom in variances)
+  freedom = sum(variance for variance, _ in variances) ** 2 / below if below else np.inf
+  return float(stats.norm.cdf(stats.t.ppf((1 - LEVEL) / 2, freedom)))

@@ -66,15 +66,22 @@ def dice_of(runs: Sequence[ControlRun], region: str | None = None) -> NDArray[np
 
 
 def gain(runs: Sequence[ControlRun], seed: int) -> Estimate | None:
-  """The gain of the searched over the random networks in mean Dice; None where either are missing."""
+  """The gain of the searched over the random genotypes in mean Dice; None where either are missing."""
   wanted = [run for run in runs if run.group in ("searched", RANDOM)]
-  searched = np.array([run.group == "searched" for run in wanted], bool)
-  if not searched.any() or searched.all():
+  if {run.group for run in wanted} != {"searched", RANDOM}:
     return None
   dice = dice_of(wanted)
-  if not dice.shape[1] or not dice[~searched].mean():
+  if not dice.shape[1]:
     return None
-  return gain_over_random(dice[searched], dice[~searched], seed=seed)
+  # A genotype counts once: its trainings are no finds of their own.
+  rows: dict[tuple[str, int], list[NDArray[np.float64]]] = {}
+  for run, row in zip(wanted, dice, strict=True):
+    rows.setdefault((run.group, run.number), []).append(row)
+  searched, random = (
+    [np.mean(trainings, 0) for (group, _), trainings in rows.items() if group == wanted_group]
+    for wanted_group in ("searched", RANDOM)
+  )
+  return gain_over_random(searched, random, seed=seed) if np.mean(random) else None
 
 
 def verdict(runs: Sequence[ControlRun], seed: int) -> str | None:
@@ -88,7 +95,10 @@ def verdict(runs: Sequence[ControlRun], seed: int) -> str | None:
     "alike"
   )
   if found.low is None:
-    return f"Whether the search beats random genotypes cannot be said of one case: {what}."
+    # One genotype differs from the next by chance, however often it is trained.
+    few = min(count.values()) < 2
+    why = "with fewer than two genotypes a group (--seeds=3 --random=5)" if few else "of one case"
+    return f"Whether the search beats random genotypes cannot be said {why}: {what}."
   interval = f"95% interval {found.low:+.2f}% to {found.high:+.2f}%"
   if found.low > 0:
     return f"The search beats random genotypes: {what} ({interval})."

@@ -28,13 +28,13 @@ def control(c: Context) -> None:
   runs = c.material.control
   sentence = verdict(runs, c.seed)
   if sentence is None:
-    c.missing("Whether the search beats random genotypes is told by", f"experiment {c.run} --random=5")
+    c.missing("Whether the search beats random genotypes is told by", f"experiment {c.run} --seeds=3 --random=5")
   else:
     c.page.text(sentence)
     c.page.text(
       "All were trained under one recipe without fold 0, on whose cases they are scored. That fold was the hybrid part "
       "of the searches, which favours them. The interval is a bootstrap over cases, the same ones for all, and over "
-      "networks within each group."
+      "genotypes within each group, of each the mean of its trainings; it is widened for few genotypes."
     )
     c.table(groups_table(c.material, runs))
     inputs = [[run[:3], run.scores.cases] for run in runs]

@@ -258,7 +258,7 @@ def test_the_control_trains_searched_and_random_networks_alike(finished, monkeyp
   assert [row["group"] for row in rows] == ["searched genotypes", "random genotypes", "3D U-Net"]
   assert rows[0]["mean Dice"] == f"{dice_of([runs[1]]).mean():.4f}"
   assert int(rows[0]["parameters"].replace(",", "")) == material.costs["searched"]["parameters"]
-  assert verdict(runs, 0).startswith(("The search does not beat", "The search beats", "The search is worse"))
+  assert verdict(runs, 0).startswith("Whether the search beats random genotypes cannot be said with fewer than two")
   assert len(control_figure(runs).axes) == 1
 
 
