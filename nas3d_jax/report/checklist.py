@@ -39,7 +39,9 @@ def checklist(c: Context) -> None:
     ),
     (
       "the fold that judges took no part in the search",
-      "yes, nested searches" if material.experiment.get("nested") else f"{_MISSING}: experiment --nested",
+      "in the cross-validation, by nested searches; not in search against random"
+      if material.experiment.get("nested")
+      else f"{_MISSING}: experiment --nested",
     ),
     ("ablation of the parts of the method", f"{_MISSING} here; each part is a flag"),
     ("performance over time", "training: losses and hours" if material.trainings else _MISSING),
