@@ -115,7 +115,7 @@ def search(c: Context) -> None:
   if found.genotype:
     c.table(result_tables.genotypes_table(c.material))
   if not c.material.seeds:
-    c.missing("Whether another seed finds the same is told by further searches:", f"experiment {c.run} --seeds=0,1,2")
+    c.missing("Whether another seed finds the same is told by further searches:", f"experiment {c.run} --seeds=3")
 
 
 def _searched_cells(c: Context, genotype: Genotype) -> None:

@@ -86,6 +86,12 @@ def test_commands_that_messages_give_are_stages_with_these_flags():
   for name, stage, said in found:
     assert stage in (*STAGES, "STAGE"), name
     assert stage == "STAGE" or not unknown(set(FLAG.findall(said)) - OTHERS, FLAGS[stage]), (name, stage, said)
+    # Values that are given are such as the flag takes.
+    given = [word for word in said.split() if "=" in word and not re.search(r"\{|\.\.\.|=[A-Z]+\b", word)]
+    if given and stage != "STAGE":
+      values = flags.FlagValues()
+      importlib.import_module(f"launch.{stage}").define(values)
+      values([stage, *given])
 
 
 def test_cases_that_were_not_predicted_are_left_out_as_the_message_says(tmp_path, capsys):
