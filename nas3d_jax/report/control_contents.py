@@ -97,7 +97,7 @@ def verdict(runs: Sequence[ControlRun], seed: int) -> str | None:
   if found.low is None:
     # One genotype differs from the next by chance, however often it is trained.
     few = min(count.values()) < 2
-    why = "with fewer than two genotypes a group (--seeds=3 --random=5)" if few else "of one case"
+    why = "with fewer than two genotypes a group (experiment --seeds=3 --random=5)" if few else "of one case"
     return f"Whether the search beats random genotypes cannot be said {why}: {what}."
   interval = f"95% interval {found.low:+.2f}% to {found.high:+.2f}%"
   if found.low > 0:
