@@ -87,7 +87,8 @@ def test_commands_that_messages_give_are_stages_with_these_flags():
     assert stage in (*STAGES, "STAGE"), name
     assert stage == "STAGE" or not unknown(set(FLAG.findall(said)) - OTHERS, FLAGS[stage]), (name, stage, said)
     # Values that are given are such as the flag takes.
-    given = [word for word in said.split() if "=" in word and not re.search(r"\{|\.\.\.|=[A-Z]+\b", word)]
+    words = [word.rstrip("),.;") for word in said.split()]
+    given = [word for word in words if "=" in word and not re.search(r"\{|\.\.\.|=[A-Z]+\b|=$", word)]
     if given and stage != "STAGE":
       values = flags.FlagValues()
       importlib.import_module(f"launch.{stage}").define(values)
