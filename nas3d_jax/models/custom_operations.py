@@ -24,6 +24,9 @@ from nas3d_jax.models.search_space import CustomOperation, Direction
 PREFIX = "custom_"
 """In front of the name of what holds the parameters of a module of the user's."""
 
+TAPS = "taps"
+"""The layer that holds the kernel of a dense one."""
+
 _FACTOR: Mapping[Direction, float] = {"normal": 1, "down": 0.5, "up": 2}
 
 
@@ -107,7 +110,7 @@ class DenseParameters(nn.Module):
     """Kernel float32 [3, 3, 3, C, (E,) C], bias and norm [(E,) C] by layer and name."""
     layers = layer_shapes("conv", self.channels, edges=self.edges)
     others = declare(self, {"conv": {"bias": layers["conv"]["bias"]}, "norm": layers["norm"]})
-    kernel = _edges_of(self.edges)(self.operation, self.channels, name="taps")()
+    kernel = _edges_of(self.edges)(self.operation, self.channels, name=TAPS)()
     return {"conv": {"kernel": kernel, **others["conv"]}, "norm": others["norm"]}
 
 

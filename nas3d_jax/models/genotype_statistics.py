@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Set
+from typing import Any
 
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.search_space import CELLS, direction_of, family
+from nas3d_jax.models.search_space import CELLS, Row, direction_of, family
 
 PARAMETER_FREE = ("pool", "identity")
 """Families without a kernel; a search that collapses chooses little else (Zela et al. 2020)."""
@@ -14,19 +16,20 @@ PARAMETER_FREE = ("pool", "identity")
 
 def row_overlap(first: Genotype, second: Genotype) -> float:
   """Part of the rows of a genotype that another has at the same node; 0 where they differ in nodes."""
-  if first.nodes != second.nodes:
-    return 0.0
-  pairs = zip(itertools.chain(*first.structure()), itertools.chain(*second.structure()), strict=True)
-  return sum(len(one & other) for one, other in pairs) / (2 * first.nodes * len(CELLS))
+  return _overlap(first, second, lambda rows: rows)
 
 
 def edge_overlap(first: Genotype, second: Genotype) -> float:
   """The same of the edges alone, whatever their operations."""
+  return _overlap(first, second, lambda rows: {state for _, state in rows})
+
+
+def _overlap(first: Genotype, second: Genotype, seen: Callable[[frozenset[Row]], Set[Any]]) -> float:
+  """The same of what is seen of the rows of each node."""
   if first.nodes != second.nodes:
     return 0.0
   pairs = zip(itertools.chain(*first.structure()), itertools.chain(*second.structure()), strict=True)
-  shared = sum(len({state for _, state in one} & {state for _, state in other}) for one, other in pairs)
-  return shared / (2 * first.nodes * len(CELLS))
+  return sum(len(seen(one) & seen(other)) for one, other in pairs) / (2 * first.nodes * len(CELLS))
 
 
 def chance_overlap(config: NetworkConfig) -> tuple[float, float]:

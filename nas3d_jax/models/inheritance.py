@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nas3d_jax.models.config import NetworkConfig
-from nas3d_jax.models.custom_operations import PREFIX
+from nas3d_jax.models.custom_operations import PREFIX, TAPS
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.hybrid_parameters import hybrid_shapes
 from nas3d_jax.models.operations import parameter_shapes
@@ -72,7 +72,7 @@ def _edge(stacked: Mapping[str, Any], operation: str, edge: int, config: Network
   leaves = parameter_shapes("conv" if custom else operation, 1, config.variant)
   found: dict[str, Any] = {}
   for layer, arrays in stacked.items():
-    if layer.startswith(PREFIX) or layer == "taps":
+    if layer.startswith(PREFIX) or layer == TAPS:
       found[layer] = jax.tree.map(lambda array: array[edge], arrays)
     else:
       found[layer] = {
