@@ -24,6 +24,7 @@ from nas3d_jax.experiment.status import (
   seconds_left,
   training_status,
 )
+from nas3d_jax.experiment.supernet_ranking import supernet_stage
 from nas3d_jax.files.run_layout import CONTROL, DATASET, GENOTYPE, PREDICTIONS, SCORES, SEARCH, TRAIN_FOLDERS
 from nas3d_jax.inference.config import PredictConfig
 from nas3d_jax.inference.predict import predict_cases
@@ -55,7 +56,7 @@ class Compared(NamedTuple):
 
 
 def control_stages(inputs: ExperimentInputs, stop: Stop | None) -> Iterator[Stage]:
-  """The draws, then training, prediction and score of each network with each seed; none without `config.random`."""
+  """Draws, losses in the supernets, then trainings, predictions and scores by seed; none without `config.random`."""
   config = inputs.config
   if not config.random:
     return
@@ -63,6 +64,9 @@ def control_stages(inputs: ExperimentInputs, stop: Stop | None) -> Iterator[Stag
     yield _draw(inputs, number, stop)
   networks = [Compared("searched", seed) for seed in range(config.seeds)]
   networks += [Compared(RANDOM, number) for number in range(config.random)]
+  genotypes = {f"{network.group}/{network.number}": _genotype(config, network) for network in networks}
+  for seed in range(config.seeds):
+    yield supernet_stage(inputs, seed, genotypes)
   networks.append(Compared(config.baseline, 0))
   # Seed by seed, so that each group has something to compare early.
   for seed in range(config.retrain_seeds):
@@ -92,13 +96,15 @@ def _random_search(config: ExperimentConfig, number: int) -> SearchConfig:
 
 
 def _train_config(config: ExperimentConfig, network: Compared, seed: int) -> TrainConfig:
-  genotype = None
-  if network.network == "searched":
-    drawn = network.group == RANDOM
-    root = config.root / CONTROL / RANDOM / str(network.number) if drawn else config.search_root(network.number)
-    genotype = root / SEARCH / GENOTYPE
+  genotype = _genotype(config, network) if network.network == "searched" else None
   own = dict(workdir=root_of(config, network, seed), fold=_FOLD, seed=seed, network=network.network, genotype=genotype)
   return dataclasses.replace(config.template(network.network), **own)
+
+
+def _genotype(config: ExperimentConfig, network: Compared) -> Path:
+  drawn = network.group == RANDOM
+  root = config.root / CONTROL / RANDOM / str(network.number) if drawn else config.search_root(network.number)
+  return root / SEARCH / GENOTYPE
 
 
 def _run_of(inputs: ExperimentInputs, network: Compared, seed: int) -> Path:

@@ -16,6 +16,7 @@ from nas3d_jax.report.context import Context
 from nas3d_jax.report.control_contents import RANDOM, ControlRun, dice_of, verdict
 from nas3d_jax.report.gallery import GREY, NETWORK_COLOURS, new_figure
 from nas3d_jax.report.run_contents import NETWORKS, History, Material
+from nas3d_jax.report.supernet_section import supernets
 from nas3d_jax.report.table import Table, make_table
 from nas3d_jax.validation import patch_size_of
 
@@ -40,6 +41,7 @@ def control(c: Context) -> None:
     inputs = [[run[:3], run.scores.cases] for run in runs]
     caption = "Mean Dice of each training of the control; a line is the mean of its group."
     c.figure("control", caption, inputs, lambda: control_figure(runs))
+  supernets(c)
   _agreement(c)
 
 

@@ -3,6 +3,7 @@
 The report is made by another package; a function that lists the scores stands in its place.
 """
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -16,6 +17,7 @@ import nas3d_jax.training.train
 from launch.__main__ import main
 from nas3d_jax.checkpointing.restore import restore
 from nas3d_jax.data.dataset.dataset import Dataset
+from nas3d_jax.data.patches.patch_stream import PatchStream
 from nas3d_jax.data.phantom import write_phantoms
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation.scores import Scores
@@ -25,11 +27,16 @@ from nas3d_jax.files.run_layout import TRAIN_FOLDERS
 from nas3d_jax.inference.volume import predict_volume
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
+from nas3d_jax.models.inheritance import derived_variables
+from nas3d_jax.models.networks import DerivedNet
 from nas3d_jax.models.random_genotype import random_genotype
 from nas3d_jax.report.control_contents import dice_of, read_control, verdict
 from nas3d_jax.report.control_section import control_figure, groups_table
 from nas3d_jax.report.run_contents import Material
+from nas3d_jax.report.supernet_section import gap_table, read_losses
+from nas3d_jax.runtime.data_parallel import ONE_DEVICE
 from nas3d_jax.schema.builtin import BRATS2019
+from nas3d_jax.training.steps import make_validation_step
 from tests.inference.test_predict import labels_of
 from tests.support.runs import history
 
@@ -231,8 +238,8 @@ def test_the_control_trains_searched_and_random_networks_alike(finished, monkeyp
   config = make_config(folder, workdir=folder / "control" / "run", random=1)
   parts = [part.name for part in plan_experiment(config) if part.status != "done"]
   own = [f"control, searched 0: {what} with seed 0" for what in ("train", "predict", "score")]
-  assert parts[:4] == ["random genotype 0", *own]
-  assert len(parts) == 1 + 3 * 3
+  assert parts[:5] == ["random genotype 0", "control, supernet of seed 0: losses of all genotypes", *own]
+  assert len(parts) == 2 + 3 * 3
   before = files(config.root)
   experiment(config)
   assert {part.status for part in plan_experiment(config)} == {"done"}
@@ -260,6 +267,30 @@ def test_the_control_trains_searched_and_random_networks_alike(finished, monkeyp
   assert int(rows[0]["parameters"].replace(",", "")) == material.costs["searched"]["parameters"]
   assert verdict(runs, 0).startswith("Whether the search beats random genotypes cannot be said with fewer than two")
   assert len(control_figure(runs).axes) == 1
+  _check_supernet(config, material)
+
+
+def _check_supernet(config, material):
+  """A supernet with the operations of a genotype alone is the derived network with its parameters of these."""
+  genotypes = {"searched/0": config.genotype(0), "random/0": config.root / "control/random/0/search/genotype.json"}
+  losses = read_losses(config.root)
+  assert set(losses) == {"0"} and set(losses["0"]) == set(genotypes)
+  net, variables, metadata = restore(config.root / "search", "last")
+  dataset = Dataset.open(config.root / "dataset")
+  sizes = dict(patch_size=metadata.patch_size, batch_size=1)
+  stream = PatchStream(dataset, dataset.fold_cases(0), seed=0, skip_empty=True, replicas=ONE_DEVICE, **sizes)
+  batches = [(item.batch, item.weight) for item in stream.host.one_pass()]
+  for name, path in genotypes.items():
+    genotype = Genotype.from_json(path.read_text())
+    derived = DerivedNet(metadata.network, genotype)
+    step = make_validation_step(derived)
+    parameters = derived_variables(variables, genotype, net.config)
+    expected = sum(float(step(parameters, *batch)) for batch in batches) / len(batches)
+    assert losses["0"][name] == pytest.approx(expected, rel=1e-5)
+  row = gap_table(dataclasses.replace(material, control=read_control(config.root)), losses).rows[0]
+  last = material.search.records[-1]["validation_loss"]
+  assert row[:2] == ("0", f"{last:.4f}") and row[3] == f"{losses['0']['searched/0'] - last:+.4f}"
+  assert row[4].endswith("(patches of 16)")
 
 
 def test_a_damaged_prediction_is_made_again_and_scored_anew(finished, monkeypatch):
