@@ -21,7 +21,7 @@ from nas3d_jax.files.run_layout import (
 from nas3d_jax.inference.config import PAPER, Fold, InferenceChoices, PredictConfig, schema_help
 from nas3d_jax.models.config import Architecture, NetworkConfig, UNetConfig
 from nas3d_jax.options import check_options, from_options, option, part
-from nas3d_jax.training.config import SearchConfig, TrainConfig
+from nas3d_jax.training.config import MOST_RATE, SearchConfig, TrainConfig
 from nas3d_jax.validation import PatchSize, check_whole
 
 Split = Literal["training", "cross_validation", "test", "ensemble"]
@@ -75,6 +75,8 @@ class ExperimentConfig:
     most=MOST_SEARCHES,
   )
   retrain_seeds: int = option("trainings of each network of that comparison", 1, least=1, most=MOST_SEARCHES)
+  # Each is a group of that comparison, drawn as score against cost.
+  cost_weights: tuple[str, ...] = option("further searches with these values of cost_weight, trained alike", ())
   search_template: SearchConfig = part(
     without=_ITS_OWN,
     patch_size=("search_patch_size", "voxels of a patch in the search, as patch_size"),
@@ -126,7 +128,8 @@ class ExperimentConfig:
       raise InputError(f"choose_min_component chooses what min_component_ml={least} gives; leave out one of them")
     if self.test_schema is not None and self.test_dir is None:
       raise InputError("test_schema is of the cases of test_dir; give test_dir with it")
-    if self.retrain_seeds > 1 and not self.random:
+    object.__setattr__(self, "cost_weights", tuple(_cost_weight(value) for value in self.cost_weights))
+    if self.retrain_seeds > 1 and not self.has_control:
       raise InputError(
         f"retrain_seeds is of the comparison with random genotypes, got {self.retrain_seeds} without them; give random"
       )
@@ -152,6 +155,11 @@ class ExperimentConfig:
     ):
       if asked != "auto":
         network.check_patch_size(asked, name)
+
+  @property
+  def has_control(self) -> bool:
+    """Whether searched networks are compared with random ones, or with those of other weights of the cost."""
+    return bool(self.random or self.cost_weights)
 
   @property
   def _sizes(self) -> tuple[NetworkConfig, UNetConfig]:
@@ -257,3 +265,14 @@ class ExperimentConfig:
       devices=self.template(network).devices,
       choices=choices,
     )
+
+
+def _cost_weight(value: str | float) -> str:
+  """A weight of the cost, in the one spelling that names its folder."""
+  try:
+    weight = float(value)
+  except (TypeError, ValueError):
+    weight = -1.0
+  if not 0 <= weight <= MOST_RATE:
+    raise InputError(f"cost_weights must be numbers of at least 0, got {value!r:.100}; give some as in 0.1,1")
+  return f"{weight:g}"

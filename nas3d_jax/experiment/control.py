@@ -2,7 +2,8 @@
 
 Every training leaves out fold 0, whose cases are then predicted and scored. Each has a folder of its own,
 `control/<group>/<number>/<seed>/`, in which lie `train/0`, `predictions` and `scores`; what a random genotype was drawn
-with stands in `control/random/<number>/search`.
+with stands in `control/random/<number>/search`, a search with another weight of the cost in
+`control/cost_<weight>/<seed>/search`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from nas3d_jax.experiment.status import (
   training_status,
 )
 from nas3d_jax.experiment.supernet_ranking import supernet_stage
-from nas3d_jax.files.run_layout import CONTROL, DATASET, GENOTYPE, PREDICTIONS, SCORES, SEARCH, TRAIN_FOLDERS
+from nas3d_jax.files.run_layout import CONTROL, COST, DATASET, GENOTYPE, PREDICTIONS, SCORES, SEARCH, TRAIN_FOLDERS
 from nas3d_jax.inference.config import PredictConfig
 from nas3d_jax.inference.predict import predict_cases
 from nas3d_jax.models.config import Architecture
@@ -42,7 +43,7 @@ class Compared(NamedTuple):
   """A network that is trained several times.
 
   Attributes:
-    group: "searched", "random", or a hand-designed network.
+    group: "searched", "random", "cost_" and a weight, or a hand-designed network.
     number: seed of the search or of the draw; 0 of a hand-designed network.
   """
 
@@ -52,18 +53,21 @@ class Compared(NamedTuple):
   @property
   def network(self) -> Architecture:
     """Its architecture."""
-    return "searched" if self.group == RANDOM else self.group
+    return self.group if self.group in TRAIN_FOLDERS else "searched"
 
 
 def control_stages(inputs: ExperimentInputs, stop: Stop | None) -> Iterator[Stage]:
-  """Draws, losses in the supernets, then trainings, predictions and scores by seed; none without `config.random`."""
+  """Draws, losses in the supernets, then trainings, predictions and scores by seed; none without a control."""
   config = inputs.config
-  if not config.random:
+  if not config.has_control:
     return
-  for number in range(config.random):
-    yield _draw(inputs, number, stop)
-  networks = [Compared("searched", seed) for seed in range(config.seeds)]
-  networks += [Compared(RANDOM, number) for number in range(config.random)]
+  drawn = [Compared(RANDOM, number) for number in range(config.random)]
+  # That of the searches is theirs already.
+  weights = [weight for weight in config.cost_weights if float(weight) != config.search_template.cost_weight]
+  cheaper = [Compared(f"{COST}{weight}", seed) for weight in dict.fromkeys(weights) for seed in range(config.seeds)]
+  for network in drawn + cheaper:
+    yield _own_search(inputs, network, stop)
+  networks = [*(Compared("searched", seed) for seed in range(config.seeds)), *drawn, *cheaper]
   genotypes = {f"{network.group}/{network.number}": _genotype(config, network) for network in networks}
   for seed in range(config.seeds):
     yield supernet_stage(inputs, seed, genotypes)
@@ -79,20 +83,31 @@ def root_of(config: ExperimentConfig, network: Compared, seed: int) -> Path:
   return config.root / CONTROL / network.group / str(network.number) / str(seed)
 
 
-def _draw(inputs: ExperimentInputs, number: int, stop: Stop | None) -> Stage:
-  config = _random_search(inputs.config, number)
+def _own_search(inputs: ExperimentInputs, network: Compared, stop: Stop | None) -> Stage:
+  config = _search_config(inputs.config, network)
+  folder = config.workdir / SEARCH
 
   def run():
     write_reference(config.workdir, inputs.config.root / DATASET)
     search(config, stop, operations=inputs.operations)
 
+  def seconds():
+    if network.group == RANDOM:
+      return 0.0
+    if not inputs.has_dataset:
+      return None
+    # They go through the same cases as the search of seed 0.
+    return seconds_left(folder, config.epochs, 1, {inputs.config.root / SEARCH: 1})
+
   status = with_data(inputs, lambda: search_status(config, inputs.fingerprint()))
-  return Stage(f"random genotype {number}", status, run, lambda: 0.0)
+  what = "random genotype" if network.group == RANDOM else f"control, search with cost_weight={config.cost_weight:g},"
+  return Stage(f"{what} {network.number}", status, run, seconds)
 
 
-def _random_search(config: ExperimentConfig, number: int) -> SearchConfig:
-  workdir = config.root / CONTROL / RANDOM / str(number)
-  return dataclasses.replace(config.search_template, workdir=workdir, fold=_FOLD, seed=number, method=RANDOM)
+def _search_config(config: ExperimentConfig, network: Compared) -> SearchConfig:
+  asked = {"method": RANDOM} if network.group == RANDOM else {"cost_weight": float(network.group.removeprefix(COST))}
+  own = dict(workdir=_genotype_root(config, network), fold=_FOLD, seed=network.number)
+  return dataclasses.replace(config.search_template, **own, **asked)
 
 
 def _train_config(config: ExperimentConfig, network: Compared, seed: int) -> TrainConfig:
@@ -102,9 +117,13 @@ def _train_config(config: ExperimentConfig, network: Compared, seed: int) -> Tra
 
 
 def _genotype(config: ExperimentConfig, network: Compared) -> Path:
-  drawn = network.group == RANDOM
-  root = config.root / CONTROL / RANDOM / str(network.number) if drawn else config.search_root(network.number)
-  return root / SEARCH / GENOTYPE
+  return _genotype_root(config, network) / SEARCH / GENOTYPE
+
+
+def _genotype_root(config: ExperimentConfig, network: Compared) -> Path:
+  if network.group == "searched":
+    return config.search_root(network.number)
+  return config.root / CONTROL / network.group / str(network.number)
 
 
 def _run_of(inputs: ExperimentInputs, network: Compared, seed: int) -> Path:

@@ -10,6 +10,7 @@
     scores/<network>/<split>/                      scores.json, scores.csv
     control/<group>/<number>/<seed>/               a training of the control, with predictions and scores
     control/random/<number>/search/                what a random genotype was drawn with
+    control/cost_<weight>/<seed>/search/           a search with that weight of the cost
     control/supernet/<seed>.json                   losses of the genotypes in the supernet of a search
     costs.json, experiment.json
     report/              index.html, figures/, tables/
@@ -34,8 +35,8 @@ RECORDS = "records"
 
 SEARCH = "search"
 SEEDS, NESTED, CONTROL = "seeds", "nested", "control"
-SUPERNET = "supernet"
-"""In `control/`, what the supernets say of its genotypes."""
+SUPERNET, COST = "supernet", "cost_"
+"""In `control/`: what the supernets say of its genotypes; with a weight, a group of searches that mind the cost."""
 TRAIN_FOLDERS: Mapping[str, str] = types.MappingProxyType(
   {"searched": "train", "unet3d": "unet3d", "plain_unet": "plain_unet"}
 )

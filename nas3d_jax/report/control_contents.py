@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nas3d_jax.evaluation.control import Estimate, gain_over_random
 from nas3d_jax.evaluation.scores import Scores
-from nas3d_jax.files.run_layout import CONTROL, SCORES, SCORES_JSON, TRAIN_FOLDERS
+from nas3d_jax.files.run_layout import CONTROL, COST, SCORES, SCORES_JSON, TRAIN_FOLDERS
 from nas3d_jax.report.run_contents import History
 
 RANDOM = "random"
@@ -22,7 +22,7 @@ class ControlRun(NamedTuple):
   """One training of the control.
 
   Attributes:
-    group: "searched", "random" or a hand-designed network.
+    group: "searched", "random", "cost_" and a weight, or a hand-designed network.
     number: seed of the search or of the draw.
     seed: of the training.
     history: of the training.
@@ -45,7 +45,7 @@ def read_control(workdir: Path) -> tuple[ControlRun, ...]:
   found = []
   for folder in (workdir / CONTROL).glob("*/*/*"):
     group, number, seed = folder.parts[-3:]
-    network = "searched" if group == RANDOM else group
+    network = "searched" if group == RANDOM or group.startswith(COST) else group
     if network not in TRAIN_FOLDERS or not (number.isdecimal() and seed.isdecimal()):
       continue
     history = History.read(folder / TRAIN_FOLDERS[network] / "0", network)

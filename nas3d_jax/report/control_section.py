@@ -6,21 +6,19 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
+from nas3d_jax.files.run_layout import CONTROL, SEARCH, TRAIN_FOLDERS
 from nas3d_jax.models.flops import forward_flops
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.genotype_statistics import chance_overlap, edge_overlap, row_overlap
 from nas3d_jax.models.networks import DerivedNet, variable_shapes
 from nas3d_jax.report.context import Context
 from nas3d_jax.report.control_contents import RANDOM, ControlRun, dice_of, verdict
-from nas3d_jax.report.gallery import GREY, NETWORK_COLOURS, new_figure
-from nas3d_jax.report.run_contents import NETWORKS, History, Material
+from nas3d_jax.report.control_figures import control_figure, cost_figure, groups_of, name_of
+from nas3d_jax.report.run_contents import History, Material
 from nas3d_jax.report.supernet_section import supernets
 from nas3d_jax.report.table import Table, make_table
 from nas3d_jax.validation import patch_size_of
-
-_NAMES = {**NETWORKS, RANDOM: "random genotypes", "searched": "searched genotypes"}
 
 
 def control(c: Context) -> None:
@@ -32,6 +30,7 @@ def control(c: Context) -> None:
     c.missing("Whether the search beats random genotypes is told by", f"experiment {c.run} --seeds=3 --random=5")
   else:
     c.page.text(sentence)
+  if runs:
     c.page.text(
       "All were trained under one recipe without fold 0, on whose cases they are scored. That fold was the hybrid part "
       "of the searches, which favours them. The interval is a bootstrap over cases, the same ones for all, and over "
@@ -41,6 +40,7 @@ def control(c: Context) -> None:
     inputs = [[run[:3], run.scores.cases] for run in runs]
     caption = "Mean Dice of each training of the control; a line is the mean of its group."
     c.figure("control", caption, inputs, lambda: control_figure(runs))
+    _cost(c, runs, inputs)
   supernets(c)
   _agreement(c)
 
@@ -48,11 +48,11 @@ def control(c: Context) -> None:
 def groups_table(material: Material, runs: Sequence[ControlRun]) -> Table:
   """Mean and spread of each group, and what its networks cost."""
   rows = []
-  for group, found in _groups(runs).items():
+  for group, found in groups_of(runs).items():
     means = dice_of(found).mean(1)
-    row = [_NAMES[group], str(len({run.number for run in found})), str(len(found)), _spread(means)]
+    row = [name_of(group), str(len({run.number for run in found})), str(len(found)), _spread(means)]
     row += [_spread(dice_of(found, region).mean(1)) for region in material.dataset.schema.region_names]
-    row += [_hours(_searches(material)) if group == "searched" else "0" if group == RANDOM else "–"]
+    row += ["0" if group == RANDOM else _hours(_searches_of(material, group, found))]
     row += [_hours([run.history for run in found]), *_size(material, group, found)]
     rows.append(row)
   regions = [f"Dice {region}" for region in material.dataset.schema.region_names]
@@ -65,29 +65,29 @@ def groups_table(material: Material, runs: Sequence[ControlRun]) -> Table:
   return make_table("control", caption, header, rows)
 
 
-def control_figure(runs: Sequence[ControlRun]) -> Figure:
-  """The mean Dice of every training, a row a group."""
-  groups = _groups(runs)
-  figure = new_figure(0.9 + 0.5 * len(groups))
-  axes = figure.subplots()
-  for place, (group, found) in enumerate(groups.items()):
-    means, colour = dice_of(found).mean(1), NETWORK_COLOURS.get(group, GREY)
-    axes.plot(means, np.full(len(means), -place), "o", color=colour, alpha=0.8)
-    axes.plot([means.mean()] * 2, [-place - 0.25, -place + 0.25], color=colour, linewidth=2)
-  axes.set_yticks([-place for place in range(len(groups))], [_NAMES[group] for group in groups])
-  axes.set(xlabel="mean Dice over cases and regions", ylim=(-len(groups) + 0.5, 0.5))
-  return figure
-
-
-def _groups(runs: Sequence[ControlRun]) -> dict[str, list[ControlRun]]:
-  """The runs by group: searched, random, the others."""
-  order = ["searched", RANDOM, *sorted({run.group for run in runs} - {"searched", RANDOM})]
-  found = {group: [run for run in runs if run.group == group] for group in order}
-  return {group: members for group, members in found.items() if members}
-
-
 def _spread(means: np.ndarray) -> str:
   return f"{means.mean():.4f} ± {means.std(ddof=1):.4f}" if len(means) > 1 else f"{means[0]:.4f}"
+
+
+def _cost(c: Context, runs: Sequence[ControlRun], inputs: list) -> None:
+  """Score against cost, of all whose cost is known."""
+  flops = {}
+  for group, found in groups_of(runs).items():
+    for number in {run.number for run in found}:
+      own = [run for run in found if run.number == number]
+      if (size := _mean_size(c.material, group, own))[0] is not None:
+        flops[group, number] = size[0]
+  if flops:
+    caption = "Score against cost: a point is a network, the mean of its trainings."
+    drawn = [inputs, sorted([*key, value] for key, value in flops.items())]
+    c.figure("cost", caption, drawn, lambda: cost_figure(runs, flops))
+
+
+def _searches_of(material: Material, group: str, runs: Sequence[ControlRun]) -> list[History]:
+  if group == "searched":
+    return _searches(material)
+  folders = [material.workdir / CONTROL / group / str(number) / SEARCH for number in {run.number for run in runs}]
+  return [history for folder in folders if (history := History.read(folder))]
 
 
 def _searches(material: Material) -> list[History]:
@@ -100,16 +100,21 @@ def _hours(histories: Sequence[History]) -> str:
   return f"{np.mean(seconds) / 3600:.3g}" if seconds else "–"
 
 
-def _size(material: Material, group: str, runs: Sequence[ControlRun]) -> list[str]:
-  """Operations and parameters of the networks of a group."""
-  if group not in ("searched", RANDOM):
+def _mean_size(
+  material: Material, group: str, runs: Sequence[ControlRun]
+) -> tuple[float | None, float | None]:
+  """Operations and parameters of the networks of a group, as means; None where they are not known."""
+  if group in TRAIN_FOLDERS and group != "searched":
     cost = material.costs.get(group, {})
-    flops, parameters = cost.get("flops"), cost.get("parameters")
-  elif material.network.space.custom:
-    flops = parameters = None  # the report does not know the user's modules
-  else:
-    sizes = [_network_size(material, run) for run in {run.number: run for run in runs}.values()]
-    flops, parameters = (float(np.mean(column)) for column in zip(*sizes, strict=True))
+    return cost.get("flops"), cost.get("parameters")
+  if material.network.space.custom:
+    return None, None  # the report does not know the user's modules
+  sizes = [_network_size(material, run) for run in {run.number: run for run in runs}.values()]
+  return tuple(float(np.mean(column)) for column in zip(*sizes, strict=True))
+
+
+def _size(material: Material, group: str, runs: Sequence[ControlRun]) -> list[str]:
+  flops, parameters = _mean_size(material, group, runs)
   return ["–" if flops is None else f"{flops / 1e9:.3g}", "–" if parameters is None else f"{parameters:,.0f}"]
 
 

@@ -82,7 +82,7 @@ def gap_table(material: Material, losses: Losses) -> Table:
 def ranking(found: Mapping[str, float], runs: Sequence[ControlRun]) -> dict[str, tuple[float, float]]:
   """Of each genotype that was trained: its loss in a supernet, and its mean Dice over trainings and cases."""
   pairs = {}
-  of_searches = [run for run in runs if run.group in ("searched", RANDOM)]
+  of_searches = [run for run in runs if f"{run.group}/{run.number}" in found]
   means = dice_of(of_searches).mean(1) if of_searches else []
   for name, loss in found.items():
     own = [mean for run, mean in zip(of_searches, means, strict=True) if f"{run.group}/{run.number}" == name]

@@ -38,6 +38,8 @@ def test_defaults_are_the_papers():
     (dict(retrain_seeds=2), "retrain_seeds is of the comparison with random genotypes, got 2 without"),
     (dict(random=-1), "random must be a whole number of at least 0, got -1"),
     (dict(random=1, retrain_seeds=0), "retrain_seeds must be a whole number of at least 1, got 0"),
+    (dict(cost_weights=("0.1", "-1")), "cost_weights must be numbers of at least 0, got '-1'; give some as in"),
+    (dict(cost_weights=("a lot",)), "cost_weights must be numbers of at least 0, got 'a lot'"),
     (dict(method="random"), "method must be that of a search, got 'random'; give random=5 to compare with so many"),
     ({"seeds": 0}, "seeds must be a whole number of at least 1, got 0"),
     ({"folds": 1}, "folds must be a whole number of at least 2, got 1"),

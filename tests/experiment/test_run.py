@@ -31,7 +31,8 @@ from nas3d_jax.models.inheritance import derived_variables
 from nas3d_jax.models.networks import DerivedNet
 from nas3d_jax.models.random_genotype import random_genotype
 from nas3d_jax.report.control_contents import dice_of, read_control, verdict
-from nas3d_jax.report.control_section import control_figure, groups_table
+from nas3d_jax.report.control_figures import control_figure
+from nas3d_jax.report.control_section import groups_table
 from nas3d_jax.report.run_contents import Material
 from nas3d_jax.report.supernet_section import gap_table, read_losses
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE
@@ -268,6 +269,18 @@ def test_the_control_trains_searched_and_random_networks_alike(finished, monkeyp
   assert verdict(runs, 0).startswith("Whether the search beats random genotypes cannot be said with fewer than two")
   assert len(control_figure(runs).axes) == 1
   _check_supernet(config, material)
+
+
+def test_each_weight_of_the_cost_is_searched_and_trained_with_every_seed(finished):
+  folder, _ = finished
+  # That of the searches is theirs already.
+  config = make_config(folder, seeds=2, cost_weights=("0", "10", "1e1"))
+  parts = [part.name for part in plan_experiment(config) if "control" in part.name]
+  assert [name for name in parts if "search with" in name] == [
+    f"control, search with cost_weight=10, {seed}" for seed in (0, 1)
+  ]
+  trained = [f"control, {name}: train with seed 0" for name in ("searched 0", "searched 1", "cost_10 0", "cost_10 1")]
+  assert [name for name in parts if "train" in name] == [*trained, "control, unet3d: train with seed 0"]
 
 
 def _check_supernet(config, material):

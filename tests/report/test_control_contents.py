@@ -8,6 +8,7 @@ import pytest
 from nas3d_jax.evaluation.control import gain_over_random
 from nas3d_jax.evaluation.scores import Scores
 from nas3d_jax.report.control_contents import ControlRun, gain, verdict
+from nas3d_jax.report.control_figures import cost_figure
 from nas3d_jax.schema.builtin import BRATS2019
 
 _CASES = ("A", "B", "C")
@@ -52,6 +53,19 @@ def test_trainings_of_a_genotype_are_averaged():
 )
 def test_the_verdict(searched, random, start):
   assert re.match(start, verdict(runs(searched, random, seeds=3), 0))
+
+
+def test_score_against_cost_has_a_point_a_network():
+  found = [*runs([0.6, 0.7], [0.5]), *(run._replace(group="cost_10") for run in runs([0.4], []))]
+  flops = {("searched", 0): 3e9, ("searched", 1): 4e9, ("random", 0): 2e9, ("cost_10", 0): 1e9}
+  axes = cost_figure(found, flops).axes[0]
+  points = {line.get_label(): [*zip(line.get_xdata(), line.get_ydata(), strict=True)] for line in axes.lines}
+  # Seeds add 0.02 and cases 0.01, that is 0.02 on average.
+  assert points == {
+    "searched genotypes": [(3, pytest.approx(0.62)), (4, pytest.approx(0.72))],
+    "searched, cost_weight=10": [(1, pytest.approx(0.42))],
+    "random genotypes": [(2, pytest.approx(0.52))],
+  }
 
 
 def test_without_random_genotypes_there_is_no_verdict():
