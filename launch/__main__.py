@@ -26,12 +26,15 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from launch.flags import named_path, unwritable
 from nas3d_jax.files.atomic import refusal
 from nas3d_jax.runtime import standard_streams
 from nas3d_jax.runtime.ending import end
 from nas3d_jax.runtime.lack_of_memory import is_lack_of_memory
+from nas3d_jax.runtime.program import PROGRAM, as_typed
 from nas3d_jax.runtime.stopping import Stop, StopBySignal, Stopped
+from nas3d_jax.version import __version__
+
+from .flags import named_path, unwritable
 
 STAGES = ("phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
 
@@ -72,6 +75,9 @@ def _command(arguments: Sequence[str], stop: Stop | None) -> int:
   if not arguments or arguments[0] in _HELP + _HELPFULL:
     print(_overview())
     return _DONE
+  if arguments[0] == "--version":
+    print(f"nas3d_jax {__version__}")
+    return _DONE
   try:
     os.getcwd()
   except OSError as error:
@@ -81,7 +87,7 @@ def _command(arguments: Sequence[str], stop: Stop | None) -> int:
     near = difflib.get_close_matches(name, STAGES, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(STAGES)}"
     return _complain(f"no stage {name!r}; {hint}")
-  stage = importlib.import_module(f"launch.{name}")
+  stage = importlib.import_module(f".{name}", __package__)
   values = flags.FlagValues()
   stage.define(values)
   if any(argument in _HELP + _HELPFULL for argument in rest):
@@ -164,18 +170,18 @@ def _with_flag(message: str, values: flags.FlagValues) -> str:
 
 
 def _overview() -> str:
-  about = {name: importlib.import_module(f"launch.{name}").__doc__ or "" for name in STAGES}
+  about = {name: importlib.import_module(f".{name}", __package__).__doc__ or "" for name in STAGES}
   # Python leaves texts out with -OO.
   lines = [f"  {name:12}{text.partition(chr(10))[0]}".rstrip() for name, text in about.items()]
   last = "python -m launch STAGE --help lists the flags of a stage."
-  return "\n".join(["python -m launch STAGE --flags", "", *lines, "", last])
+  return as_typed("\n".join(["python -m launch STAGE --flags", "", *lines, "", last]))
 
 
 def _help(name: str, stage: ModuleType, values: flags.FlagValues, *, full: bool) -> str:
   usage = " ".join(["python -m launch", name, *(f"--{flag}=..." for flag in stage.REQUIRED)])
   listed = values.get_help() if full else values.module_help(stage.__name__)
   notes = f"\n\n{textwrap.fill(stage.notes(), 100)}" if hasattr(stage, "notes") else ""
-  return f"{(stage.__doc__ or '').strip()}\n\n  {usage}\n{listed}{notes}"
+  return as_typed(f"{(stage.__doc__ or '').strip()}\n\n  {usage}\n{listed}{notes}")
 
 
 def again(arguments: Sequence[str]) -> tuple[str, str]:
@@ -189,11 +195,11 @@ def again(arguments: Sequence[str]) -> tuple[str, str]:
     kept = [argument for argument, flag in zip(arguments, flags_given, strict=True) if flag != "overwrite"]
     arguments = [*kept, "--nooverwrite"]
   first = given if given and given[0] in _SAVING else arguments
-  return tuple(shlex.join(["python", "-m", "launch", *command]) for command in (first, arguments))
+  return tuple(f"{PROGRAM} {shlex.join(command)}".rstrip() for command in (first, arguments))
 
 
 def _complain(message: str) -> int:
-  shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in message)
+  shown = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in as_typed(message))
   print(f"error: {shown}", file=sys.stderr)
   return _WRONG_INPUT
 
@@ -232,6 +238,11 @@ def _is_one_of_several() -> bool:
   return is_one_of_several()
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+  """The program, with the command line that it was started with."""
   standard_streams.withstand()
   command(sys.argv[1:])
+
+
+if __name__ == "__main__":
+  run()

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import PLATFORM_HELP, define_path
+from nas3d_jax.runtime.program import PROGRAM
 from nas3d_jax.runtime.stopping import Stop
+
+from .flags import PLATFORM_HELP, define_path
 
 REQUIRED = ("workdir",)
 
@@ -46,11 +48,11 @@ def commands(workdir: str, platform: str | None) -> list[list[str]]:
 
 def main(values: flags.FlagValues, stop: Stop) -> int:
   """Runs the stage; returns the exit code of the first command that fails, else 0."""
-  from launch.__main__ import main as launch
+  from .__main__ import main as launch
 
   workdir = values["workdir"].value
   for command in commands(workdir, values["platform"].value):
-    print("\n$ python -m launch", *command, flush=True)
+    print(f"\n$ {PROGRAM}", *command, flush=True)
     if code := launch(command, stop):
       return code
   print(_whereabouts(workdir))

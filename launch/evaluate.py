@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import define_list, define_path, define_schema
+from .flags import define_list, define_path, define_schema
 
 REQUIRED = ("predictions", "data_dir", "out")
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import build, define_options, define_platform, start
 from nas3d_jax.files.run_layout import PAGE, REPORT, SCORES
 from nas3d_jax.runtime.stopping import Stop
+
+from .flags import build, define_options, define_platform, start
 
 REQUIRED = ("workdir",)
 

@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeVar
 
 from absl import flags
 
-from launch.parsers import LengthsParser, LengthsSerializer, PathParser
 from nas3d_jax.runtime.stopping import Stop
+
+from .parsers import LengthsParser, LengthsSerializer, PathParser
 
 # They count as flags of the stage that has them defined, whose help then lists them.
 flags.disclaim_key_flags()

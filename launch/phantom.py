@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import define_list, define_path
+from .flags import define_list, define_path
 
 REQUIRED = ("out",)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import build, define_options, define_platform, parse_fold, start
+from .flags import build, define_options, define_platform, parse_fold, start
 
 REQUIRED = ("data_dir", "out")
 

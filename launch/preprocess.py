@@ -12,7 +12,7 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.flags import define_list, define_path, define_schema
+from .flags import define_list, define_path, define_schema
 
 REQUIRED = ("data_dir", "workdir")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import define_path, define_paths, define_schema
+from .flags import define_path, define_paths, define_schema
 
 REQUIRED = ("workdir",)
 

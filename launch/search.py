@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import build, define_options, define_platform, start
 from nas3d_jax.runtime.stopping import Stop
+
+from .flags import build, define_options, define_platform, start
 
 REQUIRED = ("workdir",)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from absl import flags
 
-from launch.flags import build, define_options, define_platform, parse_fold, start
 from nas3d_jax.runtime.stopping import Stop
+
+from .flags import build, define_options, define_platform, parse_fold, start
 
 REQUIRED = ("workdir",)
 

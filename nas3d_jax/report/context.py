@@ -13,6 +13,7 @@ from nas3d_jax.report.gallery import Gallery
 from nas3d_jax.report.page import Page
 from nas3d_jax.report.run_contents import Material
 from nas3d_jax.report.table import Table
+from nas3d_jax.runtime.program import PROGRAM
 from nas3d_jax.schema.schema import Schema
 
 
@@ -54,4 +55,4 @@ class Context:
 
   def missing(self, what: str, command: str) -> None:
     """Puts the command on the page that makes what is missing."""
-    self.page.missing(what, f"python -m launch {command}")
+    self.page.missing(what, f"{PROGRAM} {command}")

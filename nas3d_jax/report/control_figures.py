@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ def control_figure(runs: Sequence[ControlRun]) -> Figure:
   figure = new_figure(0.9 + 0.5 * len(groups))
   axes = figure.subplots()
   for place, (group, found) in enumerate(groups.items()):
-    means, colour = dice_of(found).mean(1), _colour(group)
+    means, colour = dice_of(found).mean(1), colour_of(group)
     axes.plot(means, np.full(len(means), -place), "o", color=colour, alpha=0.8)
     axes.plot([means.mean()] * 2, [-place - 0.25, -place + 0.25], color=colour, linewidth=2)
   axes.set_yticks([-place for place in range(len(groups))], [name_of(group) for group in groups])
@@ -53,19 +54,25 @@ def cost_figure(runs: Sequence[ControlRun], flops: Mapping[tuple[str, int], floa
   """
   figure = new_figure(3.2)
   axes = figure.subplots()
-  marks = iter("s^Dv<>Pp*hX")
+  marks = marks_of(groups_of(runs))
   for group, found in groups_of(runs).items():
     numbers = sorted({run.number for run in found if (group, run.number) in flops})
     if not numbers:
       continue
     scores = [dice_of([run for run in found if run.number == number]).mean() for number in numbers]
-    mark = next(marks, "o") if group.startswith(COST) else "o"
     costs = [flops[group, number] / 1e9 for number in numbers]
-    axes.plot(costs, scores, mark, color=_colour(group), alpha=0.8, label=name_of(group))
+    axes.plot(costs, scores, marks[group], color=colour_of(group), alpha=0.8, label=name_of(group))
   axes.set(xlabel="GFLOP a forward pass", ylabel=_SCORE)
   axes.legend()
   return figure
 
 
-def _colour(group: str) -> str:
+def marks_of(groups: Iterable[str]) -> dict[str, str]:
+  """A mark for each group; the weights of the cost, which share a colour, have their own."""
+  own = itertools.cycle("s^Dv<>Pp*hX")
+  return {group: next(own) if group.startswith(COST) else "o" for group in groups}
+
+
+def colour_of(group: str) -> str:
+  """Of the marks of a group."""
   return NETWORK_COLOURS.get("searched" if group.startswith(COST) else group, GREY)

@@ -13,8 +13,9 @@ from nas3d_jax.evaluation.control import Estimate, rank_agreement
 from nas3d_jax.files.run_layout import CONTROL, SUPERNET
 from nas3d_jax.files.strict_json import read_json
 from nas3d_jax.report.context import Context
-from nas3d_jax.report.control_contents import RANDOM, ControlRun, dice_of
-from nas3d_jax.report.gallery import GREY, NETWORK_COLOURS, new_figure
+from nas3d_jax.report.control_contents import ControlRun, dice_of
+from nas3d_jax.report.control_figures import colour_of, marks_of, name_of
+from nas3d_jax.report.gallery import new_figure
 from nas3d_jax.report.run_contents import History, Material
 from nas3d_jax.report.table import Table, make_table
 from nas3d_jax.validation import is_number, patch_size_of, spelled_size
@@ -110,14 +111,12 @@ def ranking_figure(ranked: Mapping[str, Mapping[str, tuple[float, float]]]) -> F
   figure = new_figure(2.6)
   panels = figure.subplots(1, len(ranked), sharey=True, squeeze=False)[0]
   for axes, (seed, pairs) in zip(panels, ranked.items(), strict=True):
-    for group in ("searched", RANDOM):
+    for group, mark in marks_of(dict.fromkeys(name.partition("/")[0] for name in pairs)).items():
       points = [pair for name, pair in pairs.items() if name.startswith(f"{group}/")]
-      if points:
-        colour = NETWORK_COLOURS.get(group, GREY)
-        axes.plot(*zip(*points, strict=True), "o", color=colour, alpha=0.8, label=group)
+      axes.plot(*zip(*points, strict=True), mark, color=colour_of(group), alpha=0.8, label=name_of(group))
     axes.set(title=f"supernet of seed {seed}", xlabel="loss in the supernet")
   panels[0].set_ylabel("mean Dice, trained")
-  panels[0].legend()
+  panels[0].legend(fontsize=7)
   return figure
 
 

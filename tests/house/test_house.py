@@ -1,7 +1,6 @@
 """The house: imports point down only, few files know the big libraries, files stay small."""
 
 import ast
-import fnmatch
 import re
 import tomllib
 from pathlib import Path
@@ -13,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 # From the foundation up. A package imports from those on the floors before its own; on the first, errors, lazy,
 # validation and options lie below the rest.
 FLOORS = (
-  "errors lazy validation options files runtime schema",
+  "errors version lazy validation options files runtime schema",
   "models data",
   "checkpointing",
   "training inference",
@@ -50,8 +49,9 @@ def imports(tree):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-      assert node.level == 0, "imports are absolute here"
-      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+      # Only `launch` has relative ones: it is a part of the package where it is installed.
+      module = f"launch.{node.module}" if node.level else node.module
+      yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def inside(name):
@@ -89,7 +89,7 @@ def test_imports_point_down(name):
 
 def test_the_library_stands_in_its_packages():
   flat = {path.stem for path in ROOT.glob("nas3d_jax/*.py")}
-  assert flat == {"__init__", "errors", "lazy", "options", "validation"}
+  assert flat == {"__init__", "errors", "lazy", "options", "validation", "version"}
   for path in ROOT.glob("nas3d_jax/**/*.py"):
     assert (path.parent / "__init__.py").exists(), path
     assert path.name != "__init__.py" or ast.get_docstring(ast.parse(path.read_text("utf-8"))), path
@@ -124,6 +124,15 @@ def test_only_the_report_draws(library):
   assert {name.split(".")[0] for name, names in THEIRS.items() if library in names} == {"report"}
 
 
+def test_only_the_commands_import_relatively():
+  levels = {
+    (name.split(".")[0] == "launch", node.level)
+    for name, tree in TREES.items() for node in ast.walk(tree)
+    if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("launch"))
+  }  # fmt: skip
+  assert levels == {(True, 1)}
+
+
 def test_nothing_uses_the_state_of_pyplot():
   assert not [name for name, tree in TREES.items() if any("pyplot" in i for i in imports(tree))]
 
@@ -153,10 +162,9 @@ def test_no_file_names_a_folder_of_some_machine():
 
 
 def test_pip_installs_the_library_and_nothing_else():
-  find = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]["find"]
-  assert find == {"include": ["nas3d_jax*"]}
-  found = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-  assert fnmatch.filter(found, "nas3d_jax*") == ["nas3d_jax"]
+  listed = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["packages"]
+  packages = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("nas3d_jax/**/__init__.py")}
+  assert sorted(listed) == sorted({*packages, "nas3d_jax.launch"})
 
 
 def test_no_public_name_is_that_of_a_module():

@@ -42,7 +42,7 @@ FLAGS = {
   "evaluate": "predictions data_dir out schema cases tolerance overwrite",
   "report": "workdir out portal_csv test_dir schema seed overwrite",
   "experiment": "workdir data_dir test_dir schema test_schema portal_csv folds foreground "
-  f"normalization nested seeds random retrain_seeds {SEARCH} search_patch_size "
+  f"normalization nested seeds random retrain_seeds cost_weights {SEARCH} search_patch_size "
   "search_epochs min_count hybrid_learning_rate kernel_learning_rate search_dropout patch_size epochs batch_size "
   "kernels nodes depth variant filters levels learning_rate dropout unet3d_learning_rate unet3d_dropout "
   "plain_unet_learning_rate plain_unet_dropout baseline skip_empty "

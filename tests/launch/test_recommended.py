@@ -17,7 +17,7 @@ COMMAND = re.compile(
   rf"(?:python -m launch (\w+)|`(\w+)|\b({STAGE})(?= (?:\{{\}} )?--))((?: (?:--[\w-]+(?:=[^\s`]*)?|\{{\}}))*)"
 )
 # Of absl, of other programs, and stand-ins.
-OTHERS = {"help", "helpshort", "helpfull", "flags", "name"}
+OTHERS = {"help", "helpshort", "helpfull", "flags", "name", "version"}
 
 
 def defined(stage):

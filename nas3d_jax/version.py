@@ -1,0 +1,3 @@
+"""The version of this program, which nothing else spells."""
+
+__version__ = "0.1.0"
