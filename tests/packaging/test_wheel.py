@@ -1,4 +1,4 @@
-"""The installed package: built as a wheel, in an environment of its own, far from the clone."""
+"""The installed package: built as a wheel, in an environment of its own, far from the clone; all stages there."""
 
 import json
 import os
@@ -11,12 +11,25 @@ import zipfile
 from pathlib import Path
 
 import jax
+import nibabel as nib
+import numpy as np
 import pytest
 
+from nas3d_jax.checkpointing.restore import restore
+from nas3d_jax.data.dataset.dataset import Dataset
+from nas3d_jax.data.phantom import phantom_case
+from nas3d_jax.evaluation.scores import Scores
 from nas3d_jax.version import __version__
+from tests.support.layouts import PHANTOM, save
 
 ROOT = Path(__file__).parents[2]
-_SIZES = ["--patch_size=16", "--epochs=1", "--kernels=1", "--nodes=1", "--depth=2"]
+YAML = """
+name: stroke
+modalities: {dwi: .dwi, adc: [.adc, .ADC]}
+segmentation: .mask
+labels: {1: lesion}
+regions: {lesion: [1]}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -75,20 +88,51 @@ def test_the_command_names_itself(nas3d):
   assert "python -m launch" not in nas3d("train", "--help")
 
 
+def write_cases(folder, cases, seed):
+  """FLAIR and T1 of phantoms, called otherwise; the whole tumour is the lesion."""
+  for i in range(cases):
+    image, truth = phantom_case((seed, i), (16, 16, 16))
+    for suffix, modality in ((".dwi", "flair"), (".ADC" if i else ".adc", "t1")):
+      save(folder / f"s{i}" / f"s{i}{suffix}.nii.gz", image[..., PHANTOM.index(modality)])
+    save(folder / f"s{i}" / f"s{i}.mask.nii.gz", (truth != 0).astype(np.uint8))
+
+
 def test_all_stages_run_without_the_clone(nas3d):
-  shape = "--shape=24,24,24"
-  nas3d("phantom", "--out=data", "--cases=4", shape)
-  nas3d("phantom", "--out=test", "--cases=1", "--seed=1", shape)
-  nas3d("preprocess", "--data_dir=data", "--workdir=run", "--folds=2")
-  nas3d("search", "--workdir=run", *_SIZES, "--platform=cpu")
-  nas3d("train", "--workdir=run", *_SIZES, "--platform=cpu")
-  nas3d("predict", "--workdir=run", "--fold=0", "--data_dir=test", "--out=out", "--platform=cpu")
-  nas3d("evaluate", "--predictions=out", "--data_dir=test", "--out=run/scores/searched/test")
-  nas3d("report", "--workdir=run", "--test_dir=test")
-  page = (nas3d.folder / "run" / "report" / "index.html").read_text("utf-8")
+  """On cases of a schema of the user's own: two modalities, one region."""
+  (nas3d.folder / "stroke.yaml").write_text(YAML)
+  write_cases(nas3d.folder / "data", 4, 0)
+  write_cases(nas3d.folder / "test", 1, 1)
+  small = ["--workdir=run", "--platform=cpu", "--patch_size=8", "--kernels=1", "--nodes=1", "--depth=2", "--epochs=1"]
+  predictions, scores = "run/predictions/searched/test", "run/scores/searched/test"
+  for command in (
+    ["preprocess", "--data_dir=data", "--workdir=run", "--folds=2", "--schema=stroke.yaml"],
+    ["search", *small],
+    ["train", *small],
+    # From here on the checkpoint, and then the predictions, say what the cases are.
+    ["predict", "--workdir=run", "--fold=0", "--data_dir=test", f"--out={predictions}", "--platform=cpu"],
+    ["evaluate", f"--predictions={predictions}", "--data_dir=test", f"--out={scores}"],
+    ["report", "--workdir=run", "--test_dir=test"],
+  ):
+    said = [line for line in nas3d(*command).splitlines() if line.startswith("schema ")]
+    if command[0] not in ("search", "train", "report"):
+      assert len(said) == 1
+      assert said[0].startswith("schema stroke (")
+      assert said[0].endswith(": dwi, adc; labels of lesion 1")
+  run = nas3d.folder / "run"
+  dataset = Dataset.open(run / "dataset")
+  _, variables, metadata = restore(run / "train" / "0")
+  record = json.loads((nas3d.folder / predictions / "predictions.json").read_text())
+  scored = Scores.load(nas3d.folder / scores)
+  assert dataset.schema == metadata.schema == scored.schema
+  assert record["settings"]["schema"] == dataset.schema.to_dict()
+  assert metadata.versions["nas3d_jax"] == __version__
+  assert variables["params"]["stem0"]["project"]["kernel"].shape[0] == 2
+  assert variables["params"]["head"]["project"]["kernel"].shape[-1] == 1
+  assert list(scored.cases["s0"]) == ["lesion"]
+  assert set(np.unique(nib.load(nas3d.folder / predictions / "s0.nii.gz").dataobj)) <= {0, 1}
+  page = (run / "report" / "index.html").read_text("utf-8")
+  assert "stroke; dwi, adc" in page
   assert "<code>nas3d experiment" in page and "python -m launch" not in page
-  versions = json.loads((nas3d.folder / "run" / "train" / "0" / "config.json").read_text())["sessions"][-1]["versions"]
-  assert versions["nas3d_jax"] == __version__
 
 
 def test_the_version_is_the_same_everywhere():
