@@ -2,10 +2,11 @@
 
     python -m benchmarks.task04 plan --data_dir=FOLDER --workdir=RUN     prints the commands that make it all
     python -m benchmarks.task04 score --data_dir=FOLDER --workdir=RUN    predicts and scores the folds that were trained
-    python -m benchmarks.task04 ablation --data_dir=FOLDER --workdir=RUN trains shortly, one part of the recipe off
+    python -m benchmarks.task04 ablation --data_dir=FOLDER --workdir=RUN trains short, one part off (--epochs, --parts)
+    python -m benchmarks.task04 ablation_page --workdir=RUN              writes benchmarks/task04_ablation.md from them
     python -m benchmarks.task04 page --workdir=RUN                       writes benchmarks/task04.md from what is there
 
-A fold that was not trained, or not to its last epoch, is named as missing in the page.
+A fold that was not trained to its last epoch is named as missing in the page.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ TRAIN = {
 }
 EPOCHS = 12
 # Short trainings, alike but for one part of the recipe.
-SHORT = "--kernels=4 --depth=2 --batch_size=2 --sampling=random --steps_per_epoch=250 --epochs=1 --fold=0"
+SHORT = "--kernels=4 --depth=2 --batch_size=2 --sampling=random --steps_per_epoch=250 --fold=0"
 PARTS = {
   "modern": "",
   "Dice alone": "--loss=dice",
   "Dice and focal": "--loss=dice_focal",
   "Dice over each sample": "--dice_over=sample",
-  "Adam, no decay": "--optimizer=adam --weight_decay=0",
+  "Adam without decay": "--optimizer=adam --weight_decay=0",
   "SGD": "--optimizer=sgd",
   "rate as on a plateau": "--schedule=plateau",
   "no clipping": "--clip_norm=0",
@@ -114,18 +115,18 @@ def score(data_dir: str, workdir: Path) -> None:
       launch("evaluate", *common, f"--predictions={out / f'predicted{end}'}", f"--out={out / f'scores{end}'}")
 
 
-def ablation(data_dir: str, workdir: Path) -> None:
-  """Trains, predicts and scores fold 0 once for each part; what is there already is left."""
+def ablation(data_dir: str, workdir: Path, epochs: int, parts: list[str]) -> None:
+  """Trains, predicts and scores fold 0 once for each of these parts; what is there already is left."""
   cases = ",".join(fold_cases(workdir, 0))
-  for name, flags in PARTS.items():
-    own = _part_folder(workdir, name)
+  for name in parts:
+    flags, own = PARTS[name], _part_folder(workdir, name)
     if (own / "scores" / "scores.csv").exists():
       continue
     own.mkdir(parents=True, exist_ok=True)
     for part in ("dataset", "search"):
       if not (own / part).exists():
         (own / part).symlink_to((workdir / part).resolve())
-    launch("train", *shlex.split(f"{RECIPE} {SHORT}"), *shlex.split(flags), f"--workdir={own}")
+    launch("train", *shlex.split(f"{RECIPE} {SHORT}"), *shlex.split(flags), f"--epochs={epochs}", f"--workdir={own}")
     common = [f"--data_dir={data_dir}", f"--cases={cases}", "--overwrite"]
     launch("predict", *common, f"--workdir={own}", "--fold=0", f"--out={own / 'predicted'}")
     launch("evaluate", *common, f"--predictions={own / 'predicted'}", f"--out={own / 'scores'}")
@@ -225,19 +226,21 @@ def _part_folder(workdir: Path, name: str) -> Path:
 
 def _ablation(workdir: Path) -> list[str]:
   """The table of the short trainings that are there."""
-  rows = []
+  rows, lengths = [], set()
   for name, flags in PARTS.items():
     own = _part_folder(workdir, name)
     if (own / "scores" / "scores.csv").exists():
       _, dice, _ = means(own / "scores")
       mean = statistics.mean(dice.values())
+      lengths.add(settings(own / "train" / "0")["epochs"])
       cells = [f"{100 * value:.2f}" for value in (*dice.values(), mean)]
       rows.append([name, f"`{flags}`" if flags else "", *cells])
   if not rows:
     return []
   sessions = json.loads(next((workdir / "ablation").glob("*/train/0/config.json")).read_text())["sessions"]
   return [
-    f"One part of the recipe off at a time: short trainings (`{SHORT}`), one seed, on {_device(sessions[-1])}. "
+    f"One part of the recipe off at a time: trainings of {' or '.join(map(str, sorted(lengths)))} x 250 updates "
+    f"(`{SHORT}`), one seed, on {_device(sessions[-1])}. "
     "Differences of a point or two may be chance; what needs time to pay, such as augmentation, cannot show here.",
     "",
     _table(["training", "flags", *(f"Dice {r}" for r in REGIONS), "mean"], rows),
@@ -262,29 +265,38 @@ def _leaves(tree: Any) -> list[Any]:
 
 
 def _table(heads: list[str], rows: list[list[Any]]) -> str:
-  lines = [heads, ["---"] * len(heads), *rows]
-  return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+  return "\n".join(f"| {' | '.join(map(str, line))} |" for line in [heads, ["---"] * len(heads), *rows])
 
 
 def _device(session: dict[str, Any]) -> str:
-  versions = session["versions"]
-  return f"{session['count']} x {session['kind']} (Python {versions['python']}, jax {versions['jax']})"
+  return "{count} x {kind} (Python {versions[python]}, jax {versions[jax]})".format(**session)
 
 
 def main() -> None:
   """Does what the command line asks for."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("what", choices=["plan", "score", "ablation", "page"])
+  parser.add_argument("what", choices=["plan", "score", "ablation", "ablation_page", "page"])
   parser.add_argument("--data_dir", default="Task04_Hippocampus")
   parser.add_argument("--workdir", default="run")
+  parser.add_argument("--epochs", type=int, default=1, help="of each training of the ablation")
+  parser.add_argument("--parts", default=",".join(PARTS), help="of the ablation, with commas")
   parser.add_argument("--note", default="", help="what the page says of how the runs were made")
   given = parser.parse_args()
+  workdir = Path(given.workdir)
   if given.what == "plan":
     print("\n".join(f"python -m launch {shlex.join(command)}" for command in plan(given.data_dir, given.workdir)))
-  elif given.what in ("score", "ablation"):
-    {"score": score, "ablation": ablation}[given.what](given.data_dir, Path(given.workdir))
+  elif given.what == "score":
+    score(given.data_dir, workdir)
+  elif given.what == "ablation":
+    parts = given.parts.split(",")
+    if unknown := sorted(set(parts) - set(PARTS)):
+      parser.error(f"--parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}")
+    ablation(given.data_dir, workdir, given.epochs, parts)
+  elif given.what == "ablation_page":
+    lines = ["# Task04 Hippocampus: parts of the recipe", "", given.note, "", *_ablation(workdir)]
+    Path(__file__).with_name("task04_ablation.md").write_text("\n".join(lines))
   else:
-    Path(__file__).with_suffix(".md").write_text(page(Path(given.workdir), given.note))
+    Path(__file__).with_suffix(".md").write_text(page(workdir, given.note))
 
 
 if __name__ == "__main__":
