@@ -274,5 +274,5 @@ def _cost_weight(value: str | float) -> str:
   except (TypeError, ValueError):
     weight = -1.0
   if not 0 <= weight <= MOST_RATE:
-    raise InputError(f"cost_weights must be numbers of at least 0, got {value!r:.100}; give some as in 0.1,1")
+    raise InputError(f"cost_weights must be numbers from 0 to {MOST_RATE:g}, got {value!r:.100}; give some as in 0.1,1")
   return f"{weight:g}"

@@ -115,6 +115,7 @@ def ranking_figure(ranked: Mapping[str, Mapping[str, tuple[float, float]]]) -> F
       points = [pair for name, pair in pairs.items() if name.startswith(f"{group}/")]
       axes.plot(*zip(*points, strict=True), mark, color=colour_of(group), alpha=0.8, label=name_of(group))
     axes.set(title=f"supernet of seed {seed}", xlabel="loss in the supernet")
+    axes.locator_params(axis="x", nbins=4)
   panels[0].set_ylabel("mean Dice, trained")
   panels[0].legend(fontsize=7)
   return figure
