@@ -33,7 +33,9 @@ from nas3d_jax.runtime.ending import end
 from nas3d_jax.runtime.lack_of_memory import is_lack_of_memory
 from nas3d_jax.runtime.stopping import Stop, StopBySignal, Stopped
 
-STAGES = ("phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
+STAGES = (
+  "phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "export", "experiment", "demo",
+)
 
 _SAVING = ("search", "train", "experiment", "demo")
 # Stages that start anew with --overwrite, which is not how they go on.
