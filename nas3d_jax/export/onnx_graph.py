@@ -30,7 +30,7 @@ class Graph:
   def constant(self, values: ArrayLike, dtype: Any = np.float32) -> str:
     """The name of an array that the graph holds."""
     name = f"constant_{len(self._constants)}"
-    self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(np.asarray(values, dtype)), name)
+    self._constants[name] = numpy_helper.from_array(np.array(values, dtype, order="C"), name)
     return name
 
   def model(self, name: str, given: tuple[str, Shape], result: str, shape: tuple[str, Shape]) -> onnx.ModelProto:
