@@ -34,7 +34,8 @@ from nas3d_jax.runtime.lack_of_memory import is_lack_of_memory
 from nas3d_jax.runtime.stopping import Stop, StopBySignal, Stopped
 
 STAGES = (
-  "phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "export", "experiment", "demo",
+  "phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo",
+  "export",
 )
 
 _SAVING = ("search", "train", "experiment", "demo")

@@ -61,7 +61,8 @@ class Exported:
     Raises:
       InputError: a shape does not fit.
     """
-    patches, unit, channels = np.asarray(patches, np.float32), self.metadata["multiple"], len(self.metadata["modalities"])
+    patches = np.asarray(patches, np.float32)
+    unit, channels = self.metadata["multiple"], len(self.metadata["modalities"])
     if patches.ndim != 5 or patches.shape[-1] != channels or any(n < unit or n % unit for n in patches.shape[1:4]):
       raise InputError(
         f"patches must be [N, D, H, W, {channels}] with lengths that are multiples of {unit}, got shape {patches.shape}"
@@ -113,7 +114,7 @@ def load_exported(path: str | Path) -> Exported:
   """
   folder = Path(path)
   if not (folder / METADATA).is_file():
-    raise InputError(f"{folder} is no exported network, it has no {METADATA}; name a folder that the stage export wrote")
+    raise InputError(f"{folder} is no exported network, it has no {METADATA}; name one that the stage export wrote")
   metadata = read_json(folder / METADATA, "export the checkpoint anew")
   if not isinstance(metadata, dict) or metadata.get("export_version") != VERSION:
     raise InputError(f"{folder / METADATA} is not that of an export of version {VERSION}; export the checkpoint anew")

@@ -67,10 +67,10 @@ def _cell(graph: Graph, kind: str, rows: Any, x0: str, x1: str, params: Params, 
     _projection(graph, graph.add("Relu", x1), params["preprocess1"]),
   ]
   for node in range(len(rows) // 2):
-    results = [
-      _operation(graph, rows[k][0], states[rows[k][1]], params.get(f"op_{k}", {}), direction_of(kind, rows[k][1]), variant)
-      for k in (2 * node, 2 * node + 1)
-    ]
+    results = []
+    for row in (2 * node, 2 * node + 1):
+      (name, state), own = rows[row], params.get(f"op_{row}", {})
+      results.append(_operation(graph, name, states[state], own, direction_of(kind, state), variant))
     states.append(graph.add("Add", *results))
   return graph.add("Concat", *states[2:], axis=1)
 

@@ -49,9 +49,9 @@ def _foreground(graph: Graph, values: str, foreground: Foreground) -> str:
   size = graph.add("Shape", faces)
   ordered, _ = graph.add("TopK", faces, size, outputs=2)
   median = graph.add("Gather", ordered, graph.add("Div", size, graph.constant((2,), np.int64)))
-  share = graph.add("ReduceMean", graph.add("Cast", graph.add("Equal", faces, median), to=TensorProto.FLOAT), keepdims=0)
-  outside = graph.add("And", graph.add("Equal", values, median), graph.add("Greater", share, graph.constant(MOST_OF_FACES)))
-  return graph.add("Not", outside)
+  equal = graph.add("Cast", graph.add("Equal", faces, median), to=TensorProto.DOUBLE)
+  most = graph.add("Greater", graph.add("ReduceMean", equal, keepdims=0), graph.constant(MOST_OF_FACES, np.float64))
+  return graph.add("Not", graph.add("And", graph.add("Equal", values, median), most))
 
 
 def _normalized(
@@ -82,7 +82,8 @@ def _normalized(
     span = graph.add("Where", graph.add("Equal", span, number(0)), number(1), span)
     return graph.add("Mul", graph.add("Add", standard(values, low, span), number(lam)), number(xi))
   if kind == "window":
-    return standard(clipped(values, number(window.low), number(window.high)), number(window.mean), number(window.deviation))
+    low, high, mean, deviation = map(number, window)
+    return standard(clipped(values, low, high), mean, deviation)
   if kind == "percentile":
     low, high = _percentiles(graph, own)
     narrow = clipped(own, low, high)
