@@ -36,7 +36,10 @@ from nas3d_jax.version import __version__
 
 from .flags import named_path, unwritable
 
-STAGES = ("phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo")
+STAGES = (
+  "phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo",
+  "export",
+)
 
 _SAVING = ("search", "train", "experiment", "demo")
 # Stages that start anew with --overwrite, which is not how they go on.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
   from nas3d_jax.data.patches.normalize import normalize
   from nas3d_jax.errors import InputError
   from nas3d_jax.evaluation.metrics import score
+  from nas3d_jax.export.exported import load_exported
   from nas3d_jax.inference.config import InferenceChoices
   from nas3d_jax.inference.volume import predict_volume
   from nas3d_jax.models.config import NetworkConfig, PlainUNetConfig, UNetConfig
@@ -54,6 +55,7 @@ __all__ = [
   "convert_derived",
   "convert_supernet",
   "dice_loss",
+  "load_exported",
   "make_search_step",
   "make_train_step",
   "merge",
@@ -71,6 +73,7 @@ _HOMES = {
   "data.patches.normalize": ("normalize",),
   "errors": ("InputError",),
   "evaluation.metrics": ("score",),
+  "export.exported": ("load_exported",),
   "inference.config": ("InferenceChoices",),
   "inference.volume": ("predict_volume",),
   "models.config": ("NetworkConfig", "PlainUNetConfig", "UNetConfig"),

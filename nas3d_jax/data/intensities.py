@@ -21,11 +21,11 @@ from nas3d_jax.validation import is_number
 
 PERCENTILES = (0.5, 99.5)
 """Where `percentile` and `window` clip, as nnU-Net has it."""
-_MOST_OF_FACES = 0.5
+MOST_OF_FACES = 0.5
 """Part of a volume's faces that a value has which is background."""
 _MANY_ZEROS = 0.05
 """Part of a volume that is zero, where zero is background though its faces lie in the foreground."""
-_NOTHING = np.float32(1e-6)
+NOTHING = np.float32(1e-6)
 """In the place of a zero of the foreground, as zero is outside."""
 
 
@@ -120,7 +120,7 @@ class Intensities:
         what = "no foreground" if not own.size else f"one value alone, {own.flat[0]:g}"
         raise InputError(f"image must have different intensities, but modality {channel} has {what}; check the files")
       scaled = _normalized(own, kind, window).astype(np.float32)
-      out[..., channel][inside] = np.where(scaled == 0, _NOTHING, scaled)
+      out[..., channel][inside] = np.where(scaled == 0, NOTHING, scaled)
     return out
 
   def bounds(self, image: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -186,7 +186,7 @@ def border_value(values: NDArray) -> float | None:
   faces = np.concatenate([values.take(end, axis).ravel() for axis in range(3) for end in (0, -1)])
   found, counts = np.unique(faces, return_counts=True)
   most = int(counts.argmax())
-  return found[most].item() if counts[most] > _MOST_OF_FACES * faces.size else None
+  return found[most].item() if counts[most] > MOST_OF_FACES * faces.size else None
 
 
 def foreground_of(values: NDArray, foreground: Foreground) -> NDArray[np.bool_]:

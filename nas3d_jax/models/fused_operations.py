@@ -122,7 +122,7 @@ def _raw_outputs(
         if "conv" not in params:
           factor = (gate * weights[name][None, :, None]).astype(x.dtype)
           finished[name] = x[..., None, :] * group_norm.over_voxels(factor, x[..., None, :])
-        elif x.shape[0] > 1:
+        elif x.shape[0] != 1:  # true of a symbol, too
           # For one sample a gate is a factor of the kernel; for more, every sample would need a kernel of its own.
           raws.append(_RawOutput((name,), gated_apart(x, gate, params["conv"]["kernel"], direction)))
         else:

@@ -42,7 +42,12 @@ _GATHER_FROM = types.MappingProxyType({"cpu": 2048, "gpu": 1})
 
 
 def gathers(x: jax.Array, stride: int = 1) -> bool:
-  """Whether a convolution of x [N, D, H, W, C] gathers its taps: where its result has many voxels, by `stride`."""
+  """Whether a convolution of x [N, D, H, W, C] gathers its taps: where its result has many voxels, by `stride`.
+
+  Where lengths are symbols, as in an export, it does: the form takes any lengths on any backend.
+  """
+  if not all(isinstance(length, int) for length in x.shape):
+    return True
   least = _GATHER_FROM.get(jax.default_backend())
   return least is not None and math.prod(x.shape[:4]) // stride**3 >= least
 

@@ -16,7 +16,7 @@ FLOORS = (
   "models data",
   "checkpointing",
   "training inference",
-  "evaluation",
+  "evaluation export",
   "report",
   "experiment",
   "launch",

@@ -49,6 +49,7 @@ FLAGS = {
   f"augment {RECIPE} ema tta tta_axes overlap gaussian whole_volume patch_batch min_component_ml choose_min_component "
   "data_placement precision skip_nonfinite checkpoint_minutes overwrite dry_run platform devices",
   "demo": "workdir platform",
+  "export": "checkpoint out format platform",
 }
 
 
