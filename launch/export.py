@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from absl import flags
 
-from launch.flags import build, define_options, define_platform, start
+from .flags import build, define_options, define_platform, start
 
 REQUIRED = ("checkpoint", "out")
 
