@@ -11,7 +11,7 @@ import optax
 
 import nas3d_jax
 
-config = nas3d_jax.NetworkConfig(kernels=2, nodes=1, depth=1)
+config = nas3d_jax.NetworkConfig(kernels=2, nodes=1, depth=2)
 genotype = nas3d_jax.Genotype(
   down=(("down_conv", 0), ("max_pool", 1)),  # two (operation, state) a node
   up=(("conv", 0), ("up_conv", 1)),

@@ -27,7 +27,7 @@ class LargeKernel(nn.Module):
 
 own = nas3d_jax.CustomOperation("large_kernel", "normal", LargeKernel)
 space = nas3d_jax.SearchSpace.of(["conv", "pool", "identity"], operations=[own])
-config = nas3d_jax.NetworkConfig(kernels=2, nodes=1, depth=1, space=space)
+config = nas3d_jax.NetworkConfig(kernels=2, nodes=1, depth=2, space=space)
 net = nas3d_jax.Supernet(config)
 
 # %%

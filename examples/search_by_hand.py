@@ -11,7 +11,7 @@ import optax
 
 import nas3d_jax
 
-config = nas3d_jax.NetworkConfig(kernels=2, nodes=1, depth=1)  # without sizes the paper's network
+config = nas3d_jax.NetworkConfig(kernels=2, nodes=1, depth=2)  # without sizes the paper's network
 net = nas3d_jax.Supernet(config)
 image = jax.random.uniform(jax.random.key(0), (1, 8, 8, 8, 4), minval=10, maxval=110)  # normalised, [N, D, H, W, M]
 target = (image[..., :3] > 60).astype(jnp.float32)  # [N, D, H, W, region]
