@@ -34,7 +34,7 @@ $(VENV)/.runtime: requirements.txt
 	$(PIP) -r requirements.txt $(CUDA)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.runtime requirements-test.txt
+$(VENV)/.test: $(VENV)/.runtime requirements-test.txt requirements-docs.txt
 	$(PIP) -r requirements-test.txt
 	@touch $@
 
