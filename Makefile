@@ -1,5 +1,6 @@
 # make demo    set up, then run all stages on made-up cases; minutes on two cores
 # make test    set up, then lint and test
+# make site    set up, then build the site of docs/ in site/; a broken link or reference is an error
 # make clean   remove the environment and the demo's files
 #
 # PYTHON=python3.12 takes another interpreter (3.11 or newer), VENV=folder another place for the
@@ -14,7 +15,7 @@ PIP := $(BIN)/python -m pip install
 DRIVER := $(wildcard /proc/driver/nvidia/version /dev/nvidia0)$(shell command -v nvidia-smi 2>/dev/null)
 CUDA := $(if $(filter cpu,$(PLATFORM)),,$(if $(strip $(DRIVER)),"jax[cuda13]"))
 
-.PHONY: demo test clean
+.PHONY: demo test site clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m launch demo --workdir=demo $(if $(PLATFORM),--platform=$(PLATFORM))
@@ -23,6 +24,9 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
+site: $(VENV)/.site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # An empty file says that the step before was finished, and from which requirements.
 $(VENV)/.runtime: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; give another with PYTHON=")'
@@ -30,9 +34,13 @@ $(VENV)/.runtime: requirements.txt
 	$(PIP) -r requirements.txt $(CUDA)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.runtime requirements-test.txt
+$(VENV)/.test: $(VENV)/.runtime requirements-test.txt requirements-docs.txt
 	$(PIP) -r requirements-test.txt
 	@touch $@
 
+$(VENV)/.site: $(VENV)/.runtime requirements-docs.txt
+	$(PIP) -r requirements-docs.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site

@@ -17,7 +17,7 @@ from nas3d_jax.report import gallery
 
 ROOT = Path(nas3d_jax.__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "BUILD.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, ROOT / "BUILD.md", ROOT / "benchmarks" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXTS = {str(path.relative_to(ROOT)): path.read_text("utf-8") for path in PAGES}
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -182,7 +182,7 @@ def test_modules_exist(page):
 
 def test_readme_leads_and_is_short():
   assert len(TEXTS["README.md"].splitlines()) <= 150
-  pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+  pages = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
   assert pages == {page for page in pages if f"({page})" in TEXTS["README.md"]}
   for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", TEXTS["README.md"]):
     assert (ROOT / picture).stat().st_size <= 250_000
