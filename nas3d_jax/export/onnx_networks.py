@@ -158,8 +158,8 @@ def _block(graph: Graph, x: str, params: Params, slope: float, stride: int = 1) 
   """Convolution, instance norm, leaky ReLU."""
   layer, norm = params["conv"] if "conv" in params else params["project"], params["norm"]
   y = _conv(graph, x, **layer, stride=stride)
-  scale, bias = graph.constant(norm["scale"]), graph.constant(norm["bias"])
-  return graph.add("LeakyRelu", graph.add("InstanceNormalization", y, scale, bias, epsilon=unet3d.EPSILON), alpha=slope)
+  normed = _norm(graph, y, **norm, groups=norm["scale"].size, epsilon=unet3d.EPSILON)
+  return graph.add("LeakyRelu", normed, alpha=slope)
 
 
 def _conv(graph: Graph, x: str, kernel: Any, bias: Any = None, *, stride: int = 1, dilation: int = 1) -> str:
@@ -179,14 +179,31 @@ def _conv_up(graph: Graph, x: str, kernel: Any, bias: Any, *, stride: int, dilat
 
 
 def _group_norm(graph: Graph, x: str, scale: Any, bias: Any) -> str:
-  """Instance norm of the groups, whose channels are side by side; scale and bias are of the channels."""
-  groups = scale.size // group_norm.group_size(scale.size)
-  flat = graph.add("Reshape", x, graph.constant((0, groups, -1), np.int64))
-  ones, zeros = graph.constant(np.ones(groups)), graph.constant(np.zeros(groups))
-  normed = graph.add("InstanceNormalization", flat, ones, zeros, epsilon=group_norm.EPSILON)
-  y = graph.add("Reshape", normed, graph.add("Shape", x))
-  factor, offset = (graph.constant(values.reshape(-1, 1, 1, 1)) for values in (scale, bias))
-  return graph.add("Add", graph.add("Mul", y, factor), offset)
+  """Group norm of groups whose channels are side by side; scale and bias are of the channels."""
+  return _norm(graph, x, scale, bias, scale.size // group_norm.group_size(scale.size), group_norm.EPSILON)
+
+
+def _norm(graph: Graph, x: str, scale: Any, bias: Any, groups: int, epsilon: float) -> str:
+  """Brings each group to mean 0 and variance 1.
+
+  Written out, axis by axis: onnxruntime's InstanceNormalization adds up all voxels of a group in one go, and
+  probabilities of a patch of 40 x 56 x 40 were off by 8e-5 with it, and by 1.5e-5 without.
+  """
+  per_channel = (0, scale.size, 1, 1, 1)
+  spread = graph.constant(np.zeros((1, 1, scale.size // groups)))
+
+  def mean(values: str) -> str:
+    for axis in (4, 3, 2):
+      values = graph.add("ReduceMean", values, axes=(axis,))
+    values = graph.add("Reshape", values, graph.constant((0, groups, -1), np.int64))
+    values = graph.add("Add", graph.add("ReduceMean", values, axes=(2,)), spread)
+    return graph.add("Reshape", values, graph.constant(per_channel, np.int64))
+
+  centred = graph.add("Sub", x, mean(x))
+  variance = mean(graph.add("Mul", centred, centred))
+  deviation = graph.add("Sqrt", graph.add("Add", variance, graph.constant(epsilon)))
+  factor = graph.add("Div", graph.constant(scale.reshape(1, -1, 1, 1, 1)), deviation)
+  return graph.add("Add", graph.add("Mul", centred, factor), graph.constant(bias.reshape(1, -1, 1, 1, 1)))
 
 
 def _upsample(graph: Graph, x: str) -> str:
