@@ -18,7 +18,7 @@ def numbered(net, start):
   leaves, tree = jax.tree.flatten(variable_shapes(net))
   ends = np.cumsum([0, *(leaf.size for leaf in leaves)]) + start
   return tree.unflatten(
-    [np.arange(end, end + leaf.size, dtype=np.float32).reshape(leaf.shape) for end, leaf in zip(ends, leaves)]
+    [np.arange(end, end + leaf.size, dtype=np.float32).reshape(leaf.shape) for end, leaf in zip(ends, leaves, strict=False)]
   )
 
 
