@@ -186,9 +186,12 @@ def _taken(
     record["taken"][kind] = [name for name in here if name in there]
     record["drawn"][kind] = [name for name in here if name not in there]
   layers = ", ".join(f"{layer} {count}" for layer, count in found.drawn.items())
-  counts = {"taken": f"{found.taken}", "drawn": f"{sum(found.drawn.values())}{f' ({layers})' if layers else ''}"}
+  counts = {
+    "taken": f"{found.taken} parameters",
+    "drawn": f"{sum(found.drawn.values())} parameters{f' ({layers})' if layers else ''}",
+  }
   words = (
-    f"{which}: {count} parameters, modalities {_listed(record[which]['modalities'])}, "
+    f"{which}: {count}, modalities {_listed(record[which]['modalities'])}, "
     f"regions {_listed(record[which]['regions'])}"
     for which, count in counts.items()
   )

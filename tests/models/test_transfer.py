@@ -17,9 +17,8 @@ def numbered(net, start):
   """Variables whose values are all different, and different for each start."""
   leaves, tree = jax.tree.flatten(variable_shapes(net))
   ends = np.cumsum([0, *(leaf.size for leaf in leaves)]) + start
-  return tree.unflatten(
-    [np.arange(end, end + leaf.size, dtype=np.float32).reshape(leaf.shape) for end, leaf in zip(ends, leaves, strict=False)]
-  )
+  pairs = zip(ends, leaves, strict=False)
+  return tree.unflatten([np.arange(e, e + leaf.size, dtype=np.float32).reshape(leaf.shape) for e, leaf in pairs])
 
 
 def searched(modalities, regions):
