@@ -45,6 +45,7 @@ class RunMetadata:
     geometry: orientation and voxel size of what it was trained on, to which cases are brought for it; None, or a
       checkpoint without it: cases are taken as they are.
     intensities: foreground and normalisation of its cases; a checkpoint without them has the paper's.
+    modality_dropout: probability that a patch lacked a modality while training; above 0, cases may lack some.
 
   Raises:
     InputError: a field is of another type, out of range, or at odds with another; begins with the field's name.
@@ -67,6 +68,7 @@ class RunMetadata:
   progress: Mapping[str, Any] = dataclasses.field(hash=False, default_factory=dict)
   geometry: Geometry | None = None
   intensities: Intensities = PAPER_INTENSITIES
+  modality_dropout: float = 0.0
 
   def __post_init__(self):
     object.__setattr__(self, "patch_size", patch_size_of(self.patch_size))
@@ -85,6 +87,8 @@ class RunMetadata:
       self._require(name, isinstance(getattr(self, name), kind), wanted)
     self._require("kind", self.kind in ("search", "train"), '"search" or "train"')
     self._require("dropout_rate", is_number(self.dropout_rate) and 0 <= self.dropout_rate <= 1, "a number from 0 to 1")
+    dropped = self.modality_dropout
+    self._require("modality_dropout", is_number(dropped) and 0 <= dropped < 1, "a number of at least 0 and below 1")
     self._require("xi", is_number(self.xi) and self.xi > 0, "a number above 0")
     self._require("lam", is_number(self.lam) and self.lam >= 0, "a number of at least 0")
     for name in ("epoch", "step"):
@@ -126,7 +130,7 @@ class RunMetadata:
   def to_dict(self) -> dict[str, Any]:
     """All fields as plain JSON values."""
     plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-    geometry, intensities = plain.pop("geometry"), plain.pop("intensities")
+    geometry, intensities, dropped = (plain.pop(name) for name in ("geometry", "intensities", "modality_dropout"))
     if isinstance(self.patch_size, tuple):
       plain["patch_size"] = list(self.patch_size)
     rows = self.genotype and {cell: [list(row) for row in getattr(self.genotype, cell)] for cell in CELLS}
@@ -135,6 +139,7 @@ class RunMetadata:
       **plain, **mappings, "network": self.network.to_dict(), "genotype": rows, "schema": self.schema.to_dict(),
       **({} if geometry is None else {"geometry": geometry.to_dict()}),
       **({} if intensities.is_paper else {"intensities": intensities.to_dict()}),
+      **({"modality_dropout": dropped} if dropped else {}),
     }
 
   @classmethod
@@ -150,7 +155,7 @@ class RunMetadata:
     known = {field.name for field in dataclasses.fields(cls)}
     given = {name: value for name, value in fields.items() if name != "format_version"}
     # Checkpoints from before there were others.
-    given = {"architecture": "searched", "geometry": None, "intensities": _PAPER, **given}
+    given = {"architecture": "searched", "geometry": None, "intensities": _PAPER, "modality_dropout": 0.0, **given}
     missing, unknown = sorted(known - set(given)), sorted(set(given) - known)
     if missing or unknown:
       lacks = f"lacks {', '.join(missing)}" if missing else f"has unknown fields {', '.join(unknown)}"

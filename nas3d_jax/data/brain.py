@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,22 +44,23 @@ def brain_cube(image: np.ndarray) -> Cube:
   return tuple((span.start, span.stop) for span in box_of(brain))
 
 
-def intensity_range(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def intensity_range(image: np.ndarray, missing: Collection[int] = ()) -> tuple[np.ndarray, np.ndarray]:
   """Least and greatest intensity of each modality over its non-zero voxels (eq. 2).
 
   Args:
     image: [D, H, W, M] intensities; a voxel counts for modality m where image[..., m] is not zero.
+    missing: modalities that may be zero everywhere; their range is 0 to 0.
 
   Returns:
     float32 [M], float32 [M].
 
   Raises:
-    InputError: a modality is zero everywhere.
+    InputError: another modality is zero everywhere.
   """
   low, high = [], []
   for channel in range(image.shape[-1]):
     values = image[..., channel]
-    values = values[values != 0]
+    values = np.zeros(1) if channel in missing else values[values != 0]
     if not values.size:
       raise InputError(f"image must not be zero everywhere, but modality {channel} is")
     low.append(values.min())

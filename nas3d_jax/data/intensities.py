@@ -8,7 +8,7 @@ nothing is, which the data set holds and which is scaled no more.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -95,11 +95,12 @@ class Intensities:
     """Those of a volume that `prepare` made."""
     return self if self.is_paper else Intensities("nonzero", ("none",) * len(self.kinds))
 
-  def prepare(self, image: NDArray) -> NDArray:
+  def prepare(self, image: NDArray, missing: Collection[int] = ()) -> NDArray:
     """Normalises a volume; one of the paper's kind stays as it is.
 
     Args:
       image: [D, H, W, M] raw intensities, finite.
+      missing: modalities that the case lacks, which are 0 in `image` and stay so.
 
     Returns:
       float32 [D, H, W, M]: 0 in each modality where that has its background, and nowhere else.
@@ -113,6 +114,8 @@ class Intensities:
       raise InputError(f"image must have {len(self.kinds)} modalities, as normalization has, got {image.shape}")
     out = np.zeros(image.shape, np.float32)
     for channel, (kind, window) in enumerate(zip(self.kinds, self.windows or [None] * len(self.kinds), strict=True)):
+      if channel in missing:
+        continue
       values = image[..., channel]
       inside = foreground_of(values, self.foreground)
       own = values[inside]
@@ -123,14 +126,16 @@ class Intensities:
       out[..., channel][inside] = np.where(scaled == 0, NOTHING, scaled)
     return out
 
-  def bounds(self, image: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+  def bounds(
+    self, image: NDArray, missing: Collection[int] = ()
+  ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """`low` and `high` [M] with which equation 2 brings a prepared volume [D, H, W, M] to what a network takes.
 
     Raises:
-      InputError: a modality of the paper's kind is zero everywhere.
+      InputError: a modality of the paper's kind is zero everywhere, and not in `missing`, see `prepare`.
     """
     if self.is_paper:
-      return intensity_range(image)
+      return intensity_range(image, missing)
     # With these, equation 2 leaves a volume as it is.
     return np.full(len(self.kinds), XI * LAM, np.float32), np.full(len(self.kinds), XI * (1 + LAM), np.float32)
 

@@ -31,7 +31,7 @@ Baseline = Literal["unet3d", "plain_unet"]
 MOST_FOLDS, MOST_SEARCHES = 1000, 1000
 
 # Each search and training has its own.
-_ITS_OWN = ("fold", "seed", "genotype", "init_from", "network", "overwrite")
+_ITS_OWN = ("fold", "seed", "genotype", "init_from", "init_partial", "network", "overwrite")
 _SIZE = ("kernels", "nodes", "depth", "variant")
 _TEMPLATES = ("search_template", "searched_template", "unet3d_template", "plain_unet_template")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Ensemble:
     devices: how many share the patches of a case.
     geometry: orientation and voxel size that a case must be brought to (`conform`); None takes it as it is.
     intensities: whose `prepare` a case needs before that.
+    incomplete: whether a case may lack modalities: all were trained with `modality_dropout`.
   """
 
   members: tuple[tuple[PredictStep, Variables], ...]
@@ -49,6 +50,7 @@ class Ensemble:
   devices: int = 1
   geometry: Geometry | None = None
   intensities: Intensities = PAPER_INTENSITIES
+  incomplete: bool = False
 
   @property
   def settings(self) -> dict[str, Any]:
@@ -61,11 +63,16 @@ class Ensemble:
     return plain
 
   def predict(
-    self, image: np.ndarray, *, choices: InferenceChoices = PAPER, on_patch: OnPatch | None = None
+    self,
+    image: np.ndarray,
+    *,
+    missing: Collection[int] = (),
+    choices: InferenceChoices = PAPER,
+    on_patch: OnPatch | None = None,
   ) -> np.ndarray:
     """Mean probability of each region of a prepared image, see `predict_mean`: [D, H, W, M] -> float32 [D, H, W, R]."""
     sizes = dict(patch_size=self.patch_size, regions=len(self.schema.regions), multiple=self.multiple)
-    sizes["bounds"] = self.intensities.bounds(image)
+    sizes["bounds"] = self.intensities.bounds(image, missing)
     return predict_mean(self.members, image, **sizes, devices=self.devices, choices=choices, on_patch=on_patch)
 
   def alone(self, index: int) -> Ensemble:
@@ -120,7 +127,10 @@ def restore_ensemble(
       steps[kind] = announced("the network", step)
     members.append((steps[kind], replicas.replicate(variables)))
   size, geometry = patch_size_of(patch_size) or first.patch_size, _common_geometry(runs, said)
-  return Ensemble(tuple(members), first.schema, size, sources, multiple, replicas.count, geometry, first.intensities)
+  return Ensemble(
+    tuple(members), first.schema, size, sources, multiple, replicas.count, geometry, first.intensities,
+    incomplete=all(one.modality_dropout > 0 for one in said),
+  )
 
 
 def _check_alike(

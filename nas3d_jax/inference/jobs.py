@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, of_case, refuse
+from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault, few, of_case, refuse
 from nas3d_jax.data.cases.find_and_read import RawCase, read_case
 from nas3d_jax.data.conform import Conformed, conform
 from nas3d_jax.errors import InputError
@@ -56,6 +56,7 @@ class PredictSummary:
     conformed: names of those predicted now that were brought to the orientation and voxel size of the training data,
       and their labels back.
     seconds: time it took, with compiling.
+    incomplete: the modalities that each of those predicted now lacks, by name; only cases that lack some.
   """
 
   out: Path
@@ -63,12 +64,15 @@ class PredictSummary:
   reused: tuple[str, ...]
   conformed: tuple[str, ...]
   seconds: float
+  incomplete: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
   def __str__(self):
     reused = f", {len(self.reused)} reused" if self.reused else ""
     done = f"{len(self.predicted)} cases predicted{reused}, in {self.out} ({self.seconds:.0f} s)"
     brought = f"; {len(self.conformed)} of them on another grid than the training data's, brought to it and back"
-    return f"{done}{brought}" if self.conformed else done
+    done = f"{done}{brought}" if self.conformed else done
+    lacks = few([f"{case} ({', '.join(names)})" for case, names in self.incomplete.items()])
+    return f"{done}; {len(self.incomplete)} of them without a modality: {lacks}" if self.incomplete else done
 
 
 def predict_jobs(
@@ -119,7 +123,8 @@ def predict_jobs(
       del case, outcome  # from here on they are in memory until they are written, and no longer
       bar.advance()
   seconds = time.monotonic() - began
-  summary = PredictSummary(folder.folder, tuple(writing.done), tuple(reused), tuple(writing.conformed), seconds)
+  names = tuple(writing.done), tuple(reused), tuple(writing.conformed)
+  summary = PredictSummary(folder.folder, *names, seconds, writing.incomplete)
   refuse([*faults, *writing.faults], f"cannot be predicted; {summary}")
   return summary
 
@@ -148,16 +153,23 @@ def _read(job: Job) -> _Ready:
     reason = f"its images in {job.files.folder} are not those of the data set's case of this name"
     raise CaseError([Fault(job.files.name, reason, "give the folder that was preprocessed")])
   try:
-    conformed = conform(job.ensemble.intensities.prepare(raw.image), raw.affine, job.ensemble.geometry)
+    prepared = job.ensemble.intensities.prepare(raw.image, _missing(job))
+    conformed = conform(prepared, raw.affine, job.ensemble.geometry)
   except InputError as error:
     raise of_case(job.files.name, error) from error
   return _Ready(dataclasses.replace(raw, image=conformed.image), conformed)
 
 
+def _missing(job: Job) -> list[int]:
+  """The places of the modalities that a case lacks."""
+  return [job.ensemble.schema.modality_names.index(name) for name in job.files.missing]
+
+
 def _predict(job: Job, case: _Ready, choices: InferenceChoices, on_patch: OnPatch) -> _Predicted | CaseError:
   schema = job.ensemble.schema
   try:
-    answer = job.ensemble.predict(case.conformed.image, choices=choices, on_patch=on_patch)
+    image = case.conformed.image
+    answer = job.ensemble.predict(image, missing=_missing(job), choices=choices, on_patch=on_patch)
     probabilities = case.conformed.back(answer)
     labels = schema.decode(probabilities)
     if choices.min_component_ml:
@@ -181,6 +193,7 @@ class _Writing:
   Attributes:
     done: names of the cases that are written.
     conformed: those of them that were on another grid than the training data's.
+    incomplete: what those of them lack that lack modalities.
     faults: why others cannot be written.
   """
 
@@ -190,6 +203,7 @@ class _Writing:
     self._current: Future | None = None
     self.done: list[str] = []
     self.conformed: list[str] = []
+    self.incomplete: dict[str, tuple[str, ...]] = {}
     self.faults: list[Fault] = []
 
   def __enter__(self) -> _Writing:
@@ -220,6 +234,8 @@ class _Writing:
     else:
       self.done.append(name)
       self.conformed += [name] * case.conformed
+      if missing := case.raw.files.missing:
+        self.incomplete[name] = missing
 
 
 def _read_ahead(pool: Executor, read: Callable, jobs: Sequence[Job]) -> Iterator[tuple[Job, Any]]:

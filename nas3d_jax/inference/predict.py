@@ -14,11 +14,10 @@ from nas3d_jax.files.locks import locked
 from nas3d_jax.files.run_layout import TRAIN_FOLDERS
 from nas3d_jax.inference.config import PredictConfig
 from nas3d_jax.inference.cross_validation import cross_validation_jobs
-from nas3d_jax.inference.ensemble import restore_ensemble
+from nas3d_jax.inference.ensemble import Ensemble, restore_ensemble
 from nas3d_jax.inference.jobs import Job, PredictSummary, predict_jobs
 from nas3d_jax.inference.prediction_folder import PredictionFolder
 from nas3d_jax.models.search_space import CustomOperation
-from nas3d_jax.schema.schema import Schema
 
 
 def predict_cases(config: PredictConfig, *, operations: Sequence[CustomOperation] = ()) -> PredictSummary:
@@ -26,7 +25,8 @@ def predict_cases(config: PredictConfig, *, operations: Sequence[CustomOperation
 
   A region holds where its probability, the mean over the checkpoints, is at least one half; labels are painted in the
   schema's order; what is zero in every modality is background. A case of another orientation or voxel size than the
-  training data is brought to those, and its probabilities back to its own grid. A second run goes on where the first
+  training data is brought to those, and its probabilities back to its own grid. A case may lack modalities where all
+  networks were trained with `modality_dropout`; they get 0 for it. A second run goes on where the first
   stopped. The next case is read and the last one written while one is computed. Progress goes to stderr.
 
   Args:
@@ -46,7 +46,7 @@ def predict_cases(config: PredictConfig, *, operations: Sequence[CustomOperation
     )
   else:
     ensemble = restore_ensemble(config.runs, config.patch_size, devices=config.devices, operations=operations)
-    found, faults = _find(config, ensemble.schema)
+    found, faults = _find(config, ensemble)
     jobs, settings = [Job(files, ensemble) for files in found], ensemble.settings
   settings = {**settings, "inference": config.choices.to_dict(), "probabilities": config.probabilities}
   names = [job.files.name for job in jobs]
@@ -57,11 +57,13 @@ def predict_cases(config: PredictConfig, *, operations: Sequence[CustomOperation
     )
 
 
-def _find(config: PredictConfig, model: Schema) -> tuple[list[CaseFiles], list[Fault]]:
+def _find(config: PredictConfig, ensemble: Ensemble) -> tuple[list[CaseFiles], list[Fault]]:
   """The cases that are asked for, with the model's modalities, and what is wrong with others of them."""
-  schema = for_model(find_schema(config.data_dir, config.schema, labels=False, like=model), model)
+  model, incomplete = ensemble.schema, ensemble.incomplete
+  found = find_schema(config.data_dir, config.schema, labels=False, like=model)
+  schema = for_model(found, model, incomplete=incomplete)
   # A prediction does not read the truth: a damaged one must not keep a case from it.
-  found, faults = find_cases(config.data_dir, schema, labels=False)
+  found, faults = find_cases(config.data_dir, schema, labels=False, incomplete=incomplete)
   if config.cases is not None:
     wanted = set(config.cases)
     missing = sorted(wanted - {files.name for files in found} - {fault.case for fault in faults})

@@ -5,7 +5,7 @@
                                          volume directly in <out> counts as a label volume
     <out>/predictions.json               "format", "version", "settings" (schema, checkpoints, geometry, patch size,
                                          inference, what is written), "cases": {case: {file: SHA-256 of the images},
-                                         null until done}
+                                         null until done}, "missing": {case: modalities that it lacks}, where any does
 """
 
 from __future__ import annotations
@@ -69,18 +69,19 @@ class PredictionFolder:
     if (link := self.folder / PROBABILITIES).is_symlink():
       raise InputError(f"{link} is a link to {os.readlink(link)}; nothing is written through it: remove it")
     record = _read_record(self.folder / PREDICTIONS_JSON)
-    former = record["cases"]
+    former, missing = record["cases"], record.get("missing", {})
     strays = _volumes(self.folder) - {f"{case}.nii.gz" for case in former}
     if strays:
       names = ", ".join(sorted(strays)[:5])
       raise InputError(f"{self.folder} holds {names}, predicted by no run; move it away, or give another --out")
     if not any(path.exists() for case in former for path in self._paths(case, probabilities=True)):
-      former = {}  # nothing was made with these settings, so they bind nobody
+      former, missing = {}, {}  # nothing was made with these settings, so they bind nobody
     if former and not overwrite:
       _compare(self.folder, record["settings"], settings)
     self._settings = dict(settings)
     # A case is listed before it is predicted, so that the record covers what a killed run leaves.
     self._cases: dict[str, Mapping[str, str] | None] = {**dict.fromkeys(cases), **({} if overwrite else former)}
+    self._missing: dict[str, list[str]] = {} if overwrite else dict(missing)
     try:
       if overwrite:
         self._remove(former)
@@ -126,6 +127,9 @@ class PredictionFolder:
       for path, array in zip(self._paths(case, probabilities is not None), arrays, strict=True):
         write_volume(path, array, raw.header)
       self._cases[case] = raw.checksums
+      self._missing.pop(case, None)
+      if raw.files.missing:
+        self._missing[case] = list(raw.files.missing)
       self._save()
     except OSError as error:
       if error.errno in _DISK:
@@ -145,6 +149,7 @@ class PredictionFolder:
 
   def _save(self) -> None:
     record = {"format": FORMAT, "version": VERSION, "settings": self._settings, "cases": self._cases}
+    record |= {"missing": self._missing} if self._missing else {}
     write_json(self.folder / PREDICTIONS_JSON, record)
 
 
@@ -199,11 +204,14 @@ def _read_record(path: Path) -> dict[str, Any]:
   except ValueError as error:
     raise InputError(f"{path} cannot be read ({error}); move it away with the predictions beside it") from error
   names = {"format", "version", "settings", "cases"}
-  good = isinstance(record, dict) and set(record) == names and record["format"] == FORMAT
+  good = isinstance(record, dict) and set(record) - {"missing"} == names and record["format"] == FORMAT
   if not good or not isinstance(record["cases"], dict) or not isinstance(record["settings"], dict):
     raise InputError(f"{path} is no record of predictions; give another --out")
   if not all(_is_texts(sums) for sums in [*record["cases"].values(), record["settings"].get("checkpoints")]):
     raise InputError(f"{path} is damaged: cases and checkpoints must be texts by name; give another --out")
+  missing = record.get("missing", {})
+  if not isinstance(missing, dict) or not all(isinstance(names, list) for names in missing.values()):
+    raise InputError(f"{path} is damaged: missing must be lists of modalities by case; give another --out")
   # What is recorded may be replaced or removed, so it has to lie in this folder.
   strays = [case for case in record["cases"] if not is_file_name(case)]
   if strays:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -90,6 +90,7 @@ def predict_volume(
   patch_size: PatchSize,
   step: PredictStep | None = None,
   intensities: Intensities = PAPER_INTENSITIES,
+  missing: Collection[int] = (),
   choices: InferenceChoices = PAPER,
   on_patch: OnPatch | None = None,
 ) -> np.ndarray:
@@ -107,6 +108,8 @@ def predict_volume(
       compiles one.
     intensities: foreground and normalisation of the training, `metadata.intensities`; where the volume went through
       their `prepare` before, their `prepared`.
+    missing: modalities, by their place in M, that the case lacks: what `volume` has there is not read, and the network
+      gets 0. For networks trained with `modality_dropout` (`metadata.modality_dropout` is above 0).
     choices: beyond what the paper does; `min_component_ml`, which concerns labels, has no effect here.
     on_patch: called with the patches done and their number after each.
 
@@ -115,13 +118,22 @@ def predict_volume(
     it.
 
   Raises:
-    InputError: the volume or the patch size does not fit the network, the volume holds NaN, infinite or no non-zero
-      voxels, or the network gives NaN.
+    InputError: the volume or the patch size does not fit the network, no modality is left, the volume holds NaN,
+      infinite or no non-zero voxels, or the network gives NaN.
   """
   channels = net.config.in_channels
   volume = np.asarray(volume)
   if volume.ndim != 4 or volume.shape[3] != channels or volume.dtype.kind not in "iuf":
     raise InputError(f"volume must be real numbers [D, H, W, {channels}], got {volume.dtype} of shape {volume.shape}")
+  missing = frozenset(missing)
+  if not missing < set(range(channels)):
+    raise InputError(
+      f"missing must be some of the modalities 0 to {channels - 1}, not all, got {sorted(missing)}; name those that "
+      "the volume lacks"
+    )
+  if missing:
+    volume = volume.copy()
+    volume[..., sorted(missing)] = 0
   if volume.dtype.kind == "f" and not np.isfinite(volume).all():
     raise InputError("volume must be finite, got NaN or infinite voxels; replace them by 0")
   patch_size = patch_size_of(patch_size)
@@ -132,9 +144,9 @@ def predict_volume(
   step = step or make_predict_step(net)
   members = [(step, tree) for tree in trees]
   sizes = dict(patch_size=patch_size, regions=net.config.out_channels, multiple=net.config.multiple)
-  volume = intensities.prepare(volume)
+  volume = intensities.prepare(volume, missing)
   return predict_mean(
-    members, volume, **sizes, bounds=intensities.bounds(volume), choices=choices, on_patch=on_patch
+    members, volume, **sizes, bounds=intensities.bounds(volume, missing), choices=choices, on_patch=on_patch
   )
 
 

@@ -50,6 +50,8 @@ _DROPOUT = {"searched": TRAIN_DROPOUT, "unet3d": UNET_DROPOUT}
 
 START_SUM = "init_from_sha256"
 """The setting of a run that tells which parameters `init_from` held when it began."""
+TAKEN = "init_from_taken"
+"""The setting that tells which of them it took, where `init_partial` did not ask for all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,12 @@ class RunConfig:
     "scale, flip, turn as in the paper; strong: rotations, intensities, noise, blur as well; recipe", None
   )
   mirror: Mirror = option("axes that the strong augmentation mirrors", "DHW")
+  modality_dropout: float = option(
+    "probability that a patch lacks a modality, each by itself but never all; predictions may then lack some",
+    0.0,
+    least=0,
+    below=1,
+  )
   output: Output = option("sigmoid: of each region; softmax: over regions that exclude each other", "sigmoid")
   data_placement: Placement = option(
     "where the data lies; auto: on an accelerator where it fits", "auto", changeable=True
@@ -219,6 +227,9 @@ class TrainConfig(RunConfig):
   init_from: str | Path | None = option(
     "run or checkpoint whose parameters to start from; of a search: the supernet's of the chosen operations", None
   )
+  init_partial: bool = option(
+    "init_from may have other modalities and regions: those that both have are taken by name, the rest is drawn", False
+  )
   patch_size: AskedPatch = option(_PATCH, 128, least=1, most=MOST_PATCH, auto=True)
   # May change when the training goes on, to make it longer.
   epochs: int = option("epochs", 200, least=1, most=MOST_EPOCHS, changeable=True)
@@ -254,5 +265,7 @@ class TrainConfig(RunConfig):
     super().__post_init__()
     if self.network != "searched" and self.genotype is not None:
       raise InputError(f"genotype is the searched network's, got it with network={self.network!r}; leave out one")
+    if self.init_partial and self.init_from is None:
+      raise InputError("init_partial is of init_from, got it without; give both, or leave it out")
     if self.fold != "all" and not is_whole(self.fold):
       raise InputError(f'fold must be the number of a fold or "all", got {self.fold!r}')

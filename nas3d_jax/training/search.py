@@ -161,7 +161,7 @@ class SearchSession(Session[SearchState, SearchItems]):
     )
     options = dict(
       penalty=_cost_penalty(setup), warmup=config.warmup_epochs * kernel.order.steps, replicas=setup.replicas,
-      **setup.objective,
+      modality_dropout=config.modality_dropout, **setup.objective,
     )
     sampling = path_sampling(config, config.epochs * kernel.order.steps) if config.method == "single_path" else None
     super().__init__(

@@ -32,7 +32,7 @@ from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.runtime.distributed import first_says, say
 from nas3d_jax.runtime.memory import check_fits
 from nas3d_jax.schema.schema import Schema
-from nas3d_jax.training.config import START_SUM
+from nas3d_jax.training.config import START_SUM, TAKEN
 from nas3d_jax.training.losses import make_logit_loss
 from nas3d_jax.training.optimizers import make_optimizer, scheduled
 from nas3d_jax.training.run_directory import Run
@@ -69,6 +69,11 @@ class RunSetup:
       InputError: there is no data set or no device, or the patch size does not fit the network.
     """
     dataset = open_dataset(config.workdir)
+    if config.modality_dropout and len(dataset.schema.modalities) == 1:
+      raise InputError(
+        f"modality_dropout needs two modalities or more, got {config.modality_dropout} for a data set with "
+        f"{dataset.schema.modality_names[0]} alone; leave it out"
+      )
     network = network_config(config, dataset.schema, space)
     if config.patch_size == "auto":
       config = dataclasses.replace(config, patch_size=suggested_patch(dataset, network.multiple))
@@ -181,8 +186,8 @@ class RunSetup:
       {**plain_settings(self.config), **settings, "dataset": self.dataset.fingerprint},
       device=self.device.to_dict(),
       overwrite=self.config.overwrite,
-      # Those two are compared by `start`.
-      changeable=self.config.changeable | {"init_from", START_SUM},
+      # Those are compared by `start`.
+      changeable=self.config.changeable | {"init_from", START_SUM, TAKEN},
       defaults=self.config.defaults,
       primary=self.replicas.process == 0,
       agree=first_says,
@@ -201,6 +206,7 @@ class RunSetup:
       dataset={"fingerprint": self.dataset.fingerprint},
       geometry=self.dataset.geometry,
       intensities=self.dataset.intensities,
+      modality_dropout=self.config.modality_dropout,
       **fields,
     ).to_dict()
 

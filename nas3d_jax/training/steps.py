@@ -17,6 +17,7 @@ from nas3d_jax.models.networks import merge, partition
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
 from nas3d_jax.training.losses import deeply_supervised, dice_loss
+from nas3d_jax.training.modality_dropout import drop_modalities
 
 Metrics = dict[str, jax.Array]
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -103,6 +104,7 @@ def make_search_step(
   weights: WeightsOf | None = None,
   penalty: Callable[[Mapping[str, jax.Array]], jax.Array] | None = None,
   warmup: int = 0,
+  modality_dropout: float = 0.0,
   rolled: bool | None = None,
   replicas: Replicas = ONE_DEVICE,
 ) -> Callable[[SearchState, Batch, Batch], tuple[SearchState, Metrics]]:
@@ -121,6 +123,7 @@ def make_search_step(
       key of its own, which is the same on all devices.
     penalty: hybrid parameters -> a scalar that their update lowers together with the loss, which does not hold it.
     warmup: steps at the start that leave the hybrid parameters and their optimiser as they are.
+    modality_dropout: probability that a sample lacks a modality, see `modality_dropout.drop_modalities`.
     rolled: whether the two updates are two turns of one loop. That halves the program, and the time to compile it; but
       both turns compute both gradients, of which each uses one. Unrolled, each update differentiates with respect to
       its own partition alone. None means rolled on CPU, where compiling takes longest, and batches of one shape.
@@ -136,6 +139,7 @@ def make_search_step(
 
   def value(hybrid, kernel, batch, key, draw):
     image, target = batch
+    image = drop_modalities(key, image, modality_dropout)
     own = {} if weights is None else {"weights": weights(hybrid["params"]["hybrid"], *draw)}
     return loss(net.apply(merge(hybrid, kernel), image, train=True, rngs={"dropout": key}, **given, **own), target)
 
@@ -194,6 +198,7 @@ def make_train_step(
   *,
   loss: Loss = dice_loss,
   logits: bool = False,
+  modality_dropout: float = 0.0,
   replicas: Replicas = ONE_DEVICE,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """A step of section 3.5 on one batch; an update that is not finite is left out, see `make_search_step`.
@@ -203,6 +208,7 @@ def make_train_step(
     optimizer: of all its parameters.
     loss: (probabilities, target) -> scalar; of a network whose levels answer for themselves, it is asked for each.
     logits: whether the loss takes logits in their place, see `losses.make_logit_loss`.
+    modality_dropout: see `make_search_step`.
     replicas: devices that share a batch, see `make_search_step`.
 
   Returns:
@@ -215,6 +221,7 @@ def make_train_step(
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     image, target = batch
     key = replicas.own_key(jax.random.fold_in(state.key, state.step))
+    image = drop_modalities(key, image, modality_dropout)
 
     def value(variables):
       return supervised(net.apply(variables, image, train=True, rngs={"dropout": key}, **given), target)

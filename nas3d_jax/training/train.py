@@ -118,7 +118,9 @@ class TrainSession(Session[TrainState, TrainItems]):
       feeds=(Feed("train", "", training, augment=config.augment),),
       net=packed,
       state=TrainState.create(packed.pack(variables), optimizer, keys.step),
-      step=make_train_step(packed, optimizer, replicas=setup.replicas, **setup.objective),
+      step=make_train_step(
+        packed, optimizer, modality_dropout=config.modality_dropout, replicas=setup.replicas, **setup.objective
+      ),
       augment_key=keys.augment,
     )
     self.schedule = Plateau(config.learning_rate)

@@ -101,3 +101,12 @@ def test_a_checkpoint_of_before_there_was_another_architecture():
   fields = metadata().to_dict()
   del fields["architecture"]
   assert RunMetadata.from_dict(fields) == metadata()
+
+
+def test_modality_dropout_is_said_where_there_was_some():
+  plain = metadata(modality_dropout=0.3).to_dict()
+  assert plain["modality_dropout"] == 0.3
+  assert RunMetadata.from_dict(plain).modality_dropout == 0.3
+  assert metadata().to_dict() == {name: value for name, value in plain.items() if name != "modality_dropout"}
+  with pytest.raises(InputError, match="modality_dropout must be a number of at least 0 and below 1, got 1"):
+    metadata(modality_dropout=1)

@@ -45,7 +45,8 @@ def drawn_params(down, up):
 
 
 def save_run(
-  folder, confidences, *, patch_size=8, schema=BRATS2019, genotype=GENOTYPE, geometry=None, fingerprint="ab"
+  folder, confidences, *, patch_size=8, schema=BRATS2019, genotype=GENOTYPE, geometry=None, fingerprint="ab",
+  modality_dropout=0.0,
 ):
   """A run whose network answers with the same confidences everywhere, or as it was drawn where they are None."""
   params = drawn_params(genotype.down, genotype.up)
@@ -56,6 +57,7 @@ def save_run(
   said = RunMetadata(
     kind="train", network=CONFIG, genotype=genotype, dropout_rate=0.5, schema=schema, patch_size=patch_size, epoch=1,
     step=1, versions={}, device={}, dataset={"fingerprint": fingerprint}, geometry=geometry,
+    modality_dropout=modality_dropout,
   )
   with Checkpoints(folder / "checkpoints") as store:
     items = dict(variables={"params": {**params, "head": head}}, training={"step": np.int32(1)}, iterators={})

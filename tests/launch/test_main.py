@@ -22,7 +22,7 @@ from nas3d_jax.training.config import SearchConfig
 ROOT = Path(phantom.__file__).parents[1]
 RECIPE = (
   "sampling foreground_share steps_per_epoch recipe loss dice_over optimizer weight_decay schedule warmup clip_norm "
-  "augmentation mirror output"
+  "augmentation mirror modality_dropout output"
 )
 # What is newer than the paper about searches.
 SEARCH = "method temperature operations cost_weight cost warmup_epochs"
@@ -34,9 +34,9 @@ FLAGS = {
   "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment data_placement "
   f"{RECIPE} precision skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes "
   "process",
-  "train": "workdir fold network genotype init_from patch_size epochs batch_size kernels nodes depth variant filters "
-  f"levels learning_rate dropout ema seed skip_empty augment data_placement {RECIPE} precision skip_nonfinite "
-  "checkpoint_minutes overwrite platform devices coordinator processes process",
+  "train": "workdir fold network genotype init_from init_partial patch_size epochs batch_size kernels nodes depth "
+  f"variant filters levels learning_rate dropout ema seed skip_empty augment data_placement {RECIPE} precision "
+  "skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes process",
   "predict": "workdir fold cross_validation network checkpoint data_dir schema cases out patch_size tta tta_axes "
   "overlap gaussian whole_volume patch_batch min_component_ml probabilities overwrite platform devices",
   "evaluate": "predictions data_dir out schema cases tolerance overwrite",

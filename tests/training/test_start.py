@@ -163,3 +163,43 @@ def test_a_training_from_a_supernet_goes_on_with_a_copy_of_it(searched, tmp_path
   assert start_of(RunSetup.of(moved), genotype, folder) == (None, begun.settings)
   with pytest.raises(InputError, match="holds a run with other settings: init_from was"):
     start_of(RunSetup.of(dataclasses.replace(moved, kernels=2)), genotype, folder)
+
+
+def test_a_network_of_other_modalities_and_regions_is_taken_in_part(searched, tmp_path, capsys):
+  schema = tmp_path / "schema.yaml"
+  schema.write_text(
+    "name: two\nmodalities: {t2: _t2, flair: _flair}\nsegmentation: _seg\n"
+    "labels: {1: core, 2: oedema, 4: ET}\nregions:\n  ED: [2]\n  TC: {labels: [1, 4], paint: 1}\n"
+  )
+  write_phantoms(tmp_path / "data", cases=2, seed=0, shape=(24, 24, 24))
+  run = tmp_path / "run"
+  preprocess(tmp_path / "data", run / "dataset", folds=2, schema=schema)
+  sizes = dict(kernels=1, nodes=1, depth=2, patch_size=8)
+  config = TrainConfig(run, init_from=searched / "search", **sizes)
+  genotype = read_genotype(searched / "search" / "genotype.json")
+  folder = run / "train" / "0"
+  with pytest.raises(InputError, match=r"has another network than this training: .*, or --init_partial to take what"):
+    start_of(RunSetup.of(config), genotype, folder)
+  partial = dataclasses.replace(config, init_partial=True)
+  start = start_of(RunSetup.of(partial), genotype, folder)
+  there, here = restore(searched / "search")[1]["params"], start.variables["params"]
+  # flair, t1, t1ce, t2 there; t2, flair here.
+  old = np.asarray(there["stem0"]["project"]["kernel"])
+  np.testing.assert_array_equal(here["stem0"]["project"]["kernel"], old[[3, 0]])
+  np.testing.assert_array_equal(here["head"]["project"]["bias"][1], there["head"]["project"]["bias"][1])
+  assert here["head"]["project"]["bias"][0] not in np.asarray(there["head"]["project"]["bias"])
+  taken = start.settings["init_from_taken"]
+  assert (taken["taken"]["modalities"], taken["taken"]["regions"]) == (["t2", "flair"], ["TC"])
+  assert (taken["drawn"]["modalities"], taken["drawn"]["regions"]) == ([], ["ED"])
+  assert list(taken["drawn"]["parameters"]) == ["head"]
+  said = " ".join(capsys.readouterr().err.split())
+  assert "modalities t2, flair, regions TC; drawn: " in said
+  assert said.endswith("modalities none, regions ED")
+  with pytest.raises(InputError, match=r"another network .*: \{'kernels': 1\} there, \{'kernels': 2\} here"):
+    start_of(RunSetup.of(dataclasses.replace(partial, kernels=2)), genotype, folder)
+  with pytest.raises(InputError, match="init_partial is of init_from, got it without"):
+    dataclasses.replace(partial, init_from=None)
+  schema.write_text(schema.read_text().replace("t2: _t2, flair: _flair", "ct: _t2"))
+  preprocess(tmp_path / "data", tmp_path / "ct" / "dataset", folds=2, schema=schema)
+  with pytest.raises(InputError, match="has no modality of this training: flair, t1, t1ce, t2 there, ct here"):
+    start_of(RunSetup.of(dataclasses.replace(partial, workdir=tmp_path / "ct")), genotype, folder)

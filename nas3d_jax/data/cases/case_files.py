@@ -73,6 +73,7 @@ class CaseFiles:
     images: one file a modality, in the schema's order; or the one file [D, H, W, channel] that holds them all.
     segmentation: the file of its labels, or None.
     channels: of one file that holds all, the modality of each of its channels, in the file's order; else None.
+    missing: modalities that have no file, where that was asked for; `images` are those of the others.
   """
 
   name: str
@@ -81,6 +82,7 @@ class CaseFiles:
   images: tuple[Path, ...]
   segmentation: Path | None
   channels: tuple[str, ...] | None = None
+  missing: tuple[str, ...] = ()
 
   @property
   def named_images(self) -> dict[str, Path]:

@@ -23,12 +23,14 @@ _DEPTH = 4
 _NIFTI = re.compile(r"(?P<stem>.+)\.nii(\.gz)?", re.IGNORECASE)
 
 
-def find_in_folders(root: Path, schema: Schema, *, labels: bool) -> tuple[list[CaseFiles], list[Fault]]:
+def find_in_folders(
+  root: Path, schema: Schema, *, labels: bool, incomplete: bool = False
+) -> tuple[list[CaseFiles], list[Fault]]:
   """`find_cases` of this layout; `root` is a folder and absolute."""
   cases, faults = [], []
   for folder in case_folders(root):
     try:
-      cases.append(_case_files(folder, schema, labels))
+      cases.append(_case_files(folder, schema, labels, incomplete))
     except CaseError as error:
       faults.extend(error.faults)
   if not cases and not faults:
@@ -102,7 +104,7 @@ def _points_nowhere(folder: Path, stem: str) -> bool:
   return any((path := folder / f"{stem}{end}").is_symlink() and not path.exists() for end in (".nii.gz", ".nii"))
 
 
-def _case_files(folder: Path, schema: Schema, labels: bool) -> CaseFiles:
+def _case_files(folder: Path, schema: Schema, labels: bool, incomplete: bool) -> CaseFiles:
   """The files of one folder, or a CaseError with all that is wrong with their names."""
   name = folder.name
   found = stems(folder)
@@ -114,7 +116,8 @@ def _case_files(folder: Path, schema: Schema, labels: bool) -> CaseFiles:
     for kind, suffixes in kinds.items()
   }
   others = ", ".join(path.name for paths in found.values() for path in paths)
-  faults = []
+  faults, missing = [], []
+  some = incomplete and any(matches[modality] for modality in schema.modality_names)
   for kind, suffixes in kinds.items():
     paths, expected = matches[kind], f"{name}{suffixes[0]}.nii.gz"
     nowhere = [stem for stem in file_stems(name, suffixes) if _points_nowhere(folder, stem)]
@@ -130,6 +133,8 @@ def _case_files(folder: Path, schema: Schema, labels: bool) -> CaseFiles:
       ending = ".nii.gz" if others.lower().endswith(".gz") else ".nii"
       remedy = f"rename it to {name}{suffixes[0]}{ending} if it is the segmentation, else move it"
       faults.append(Fault(name, reason, f"{remedy} out of the folder"))
+    elif not paths and kind != "segmentation" and some:
+      missing.append(kind)
     elif not paths and kind != "segmentation":
       seen = f" (other NIfTI files there: {others})" if others else ""
       reason = f"no {kind} image {expected} or .nii in {folder}{seen}"
@@ -141,6 +146,7 @@ def _case_files(folder: Path, schema: Schema, labels: bool) -> CaseFiles:
     name=name,
     grade=grade if grade in GRADES else None,
     folder=folder,
-    images=tuple(matches[modality][0] for modality in schema.modality_names),
+    images=tuple(matches[modality][0] for modality in schema.modality_names if modality not in missing),
     segmentation=next(iter(matches.get("segmentation", ())), None),
+    missing=tuple(missing),
   )

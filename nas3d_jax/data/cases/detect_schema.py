@@ -65,15 +65,22 @@ def find_schema(
   return found
 
 
-def for_model(data_schema: Schema, model_schema: Schema) -> Schema:
+def for_model(data_schema: Schema, model_schema: Schema, *, incomplete: bool = False) -> Schema:
   """The schema of some cases with the modalities that a model takes, by name and in the model's order.
+
+  Args:
+    data_schema: of the cases.
+    model_schema: of the model.
+    incomplete: whether cases that have a folder each may lack some, which then go by the model's file names.
 
   Raises:
     InputError: the cases lack some of them.
   """
   modalities = {modality.name: modality for modality in data_schema.modalities}
   missing = [name for name in model_schema.modality_names if name not in modalities]
-  if missing:
+  if incomplete and data_schema.layout == "folders" and len(missing) < len(model_schema.modalities):
+    modalities |= {modality.name: modality for modality in model_schema.modalities if modality.name in missing}
+  elif missing:
     raise InputError(
       f"the model needs {', '.join(model_schema.modality_names)} (schema {model_schema.name!r}), but the cases have "
       f"{', '.join(modalities)} (schema {data_schema.name!r}), so {', '.join(missing)} is missing; give cases "

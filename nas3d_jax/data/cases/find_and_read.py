@@ -33,10 +33,10 @@ class RawCase:
   Attributes:
     files: where it came from.
     image: [D, H, W, M] intensities; int16 where all are whole and fit, else float32; in Fortran
-      order, as the files are.
+      order, as the files are. A modality in `files.missing` is 0.
     labels: uint8 [D, H, W] in the same order, or None without segmentation.
     affine: float64 [4, 4], voxel indices to millimetres.
-    header: header of the first modality.
+    header: header of the first modality that is there.
     spacing: edge lengths of a voxel along D, H, W, in mm.
     checksums: SHA-256 (hex) of each file, by its name in `CaseFiles.named`.
   """
@@ -51,7 +51,7 @@ class RawCase:
 
 
 def find_cases(
-  data_dir: str | Path, schema: Schema = BRATS2019, *, labels: bool = True
+  data_dir: str | Path, schema: Schema = BRATS2019, *, labels: bool = True, incomplete: bool = False
 ) -> tuple[list[CaseFiles], list[Fault]]:
   """Finds every case below a folder; voxels are not read.
 
@@ -63,6 +63,7 @@ def find_cases(
       or imagesTr or imagesTs in it.
     schema: the names that the files go by.
     labels: whether segmentations are looked for; without, what is wrong with them does not matter.
+    incomplete: whether a case may lack modalities, but not all; `CaseFiles.missing` names them.
 
   Returns:
     The cases whose files are complete, sorted by name, and what is wrong with the others.
@@ -75,7 +76,7 @@ def find_cases(
     raise InputError(f"data_dir must be a folder of cases, got {str(data_dir)!r}; is it mistyped?")
   find = find_in_folders if schema.layout == "folders" else find_in_layout
   try:
-    cases, faults = find(root, schema, labels=labels)
+    cases, faults = find(root, schema, labels=labels, incomplete=incomplete)
   except OSError as error:
     raise InputError(f"data_dir cannot be read ({error}); check its permissions") from error
   faults = [*faults, *check_names(files.name for files in cases)]
@@ -94,7 +95,8 @@ def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:
   found: list[tuple[str, str]] = []
   volumes: dict[str, Volume] = {}  # the images in the schema's order, the segmentation last
   checksums: dict[str, str] = {}
-  kinds = [*(schema.modality_names if files.channels is None else ["image"]), "segmentation"]
+  there = [name for name in schema.modality_names if name not in files.missing]
+  kinds = [*(there if files.channels is None else ["image"]), "segmentation"]
   for kind, (key, path) in zip(kinds, files.named.items(), strict=False):
     whole = files.channels is not None and path != files.segmentation
     try:
@@ -112,10 +114,12 @@ def read_case(files: CaseFiles, schema: Schema = BRATS2019) -> RawCase:
   if found:
     raise CaseError(Fault(files.name, *fault) for fault in found)
   truth = volumes.pop("segmentation", None)
-  first = volumes[schema.modality_names[0]]
+  first = volumes[there[0]]
+  nothing = np.zeros(first.data.shape, np.int16) if files.missing else None
+  channels = [volumes[name].data if name in volumes else nothing for name in schema.modality_names]
   return RawCase(
     files=files,
-    image=_stack([volume.data for volume in volumes.values()]),
+    image=_stack(channels),
     labels=None if truth is None else truth.data.astype(np.uint8, copy=False),
     affine=first.affine,
     header=first.header,

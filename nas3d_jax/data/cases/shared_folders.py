@@ -30,7 +30,9 @@ def dataset_json(root: Path) -> Path | None:
   return next((place / NAME for place in places if (place / NAME).is_file()), None)
 
 
-def find_in_layout(root: Path, schema: Schema, *, labels: bool) -> tuple[list[CaseFiles], list[Fault]]:
+def find_in_layout(
+  root: Path, schema: Schema, *, labels: bool, incomplete: bool = False
+) -> tuple[list[CaseFiles], list[Fault]]:
   """`find_cases` of these layouts; `root` is a folder and absolute."""
   said, images, truths = _places(root, schema)
   channels = said.channels_of(schema)
@@ -42,13 +44,13 @@ def find_in_layout(root: Path, schema: Schema, *, labels: bool) -> tuple[list[Ca
       raise InputError(
         f"{images} has a file a channel, as nnU-Net's, but {said.path} no channel_names; write them there"
       )
-    paths = {name: (path,) for name, path in found.items()}
+    paths = {name: {0: path} for name, path in found.items()}
     pattern = f"{images.name}/<case>{said.ending}"
   else:
     _refuse_numbers_of_cases(found, segmentations, len(channels), said)
     # A schema may leave channels out, and have them in another order.
     numbers = [channels.index(name) for name in schema.modality_names]
-    paths = _channel_files(found, len(channels), numbers, schema, said, faults)
+    paths = _channel_files(found, len(channels), numbers, schema, said, faults, incomplete)
     pattern = f"{images.name}/<case>_0000{said.ending}"
   for name in sorted(segmentations.keys() - paths.keys() - {fault.case for fault in faults}):
     reason = f"{truths.name} has its segmentation, but {images.name} no image"
@@ -61,7 +63,12 @@ def find_in_layout(root: Path, schema: Schema, *, labels: bool) -> tuple[list[Ca
   if not paths and not faults:
     raise InputError(f"data_dir holds no case, got {str(root)!r}; {NAME} makes expect {pattern}, and there is none")
   along = channels if schema.layout == "decathlon" else None
-  cases = [CaseFiles(name, None, images, files, segmentations.get(name), along) for name, files in paths.items()]
+  cases = []
+  for name, files in paths.items():
+    own = [] if along else [m for m, number in zip(schema.modality_names, numbers, strict=True) if number not in files]
+    cases.append(
+      CaseFiles(name, None, images, tuple(files.values()), segmentations.get(name), along, missing=tuple(own))
+    )
   return cases, faults
 
 
@@ -122,9 +129,18 @@ def _refuse_numbers_of_cases(
 
 
 def _channel_files(
-  found: dict[str, Path], count: int, numbers: list[int], schema: Schema, said: DatasetJson, faults: list[Fault]
-) -> dict[str, tuple[Path, ...]]:
-  """The files of the cases whose channels are all there, in the schema's order; what is wrong goes to `faults`."""
+  found: dict[str, Path],
+  count: int,
+  numbers: list[int],
+  schema: Schema,
+  said: DatasetJson,
+  faults: list[Fault],
+  incomplete: bool,
+) -> dict[str, dict[int, Path]]:
+  """The files of the cases whose channels are all there, or any of them, by number in the schema's order.
+
+  What is wrong with others goes to `faults`.
+  """
   cases: dict[str, dict[int, Path]] = {}
   for stem, path in found.items():
     match = _CHANNEL.fullmatch(stem)
@@ -140,11 +156,13 @@ def _channel_files(
     cases.setdefault(name, {})[number] = path
   whole = {}
   for name, files in cases.items():
+    own = {number: files[number] for number in numbers if number in files}
+    if len(own) == len(numbers) or (incomplete and own):
+      whole[name] = own
+      continue
     for number, modality in zip(numbers, schema.modality_names, strict=True):
       if number not in files:
         folder = next(iter(files.values())).parent
         reason = f"no {modality} image {name}_{number:04d}{said.ending} in {folder}"
         faults.append(Fault(name, reason, "add the file, or remove the others of the case"))
-    if all(number in files for number in numbers):
-      whole[name] = tuple(files[number] for number in numbers)
   return whole
