@@ -47,7 +47,7 @@ def made(name, **changes):
   architecture, network, genotype = NETWORKS[name]
   fields = dict(
     kind="train", architecture=architecture, network=network, genotype=genotype, dropout_rate=0.0, schema=BRATS2019,
-    patch_size=64, epoch=1, step=1, versions={}, device={}, dataset={"fingerprint": "ab"},
+    patch_size=32, epoch=1, step=1, versions={}, device={}, dataset={"fingerprint": "ab"},
   )
   metadata = RunMetadata(**fields | changes)
   net = build_network(metadata)
@@ -231,9 +231,13 @@ def test_the_hippocampus_of_a_real_case(shared, tmp_path):
 
 
 def test_a_glioma_in_four_modalities(real_cases, run, tmp_path):
-  case = real_cases / "HGG" / "BraTS19_TCGA_FG6692_1"
-  shutil.copytree(case, tmp_path / "data" / "HGG" / case.name)
-  images = [next(case.glob(f"*_{name}.nii*")) for name in BRATS2019.modality_names]
+  """Cut out about the tumour: the whole head takes minutes where XLA optimises little."""
+  case, images = real_cases / "HGG" / "BraTS19_TCGA_FG6692_1", []
+  (tmp_path / "data" / case.name).mkdir(parents=True)
+  for name in BRATS2019.modality_names:
+    image = next(case.glob(f"*_{name}.nii*"))
+    images.append(tmp_path / "data" / case.name / f"{case.name}_{name}.nii.gz")
+    nib.save(nib.load(image).slicer[90:138, 90:130, 60:100], images[-1])
   raw = np.stack([nib.load(image).get_fdata(dtype=np.float32) for image in images], axis=-1)
   assert_parity(run, tmp_path / "data", case.name, images, raw, tmp_path)
 
