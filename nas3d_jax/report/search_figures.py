@@ -91,10 +91,10 @@ def weights_figure(search: History, cell: str) -> Figure:
 
 
 def entropy_figure(search: History) -> Figure:
-  """Mean entropy of the hybrid modules, and how often each family of operations stands in the genotype of an epoch."""
+  """Mean entropy of the hybrid modules; of each epoch's genotype, the share without parameters and all families."""
   epochs = search.column("epoch")
-  figure = new_figure(5.2)
-  upper, lower = figure.subplots(2, 1, height_ratios=(2, 3))
+  figure = new_figure(6.6)
+  upper, middle, lower = figure.subplots(3, 1, height_ratios=(4, 3, 6))
   for cell, colour, style in zip(CELLS, (BLUE, ORANGE), ("-", "--"), strict=True):
     modules = search.records[0]["hybrid_weights"][cell]
     even = float(np.mean([np.log(len(module["weights"])) for module in modules]))
@@ -105,6 +105,10 @@ def entropy_figure(search: History) -> Figure:
   upper.set_title("entropy of the softmax weights; 0 where one operation has all the weight")
   upper.set_ylabel("mean entropy (nats)")
   upper.legend(loc="best", ncols=2)
+  shares = [parameter_free_share(Genotype(**record["genotype"], space=search.space)) for record in search.records]
+  middle.plot(epochs, shares, color=BLUE, marker="o" if len(epochs) == 1 else None)
+  middle.axhline(_COLLAPSED, color=GREY, linestyle=":", linewidth=1)
+  middle.set(title="part of the operations without parameters; above the line: collapse", ylim=(0, 1))
   families = families_of(search.space)
   counts = np.array([operation_families(record["genotype"], families) for record in search.records]).T
   drawn = lower.imshow(
@@ -116,7 +120,7 @@ def entropy_figure(search: History) -> Figure:
   lower.grid(False)
   bar = figure.colorbar(drawn, ax=lower, label="times")
   bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-  for axes in (upper, lower):
+  for axes in (upper, middle, lower):
     _whole_epochs(axes, epochs)
   return figure
 
