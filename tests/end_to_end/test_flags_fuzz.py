@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import types
+from pathlib import Path
 
 import pytest
 from absl import flags
@@ -69,6 +70,7 @@ def door(monkeypatch, places, phantom_dataset):
   """Every stage stops where its long work would begin."""
   import jax
 
+  from nas3d_jax.export import write
   from nas3d_jax.inference import predict
 
   def stop(*_, **__):
@@ -76,11 +78,18 @@ def door(monkeypatch, places, phantom_dataset):
 
   def restored(runs, *arguments, **options):
     trained = [*runs] == [places / "empty"]  # stands for a training here
-    return types.SimpleNamespace(schema=phantom_dataset.schema, settings={}) if trained else real(runs, *arguments)
+    stands = types.SimpleNamespace(schema=phantom_dataset.schema, settings={}, incomplete=False)
+    return stands if trained else real(runs, *arguments)
+
+  def opened(run):
+    if Path(run) == places / "empty":
+      raise AtTheDoor
+    return restore(run)
 
   monkeypatch.setenv("HOME", str(places / "home"))
   monkeypatch.chdir(places / "empty")
-  real = predict.restore_ensemble
+  real, restore = predict.restore_ensemble, write.restore
+  monkeypatch.setattr(write, "restore", opened)
   monkeypatch.setattr(predict, "restore_ensemble", restored)
   monkeypatch.setattr(jax.distributed, "initialize", stop)
   for place in (
@@ -111,6 +120,7 @@ def defaults(stage, places):
     "report": [run],
     "experiment": [run, data, "--dry_run"],
     "demo": [f"--workdir={places / 'new'}"],
+    "export": [f"--checkpoint={places / 'empty'}", out],
   }[stage]
 
 

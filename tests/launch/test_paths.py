@@ -25,6 +25,7 @@ PATHS = {
   "report": {"workdir", "out", "portal_csv", "test_dir", "schema"},
   "experiment": {"workdir", "data_dir", "test_dir", "schema", "test_schema", "portal_csv"},
   "demo": {"workdir"},
+  "export": {"checkpoint", "out"},
 }
 CASES = [(stage, name) for stage, names in PATHS.items() for name in sorted(names)]
 

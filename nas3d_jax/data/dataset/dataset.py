@@ -40,7 +40,7 @@ VERSION = 1
 # NumPy parses the header of a file with `ast`, which on CPython 3.11 fails at times in two threads at once (cpython
 # issue 106905); patches are read ahead by several.
 _PARSING = threading.Lock()
-REMEDY = "make the data set anew with `preprocess --overwrite`"
+REMEDY = "make the data set anew with `python -m launch preprocess --overwrite`"
 
 
 @dataclasses.dataclass(frozen=True)
