@@ -17,7 +17,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.export.contents import JAX_NETWORK, METADATA, VERSION
 from nas3d_jax.files.strict_json import read_json
 from nas3d_jax.inference.config import PAPER, InferenceChoices
-from nas3d_jax.inference.volume import OnPatch, predict_mean
+from nas3d_jax.inference.volume import OnPatch, checked_volume, predict_mean
 from nas3d_jax.schema.schema import Schema
 
 
@@ -85,16 +85,11 @@ class Exported:
     Raises:
       InputError: the volume does not fit.
     """
-    volume, channels = np.asarray(volume), len(self.metadata["modalities"])
-    if volume.ndim != 4 or volume.shape[3] != channels or volume.dtype.kind not in "iuf":
-      raise InputError(f"volume must be real numbers [D, H, W, {channels}], got {volume.dtype} of shape {volume.shape}")
-    if not np.isfinite(volume).all():
-      raise InputError("volume must be finite, got NaN or infinite voxels; replace them by 0")
 
     def step(_, patch, low, high):
       return self(patch, low, high) if np.ndim(patch) == 5 else self(np.asarray(patch)[None], low, high)[0]
 
-    volume = self.intensities.prepare(volume)
+    volume = self.intensities.prepare(checked_volume(volume, len(self.metadata["modalities"])))
     sizes = dict(patch_size=tuple(self.metadata["patch_size"]), regions=len(self.metadata["regions"]))
     sizes |= dict(multiple=self.metadata["multiple"], bounds=self.intensities.bounds(volume))
     return predict_mean([(step, {})], volume, **sizes, choices=choices, on_patch=on_patch)

@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -100,19 +99,11 @@ def serialized(net: Network, variables: Variables, metadata: RunMetadata) -> byt
 def _write_folder(out: Path, files: dict[str, bytes]) -> None:
   """Writes all files beside `out` and then gives the folder its name."""
   out.parent.mkdir(parents=True, exist_ok=True)
-  beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-  try:
-    beside.chmod(0o777 & ~_umask())
+  with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as beside:
+    # One folder further in, because only its own user may enter a temporary one.
+    folder = Path(beside, out.name)
+    folder.mkdir()
     for name, content in files.items():
-      write_whole(beside / name, content)
-    beside.rename(out)
-  except BaseException:
-    shutil.rmtree(beside, ignore_errors=True)
-    raise
+      write_whole(folder / name, content)
+    folder.rename(out)
   sync_folder(out.parent)
-
-
-def _umask() -> int:
-  mask = os.umask(0)
-  os.umask(mask)
-  return mask

@@ -82,6 +82,28 @@ def mirrored(step: PredictStep, along: Axes = "DHW") -> PredictStep:
   return mean_of_flips
 
 
+def checked_volume(volume: np.ndarray, channels: int, missing: Collection[int] = ()) -> np.ndarray:
+  """A volume as `Intensities.prepare` takes it: [D, H, W, channels] finite numbers, 0 where a modality is missing.
+
+  Raises:
+    InputError: it is of another shape or type, no modality is left, or it holds NaN or infinite voxels.
+  """
+  volume = np.asarray(volume)
+  if volume.ndim != 4 or volume.shape[3] != channels or volume.dtype.kind not in "iuf":
+    raise InputError(f"volume must be real numbers [D, H, W, {channels}], got {volume.dtype} of shape {volume.shape}")
+  if not set(missing) < set(range(channels)):
+    raise InputError(
+      f"missing must be some of the modalities 0 to {channels - 1}, not all, got {sorted(missing)}; name those that "
+      "the volume lacks"
+    )
+  if missing:
+    volume = volume.copy()
+    volume[..., sorted(missing)] = 0
+  if volume.dtype.kind == "f" and not np.isfinite(volume).all():
+    raise InputError("volume must be finite, got NaN or infinite voxels; replace them by 0")
+  return volume
+
+
 def predict_volume(
   net: Network,
   variables: Variables | Sequence[Variables],
@@ -121,21 +143,8 @@ def predict_volume(
     InputError: the volume or the patch size does not fit the network, no modality is left, the volume holds NaN,
       infinite or no non-zero voxels, or the network gives NaN.
   """
-  channels = net.config.in_channels
-  volume = np.asarray(volume)
-  if volume.ndim != 4 or volume.shape[3] != channels or volume.dtype.kind not in "iuf":
-    raise InputError(f"volume must be real numbers [D, H, W, {channels}], got {volume.dtype} of shape {volume.shape}")
   missing = frozenset(missing)
-  if not missing < set(range(channels)):
-    raise InputError(
-      f"missing must be some of the modalities 0 to {channels - 1}, not all, got {sorted(missing)}; name those that "
-      "the volume lacks"
-    )
-  if missing:
-    volume = volume.copy()
-    volume[..., sorted(missing)] = 0
-  if volume.dtype.kind == "f" and not np.isfinite(volume).all():
-    raise InputError("volume must be finite, got NaN or infinite voxels; replace them by 0")
+  volume = checked_volume(volume, net.config.in_channels, missing)
   patch_size = patch_size_of(patch_size)
   net.config.check_patch_size(patch_size)
   trees = [variables] if isinstance(variables, Mapping) else list(variables)
