@@ -26,7 +26,17 @@ from nas3d_jax.experiment.status import (
   training_status,
 )
 from nas3d_jax.experiment.supernet_ranking import supernet_stage
-from nas3d_jax.files.run_layout import CONTROL, COST, DATASET, GENOTYPE, PREDICTIONS, SCORES, SEARCH, TRAIN_FOLDERS
+from nas3d_jax.files.run_layout import (
+  CONTROL,
+  COST,
+  DATASET,
+  GENOTYPE,
+  PREDICTIONS,
+  RANDOM,
+  SCORES,
+  SEARCH,
+  TRAIN_FOLDERS,
+)
 from nas3d_jax.inference.config import PredictConfig
 from nas3d_jax.inference.predict import predict_cases
 from nas3d_jax.models.config import Architecture
@@ -35,7 +45,6 @@ from nas3d_jax.training.config import SearchConfig, TrainConfig
 from nas3d_jax.training.search import search
 from nas3d_jax.training.train import train
 
-RANDOM = "random"
 _FOLD = 0
 
 
@@ -49,6 +58,11 @@ class Compared(NamedTuple):
 
   group: str
   number: int
+
+  @property
+  def name(self) -> str:
+    """As the losses of the supernets have it."""
+    return f"{self.group}/{self.number}"
 
   @property
   def network(self) -> Architecture:
@@ -68,7 +82,7 @@ def control_stages(inputs: ExperimentInputs, stop: Stop | None) -> Iterator[Stag
   for network in drawn + cheaper:
     yield _own_search(inputs, network, stop)
   networks = [*(Compared("searched", seed) for seed in range(config.seeds)), *drawn, *cheaper]
-  genotypes = {f"{network.group}/{network.number}": _genotype(config, network) for network in networks}
+  genotypes = {network.name: _genotype(config, network) for network in networks}
   for seed in range(config.seeds):
     yield supernet_stage(inputs, seed, genotypes)
   networks.append(Compared(config.baseline, 0))

@@ -35,8 +35,8 @@ RECORDS = "records"
 
 SEARCH = "search"
 SEEDS, NESTED, CONTROL = "seeds", "nested", "control"
-SUPERNET, COST = "supernet", "cost_"
-"""In `control/`: what the supernets say of its genotypes; with a weight, a group of searches that mind the cost."""
+SUPERNET, RANDOM, COST = "supernet", "random", "cost_"
+"""In `control/`: what supernets say of its genotypes; random ones; with a weight, searches that mind the cost."""
 TRAIN_FOLDERS: Mapping[str, str] = types.MappingProxyType(
   {"searched": "train", "unet3d": "unet3d", "plain_unet": "plain_unet"}
 )

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from nas3d_jax.evaluation.control import Estimate, gain_over_random
 from nas3d_jax.evaluation.scores import Scores
-from nas3d_jax.files.run_layout import CONTROL, COST, SCORES, SCORES_JSON, TRAIN_FOLDERS
+from nas3d_jax.files.run_layout import CONTROL, COST, RANDOM, SCORES, SCORES_JSON, TRAIN_FOLDERS
 from nas3d_jax.report.run_contents import History
 
-RANDOM = "random"
 _METRIC = "dice"
 
 
@@ -34,6 +33,11 @@ class ControlRun(NamedTuple):
   seed: int
   history: History
   scores: Scores
+
+  @property
+  def name(self) -> str:
+    """Of its network, as the losses of the supernets have it."""
+    return f"{self.group}/{self.number}"
 
 
 def read_control(workdir: Path) -> tuple[ControlRun, ...]:

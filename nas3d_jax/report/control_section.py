@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from nas3d_jax.files.run_layout import CONTROL, SEARCH, TRAIN_FOLDERS
+from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.flops import forward_flops
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.genotype_statistics import chance_overlap, edge_overlap, row_overlap
@@ -18,7 +20,7 @@ from nas3d_jax.report.control_figures import control_figure, cost_figure, groups
 from nas3d_jax.report.run_contents import History, Material
 from nas3d_jax.report.supernet_section import supernets
 from nas3d_jax.report.table import Table, make_table
-from nas3d_jax.validation import patch_size_of
+from nas3d_jax.validation import PatchSize, patch_size_of
 
 
 def control(c: Context) -> None:
@@ -120,9 +122,16 @@ def _size(material: Material, group: str, runs: Sequence[ControlRun]) -> list[st
 
 def _network_size(material: Material, run: ControlRun) -> tuple[float, int]:
   config, settings = material.network, run.history.settings
-  net = DerivedNet(config, Genotype(**settings["genotype"], space=config.space))
+  genotype = Genotype(**settings["genotype"], space=config.space)
+  return _size_of(config, genotype, patch_size_of(settings["patch_size"]))
+
+
+# The table and the figure ask for each, and searches may find the same.
+@functools.cache
+def _size_of(config: NetworkConfig, genotype: Genotype, patch_size: PatchSize) -> tuple[float, int]:
+  net = DerivedNet(config, genotype)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(variable_shapes(net)))
-  return forward_flops(net, patch_size_of(settings["patch_size"])), parameters
+  return forward_flops(net, patch_size), parameters
 
 
 def _agreement(c: Context) -> None:

@@ -70,7 +70,7 @@ def gap_table(material: Material, losses: Losses) -> Table:
     if not (search and search.records and own in found):
       continue
     before, chosen = search.records[-1]["validation_loss"], found[own]
-    trainings = [run.history for run in material.control if f"{run.group}/{run.number}" == own]
+    trainings = [run.history for run in material.control if run.name == own]
     rows.append((seed, f"{before:.4f}", f"{chosen:.4f}", f"{chosen - before:+.4f}", _retrained(search, trainings)))
   caption = (
     "The discretisation gap. Validation losses on the hybrid part: of the supernet when the search ended, of the same "
@@ -83,10 +83,10 @@ def gap_table(material: Material, losses: Losses) -> Table:
 def ranking(found: Mapping[str, float], runs: Sequence[ControlRun]) -> dict[str, tuple[float, float]]:
   """Of each genotype that was trained: its loss in a supernet, and its mean Dice over trainings and cases."""
   pairs = {}
-  of_searches = [run for run in runs if f"{run.group}/{run.number}" in found]
-  means = dice_of(of_searches).mean(1) if of_searches else []
+  ranked = [run for run in runs if run.name in found]
+  means = dice_of(ranked).mean(1) if ranked else []
   for name, loss in found.items():
-    own = [mean for run, mean in zip(of_searches, means, strict=True) if f"{run.group}/{run.number}" == name]
+    own = [mean for run, mean in zip(ranked, means, strict=True) if run.name == name]
     if own:
       pairs[name] = (loss, float(np.mean(own)))
   return pairs
