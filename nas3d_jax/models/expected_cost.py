@@ -11,7 +11,7 @@ counts as given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import jax
@@ -27,6 +27,7 @@ from nas3d_jax.models.search_space import CELLS, direction_of, edge_list, edge_r
 from nas3d_jax.validation import PatchSize
 
 CostKind = Literal["flops", "parameters"]
+"""What is counted; time is measured, see `training.operation_times`."""
 
 
 def operation_costs(config: NetworkConfig, kind: CostKind, patch_size: PatchSize) -> dict[str, np.ndarray]:
@@ -34,7 +35,7 @@ def operation_costs(config: NetworkConfig, kind: CostKind, patch_size: PatchSize
 
   Args:
     config: of the supernet.
-    kind: floating-point operations of a forward pass (see `flops.forward_flops`), or parameters.
+    kind: "flops", floating-point operations of a forward pass (see `flops.forward_flops`), or "parameters".
     patch_size: length of the patch in voxels; one, or one an axis. Parameters do not depend on it.
 
   Raises:
@@ -42,7 +43,7 @@ def operation_costs(config: NetworkConfig, kind: CostKind, patch_size: PatchSize
   """
   if config.space.custom:
     names = ", ".join(operation.name for operation in config.space.custom)
-    raise InputError(f"the cost of operations of one's own is not known, got {names}; leave out cost_weight")
+    raise InputError(f"the cost of operations of one's own is not known, got {names}; give cost=time to measure it")
   found = {}
   for name in hybrid_shapes(config):
     cell, direction = name.split("_")
@@ -57,17 +58,19 @@ def operation_costs(config: NetworkConfig, kind: CostKind, patch_size: PatchSize
 
 
 def make_expected_cost(
-  config: NetworkConfig, kind: CostKind, patch_size: PatchSize
+  config: NetworkConfig, costs: Mapping[str, Sequence[float] | np.ndarray]
 ) -> Callable[[Mapping[str, jax.Array]], jax.Array]:
   """The cost of hybrid parameters, relative to the mean over the genotypes of the search space.
 
-  Arguments and errors are those of `operation_costs`.
+  Args:
+    config: of the supernet.
+    costs: of each candidate in all cells of a kind, by name of the hybrid parameters, in any unit: `operation_costs`.
 
   Returns:
     A function: hybrid parameters by name, float32 [edges, candidates] -> float32 scalar, 1 for a cost as of a random
     genotype.
   """
-  costs = operation_costs(config, kind, patch_size)
+  costs = {name: np.asarray(row, np.float64) for name, row in costs.items()}
   mean = _mean_cost(config, costs)
 
   def expected(hybrid: Mapping[str, jax.Array]) -> jax.Array:

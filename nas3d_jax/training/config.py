@@ -39,7 +39,7 @@ from nas3d_jax.validation import PatchSize, is_whole, patch_size_of
 # The networks with filters and levels.
 HAND_DESIGNED = ("unet3d", "plain_unet")
 Method = Literal["darts", "single_path", "random"]
-CostKind = Literal["flops", "parameters"]
+CostKind = Literal["flops", "parameters", "time"]
 AskedPatch = PatchSize | Literal["auto"]
 _PATCH = "voxels of a patch, one length or D,H,W; auto: what the data set suggests"
 # Limits where data and memory set none; a rate beyond single precision would be infinite.
@@ -52,6 +52,8 @@ START_SUM = "init_from_sha256"
 """The setting of a run that tells which parameters `init_from` held when it began."""
 TAKEN = "init_from_taken"
 """The setting that tells which of them it took, where `init_partial` did not ask for all."""
+OPERATION_TIMES = "operation_times"
+"""The setting that holds what each candidate took, where that is the cost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +185,9 @@ class SearchConfig(RunConfig):
   cost_weight: float = option(
     "of the cost of what is found, in units of a random genotype's, in the objective", 0.0, least=0, most=MOST_RATE
   )
-  cost: CostKind = option("floating-point operations of a forward pass of patch_size, or parameters", "flops")
+  cost: CostKind = option(
+    "floating-point operations or time (measured here) of a forward pass of patch_size, or parameters", "flops"
+  )
   operations: tuple[str, ...] = option(
     "candidates: conv, se_conv, dil_conv, dep_conv, identity, pool, or single ones as down_conv; not given: all", ()
   )

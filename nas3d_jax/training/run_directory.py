@@ -259,3 +259,12 @@ def _epoch_of(line: bytes) -> int:
 def has_checkpoint(folder: Path) -> bool:
   """Whether the run in this folder, if there is one, has a finished checkpoint to go on from."""
   return bool(steps_in(folder / CHECKPOINTS))
+
+
+def settings_of(folder: Path) -> Mapping[str, Any]:
+  """Of the run that is there; empty where they cannot be read, which opening the run reports."""
+  try:
+    found = parse_json((folder / CONFIG).read_bytes())["settings"]
+  except (OSError, ValueError, KeyError, TypeError):
+    return {}
+  return found if isinstance(found, dict) else {}

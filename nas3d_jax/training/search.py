@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from nas3d_jax.files.run_layout import GENOTYPE, SEARCH
-from nas3d_jax.models.expected_cost import make_expected_cost
+from nas3d_jax.models.expected_cost import make_expected_cost, operation_costs
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.hybrid_parameters import hybrid_weights
 from nas3d_jax.models.networks import Supernet, partition
@@ -24,10 +24,11 @@ from nas3d_jax.models.single_path import Path as OperationPath
 from nas3d_jax.models.single_path import sampled_paths, strongest_paths
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
-from nas3d_jax.training.config import LAST_TEMPERATURE, SearchConfig
+from nas3d_jax.training.config import LAST_TEMPERATURE, OPERATION_TIMES, SearchConfig
 from nas3d_jax.training.epoch import SavedSums
 from nas3d_jax.training.feed import Feed
 from nas3d_jax.training.genotype_counts import GenotypeCounts, describe, rows_of
+from nas3d_jax.training.operation_times import operation_times
 from nas3d_jax.training.optimizers import Plateau, adam, rate_of, with_rate
 from nas3d_jax.training.session import Session
 from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
@@ -56,11 +57,12 @@ def search(
   folder = Path(config.workdir) / SEARCH
   if config.method == "random":
     return _draw(setup, folder)
-  with (
-    computing(config.precision),
-    contextlib.closing(SearchSession(setup, folder)) as session,
-    setup.open_run(folder) as run,
-  ):
+  with contextlib.ExitStack() as opened:
+    opened.enter_context(computing(config.precision))
+    timed = config.cost_weight and config.cost == "time"
+    times = {OPERATION_TIMES: operation_times(setup, folder)} if timed else {}
+    session = opened.enter_context(contextlib.closing(SearchSession(setup, folder, times.get(OPERATION_TIMES))))
+    run = opened.enter_context(setup.open_run(folder, **times))
     session.resume(run, stop or Stop())
     genotype = _search(session, config)
     run.write(GENOTYPE, genotype.to_json())
@@ -109,12 +111,15 @@ def path_sampling(config: SearchConfig, steps: int) -> WeightsOf:
   return sample
 
 
-def _cost_penalty(setup: RunSetup) -> Callable[[Mapping[str, jax.Array]], jax.Array] | None:
-  """The weighted cost of the network that is searched, where the run asks for it."""
+def _cost_penalty(
+  setup: RunSetup, times: Mapping[str, Sequence[float]] | None
+) -> Callable[[Mapping[str, jax.Array]], jax.Array] | None:
+  """The weighted cost of the network that is searched, where the run asks for it; `times` where they are the cost."""
   config = setup.config
   if not config.cost_weight:
     return None
-  cost = make_expected_cost(setup.network, config.cost, config.patch_size)
+  costs = times or operation_costs(setup.network, config.cost, config.patch_size)
+  cost = make_expected_cost(setup.network, costs)
   return lambda hybrid: config.cost_weight * cost(hybrid)
 
 
@@ -146,8 +151,14 @@ class SearchSession(Session[SearchState, SearchItems]):
     counts: how often each genotype was read.
   """
 
-  def __init__(self, setup: RunSetup, folder: Path):
-    """Begins a search; `folder` is its run directory, which need not be there yet."""
+  def __init__(self, setup: RunSetup, folder: Path, times: Mapping[str, Sequence[float]] | None = None):
+    """Begins a search.
+
+    Args:
+      setup: data set, network and settings.
+      folder: its run directory, which need not be there yet.
+      times: of the candidates, see `operation_times`, where they are the cost.
+    """
     config, dataset = setup.config, setup.dataset
     self.hybrid = setup.stream("hybrid", dataset.fold_cases(config.fold), seed=2 * config.seed)
     kernel = setup.stream("kernel", dataset.other_cases(config.fold), seed=2 * config.seed + 1, random=True)
@@ -160,7 +171,7 @@ class SearchSession(Session[SearchState, SearchItems]):
       setup.optimizer(config.kernel_learning_rate, config.epochs * kernel.order.steps),
     )
     options = dict(
-      penalty=_cost_penalty(setup), warmup=config.warmup_epochs * kernel.order.steps, replicas=setup.replicas,
+      penalty=_cost_penalty(setup, times), warmup=config.warmup_epochs * kernel.order.steps, replicas=setup.replicas,
       modality_dropout=config.modality_dropout, **setup.objective,
     )
     sampling = path_sampling(config, config.epochs * kernel.order.steps) if config.method == "single_path" else None

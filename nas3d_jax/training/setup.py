@@ -32,7 +32,7 @@ from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.runtime.distributed import first_says, say
 from nas3d_jax.runtime.memory import check_fits
 from nas3d_jax.schema.schema import Schema
-from nas3d_jax.training.config import START_SUM, TAKEN
+from nas3d_jax.training.config import OPERATION_TIMES, START_SUM, TAKEN
 from nas3d_jax.training.losses import make_logit_loss
 from nas3d_jax.training.optimizers import make_optimizer, scheduled
 from nas3d_jax.training.run_directory import Run
@@ -186,8 +186,8 @@ class RunSetup:
       {**plain_settings(self.config), **settings, "dataset": self.dataset.fingerprint},
       device=self.device.to_dict(),
       overwrite=self.config.overwrite,
-      # Those are compared by `start`.
-      changeable=self.config.changeable | {"init_from", START_SUM, TAKEN},
+      # Those are compared by `start`; times are taken over.
+      changeable=self.config.changeable | {"init_from", START_SUM, TAKEN, OPERATION_TIMES},
       defaults=self.config.defaults,
       primary=self.replicas.process == 0,
       agree=first_says,

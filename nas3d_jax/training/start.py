@@ -12,8 +12,6 @@ from nas3d_jax.checkpointing.metadata import RunMetadata
 from nas3d_jax.checkpointing.restore import fingerprint, restore
 from nas3d_jax.data.intensities import Intensities
 from nas3d_jax.errors import InputError
-from nas3d_jax.files.run_layout import CONFIG
-from nas3d_jax.files.strict_json import parse_json
 from nas3d_jax.models.architectures import HAND_DESIGNED
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.inheritance import derived_variables
@@ -23,7 +21,7 @@ from nas3d_jax.runtime.distributed import say
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.training.config import START_SUM, TAKEN
 from nas3d_jax.training.genotype_counts import rows_of
-from nas3d_jax.training.run_directory import has_checkpoint
+from nas3d_jax.training.run_directory import has_checkpoint, settings_of
 from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
 
 
@@ -53,7 +51,7 @@ def start_of(setup: RunSetup, genotype: Genotype | None, folder: Path) -> Start:
   """
   config = setup.config
   if has_checkpoint(folder) and not config.overwrite:
-    return Start(None, _same_start(folder, _settings(folder), setup, genotype))
+    return Start(None, _same_start(folder, settings_of(folder), setup, genotype))
   if config.init_from is None:
     return Start(None, {})
   return _read(setup, genotype)
@@ -86,15 +84,6 @@ def _place(path: str | Path, workdir: str | Path) -> str:
   """A path without its spelling: within the work directory, which may have been moved, where it lies there."""
   within = os.path.relpath(os.path.realpath(path), os.path.realpath(workdir))
   return os.path.realpath(path) if within.startswith(os.pardir) else within
-
-
-def _settings(folder: Path) -> Mapping[str, Any]:
-  """Of the run that is there; empty where they cannot be read, which opening the run reports."""
-  try:
-    found = parse_json((folder / CONFIG).read_bytes())["settings"]
-  except (OSError, ValueError, KeyError, TypeError):
-    return {}
-  return found if isinstance(found, dict) else {}
 
 
 def _parameters(path: str | Path, setup: RunSetup, genotype: Genotype | None) -> dict[str, Any]:

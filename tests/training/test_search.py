@@ -3,6 +3,8 @@
 All but the last put a network that compiles in no time in the place of the supernet; the loop is the same.
 """
 
+import dataclasses
+import json
 import math
 import re
 import shutil
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 
 import nas3d_jax.training.epoch
+import nas3d_jax.training.operation_times
 import nas3d_jax.training.search
 import nas3d_jax.training.session
 from nas3d_jax.data.patches.host_batches import patch_index
@@ -24,6 +27,7 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.random_genotype import random_genotype
+from nas3d_jax.models.search_space import SearchSpace
 from nas3d_jax.report.run_contents import History
 from nas3d_jax.runtime.stopping import Stopped
 from nas3d_jax.training.config import SearchConfig
@@ -288,6 +292,28 @@ def test_a_great_cost_weight_finds_the_cheapest_operations(workdir):
   assert all(0 < record["hybrid_loss"] < 1 for record in history(workdir / "search"))
 
 
+@pytest.mark.usefixtures("toy")
+def test_times_are_measured_once_and_kept_with_the_run(workdir, monkeypatch):
+  config = make_config(workdir, epochs=1, cost_weight=1e3, cost="time", operations=("conv", "pool"))
+  search(config)
+  kept = json.loads((workdir / "search" / "config.json").read_text())["settings"]["operation_times"]
+  assert {name: len(row) for name, row in kept.items()} == {"down_down": 3, "up_up": 1, "up_normal": 1}
+  assert all(time > 0 for row in kept.values() for time in row)
+  # A convolution takes longer than a pool; the pools differ by chance.
+  names = SearchSpace.of(config.operations).down
+  assert max(zip(kept["down_down"], names, strict=True))[1] == "down_conv"
+
+  monkeypatch.setattr(nas3d_jax.training.operation_times, "measured_times", None)
+  genotype = search(dataclasses.replace(config, epochs=3))
+  assert {name for name, _ in genotype.down} & {"down_conv"} == set()
+  assert json.loads((workdir / "search" / "config.json").read_text())["settings"]["operation_times"] == kept
+
+  path = workdir / "search" / "config.json"
+  path.write_text(path.read_text().replace('"operation_times"', '"operation_thymes"'))
+  with pytest.raises(InputError, match=r"config.json does not hold the operation_times of this search; put back"):
+    search(dataclasses.replace(config, epochs=4))
+
+
 @pytest.mark.parametrize(("step", "temperature"), [(0, 10.0), (25, 7.525), (100, 0.1), (300, 0.1)])
 def test_the_temperature_falls_to_its_end(monkeypatch, step, temperature):
   seen = []
@@ -304,7 +330,7 @@ def test_the_temperature_falls_to_its_end(monkeypatch, step, temperature):
     (dict(fold=1, kernels=2), "fold was 0, is 1; kernels was 1, is 2"),
     (dict(operations=("conv", "pool")), r"operations was \[\], is \['conv', 'pool'\]; space was None, is {'normal'"),
     (dict(cost_weight=-1.0), "^cost_weight must be a number of at least 0, got -1.0"),
-    (dict(cost="time"), "^cost must be one of flops, parameters, got 'time'"),
+    (dict(cost="hours"), "^cost must be one of flops, parameters, time, got 'hours'"),
     (dict(temperature=0.05), "^temperature must be a number of at least 0.1, got 0.05"),
     (dict(warmup_epochs=2, epochs=2), r"^warmup_epochs must be below epochs \(2\), got 2; no genotype is counted"),
     (dict(warmup_epochs=-1), "^warmup_epochs must be a whole number of at least 0, got -1"),
