@@ -38,7 +38,7 @@ FLAGS = {
   f"variant filters levels learning_rate dropout ema seed skip_empty augment data_placement {RECIPE} precision "
   "skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes process",
   "predict": "workdir fold cross_validation network checkpoint data_dir schema cases out patch_size tta tta_axes "
-  "overlap gaussian whole_volume patch_batch min_component_ml probabilities overwrite platform devices",
+  "overlap gaussian whole_volume patch_batch min_component_ml probabilities overwrite shard platform devices",
   "evaluate": "predictions data_dir out schema cases tolerance overwrite",
   "report": "workdir out portal_csv test_dir schema seed overwrite",
   "experiment": "workdir data_dir test_dir schema test_schema portal_csv folds foreground "
