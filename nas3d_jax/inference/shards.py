@@ -17,6 +17,8 @@ from nas3d_jax.errors import InputError
 from nas3d_jax.files.locks import LOCK, holder, locked
 
 MOST_SHARDS = 100_000
+WAIT = 2.0
+"""Seconds that a lock may be held by another shard that looks whether it is a dead one's."""
 _LOCK = re.compile(r"\.shard-\d+-of-(\d+)\.lock")
 _ARRAY = "SLURM_ARRAY_TASK_"
 _OFF = "give --shard=K/N, or --shard=1/1 to predict all cases in this process"
@@ -121,7 +123,7 @@ def writing_to(folder: Path, shard: Shard | None) -> Iterator[None]:
     theirs = [path for path in _locks(folder) if not shard or int(_LOCK.fullmatch(path.name)[1]) != shard.count]
     for path in [*theirs, *[folder / LOCK] * (shard is not None and (folder / LOCK).exists())]:
       # One that a killed process left goes; other shards may be about to remove it too.
-      with locked(folder, path.name, wait=2):
+      with locked(folder, path.name, wait=WAIT):
         pass
     yield
 

@@ -1,10 +1,8 @@
-"""Shards: each case in one of them, all of them together what one run leaves, in whatever order and however they end."""
+"""Shards: each case in one of them, all together what one run leaves, in whatever order and however they end."""
 
+import functools
 import os
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -12,13 +10,12 @@ from launch.__main__ import main
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation.evaluate import evaluate
 from nas3d_jax.files.locks import locked
+from nas3d_jax.inference import predict, shards
 from nas3d_jax.inference.predict import predict_cases
 from nas3d_jax.inference.prediction_folder import PredictionFolder
 from nas3d_jax.inference.shards import Shard, Share, parse_shard, shard_of_array, writing_to
-from tests.inference.test_predict import config, save_run, write_case, workdir  # noqa: F401
+from tests.inference.test_predict import config, workdir, write_case  # noqa: F401
 from tests.inference.test_prediction_folder import SETTINGS
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_each_case_is_in_one_shard_whatever_the_order():
@@ -28,7 +25,7 @@ def test_each_case_is_in_one_shard_whatever_the_order():
 
 @pytest.mark.parametrize("text", ["0/8", "9/8", "2/0", "a/b", "2", "-1/3", "1/99999999", "", "1/2/3", "1.0/2", "²/3"])
 def test_what_is_no_shard_is_refused(capsys, text, tmp_path):
-  with pytest.raises(InputError, match="^shard must be K/N, the part K, from 1 to N, of N parts"):
+  with pytest.raises(InputError, match=r"^shard must be K/N, the part K, from 1 to N, of N parts"):
     parse_shard(text)
   given = [f"--data_dir={tmp_path}", f"--out={tmp_path / 'out'}", f"--checkpoint={tmp_path}", f"--shard={text}"]
   assert main(["predict", *given]) == 2
@@ -73,6 +70,18 @@ def test_a_task_of_an_array_is_a_shard(environ, shard):
 def test_absurd_arrays_are_refused_with_the_remedy(environ):
   with pytest.raises(InputError, match=r"SLURM_ARRAY_TASK_.*give --shard=K/N, or --shard=1/1 to predict all cases"):
     shard_of_array(environ)
+
+
+@pytest.fixture(scope="module")
+def networks():
+  """Networks are restored and compiled once."""
+  return functools.cache(predict.restore_ensemble)
+
+
+@pytest.fixture(autouse=True)
+def _quickly(networks, monkeypatch):
+  monkeypatch.setattr(predict, "restore_ensemble", networks)
+  monkeypatch.setattr(shards, "WAIT", 0.1)
 
 
 def contents(folder):
@@ -129,7 +138,7 @@ def test_a_bad_case_and_cross_settings(data, workdir):  # noqa: F811
   with pytest.raises(InputError, match="2 of the cases cannot be predicted; shard 2/2: 0 cases predicted"):
     predict_cases(config(data, workdir, shard="2/2"))
   assert contents(data.parent / "out") == contents(data.parent / "whole")
-  with pytest.raises(InputError, match="was predicted with checkpoints=.*; give --overwrite to predict anew, or"):
+  with pytest.raises(InputError, match=r"was predicted with checkpoints=.*; give --overwrite to predict anew, or"):
     predict_cases(config(data, workdir, shard="2/2", fold=(1,)))
 
 
@@ -140,34 +149,40 @@ def test_evaluate_names_what_missing_shards_left(data, workdir):  # noqa: F811
   with pytest.raises(InputError) as error:
     evaluate(out, data, data.parent / "scores")
   for name in "bd":
-    assert f"{name}: no prediction {name}.nii.gz or .nii in {out}, whose predictions.json has it as not" in str(error.value)
+    expected = f"{name}: no prediction {name}.nii.gz or .nii in {out}, whose predictions.json has it as not"
+    assert expected in str(error.value)
   assert "run predict again, all its shards, or name the cases to score with --cases" in str(error.value)
 
 
-PROCESS = """
-import sys
-from launch.__main__ import main
-sys.stdin.readline()
-sys.exit(main(sys.argv[1:]))
-"""
+def test_shards_at_once_leave_what_one_run_leaves(data, workdir, whole):  # noqa: F811
+  """Threads open each lock anew, which are to `flock` other processes."""
+  ends = []
+
+  def work(k):
+    ends.append(predict_cases(config(data, workdir, shard=f"{k}/3")).pending)
+
+  threads = [threading.Thread(target=work, args=(k,)) for k in (1, 2, 3)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len(ends) == 3
+  assert () in ends
+  assert contents(data.parent / "out") == whole
 
 
-def test_tasks_of_an_array_at_once_leave_what_one_run_leaves(data, workdir, whole):  # noqa: F811
-  out, log = data.parent / "out", {}
-  given = [f"--workdir={workdir}", "--fold=0", f"--data_dir={data}", f"--out={out}", "--platform=cpu"]
-  command = [sys.executable, "-c", PROCESS, "predict", *given]
-  pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-  tasks = [
-    subprocess.Popen(command, cwd=ROOT, env=os.environ | array(task, 4, 6, 3), **pipes) for task in (4, 5, 6)
-  ]
-  for process in tasks:
-    process.stdin.write("go\n")
-    process.stdin.flush()
-  for process in tasks:
-    log[process] = process.communicate()
-  assert [process.returncode for process in tasks] == [0, 0, 0], log
-  assert contents(out) == whole
-  assert "task 5 of a SLURM array: predicts part 2/3 of the cases alone (--shard=2/3); --shard=1/1" in log[tasks[1]][1]
+def test_the_command_takes_the_task_of_an_array_and_says_so(data, workdir, capsys, monkeypatch):  # noqa: F811
+  given = ["predict", f"--workdir={workdir}", "--fold=0", f"--data_dir={data}", f"--out={data.parent / 'out'}"]
+  for name, value in array(5, 4, 6, 3).items():
+    monkeypatch.setenv(name, value)
+  assert main([*given, "--platform=cpu"]) == 0
+  said = capsys.readouterr()
+  assert "task 5 of a SLURM array: predicts part 2/3 of the cases alone (--shard=2/3); --shard=1/1" in said.err
+  assert "shard 2/3: 2 cases predicted, in " in said.out
+  assert main([*given, "--platform=cpu", "--shard=1/1"]) == 0
+  said = capsys.readouterr()
+  assert "SLURM" not in said.err
+  assert said.out.splitlines()[-1].startswith("3 cases predicted, 2 reused")
 
 
 def record(tmp_path, shard=None, **changes):
@@ -188,7 +203,7 @@ class Raw:
 
 @pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="no locks")
 def test_no_shard_loses_what_another_records_at_the_same_time(tmp_path, monkeypatch):
-  """Each thread opens the lock anew, which is to `flock` as if it were another process; some are killed on the way."""
+  """Each thread opens the lock anew, which is to `flock` another process; all end half-way and come again."""
   monkeypatch.setattr("nas3d_jax.inference.prediction_folder.write_volume", lambda path, *_: path.write_bytes(b"x"))
   one = record(tmp_path)
   for name in NAMES:
@@ -227,7 +242,8 @@ def test_who_may_write_beside_whom(tmp_path):
       pass
     assert [path.name for path in out.iterdir()] == [".shard-2-of-4.lock"]
     for other in (None, Shard(2, 4), Shard(1, 3)):
-      with pytest.raises(InputError, match=rf"another process \({os.getpid()} on .* writes to .*; wait"), writing_to(out, other):
+      said = rf"another process \({os.getpid()} on .* writes to .*; wait"
+      with pytest.raises(InputError, match=said), writing_to(out, other):
         pass
     # The same shards with other settings, before there is any volume.
     record(tmp_path, Shard(2, 4))
@@ -241,9 +257,9 @@ def test_who_may_write_beside_whom(tmp_path):
 
 def test_without_locks_shards_are_refused(tmp_path, monkeypatch):
   monkeypatch.setattr("nas3d_jax.files.locks.fcntl", None)
-  with pytest.raises(InputError, match=r"several processes cannot share .*: it is where there are no locks"):
-    with writing_to(tmp_path / "out", Shard(1, 2)):
-      pass
+  said = r"several processes cannot share .*: it is where there are no locks"
+  with pytest.raises(InputError, match=said), writing_to(tmp_path / "out", Shard(1, 2)):
+    pass
   assert not (tmp_path / "out").exists()
   with writing_to(tmp_path / "out", None):
     pass
