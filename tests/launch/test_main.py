@@ -118,6 +118,10 @@ def test_help_tells_how_empty_regions_count(capsys):
     (["search", "--flagfile=/none/such"], "Unable to open flagfile"),
     (["train", "--workdir=x", "--fold=al"], "--fold must be the number of a fold, from 0, or all"),
     (["predict", "--data_dir=x", "--out=y", "--fold=-1"], "--fold must be the number of a fold"),
+    (
+      ["search", "--workdir=x", "--method=random", "--epochs=3", "--batch_size=2", "--nodes=2", "--seed=1"],
+      "--method=random draws a genotype without training and does not use --batch_size, --epochs; leave them out",
+    ),
     (["phantom", "--out=x", "--shape=64,64"], "--shape must be three whole numbers, D,H,W, got"),
     (["phantom", "--out=x", "--shape=64,x,64"], "--shape must be three whole numbers, D,H,W, got"),
   ],
