@@ -23,6 +23,7 @@ from benchmarks.task04 import FOLDS, REGIONS, _device, _table, fold_cases, histo
 SEEDS, RANDOM = 3, 5
 PATCH = "--patch_size=40,56,40 --nodes=2 --depth=2"
 RECIPE = "--recipe=modern --loss=dice --mirror=D"
+DRAW = f"{PATCH} --fold=1 --kernels=2"
 SEARCH = (
   f"{PATCH} {RECIPE} --fold=1 --kernels=2 --batch_size=1 --dropout=0 --epochs=3 --min_count=3 --sampling=random "
   "--steps_per_epoch=60 --hybrid_learning_rate=1e-2 --kernel_learning_rate=3e-3"
@@ -50,7 +51,8 @@ def run(data_dir: str, workdir: Path) -> None:
       continue
     if not (own / "searched" / "search" / "genotype.json").exists():
       write_reference(own / "searched", workdir / "dataset", without_fold=0)
-      launch("search", f"--workdir={own / 'searched'}", f"--method={method}", f"--seed={seed}", *shlex.split(SEARCH))
+      how = shlex.split(DRAW if method == "random" else SEARCH)
+      launch("search", f"--workdir={own / 'searched'}", f"--method={method}", f"--seed={seed}", *how)
     write_reference(own, workdir / "dataset")
     genotype = own / "searched" / "search" / "genotype.json"
     launch("train", f"--workdir={own}", f"--genotype={genotype}", *shlex.split(TRAIN))

@@ -15,6 +15,11 @@ from .flags import build, define_options, define_platform, start
 
 REQUIRED = ("workdir",)
 
+# What a genotype that is drawn depends on, or its network has to have; all else is of training.
+_DRAWS = frozenset(
+  {"workdir", "method", "seed", "operations", "nodes", "kernels", "depth", "variant", "patch_size", "fold", "overwrite"}
+)
+
 
 def define(values: flags.FlagValues) -> None:
   """Defines the flags of this stage on `values`."""
@@ -29,8 +34,22 @@ def main(values: flags.FlagValues, stop: Stop) -> int:
   from nas3d_jax.training.config import SearchConfig
 
   config = build(SearchConfig, values)
+  if config.method == "random":
+    _check_draw(values, SearchConfig)
   stop = start(values, stop)
   from nas3d_jax.training.search import search
 
   search(config, stop)
   return 0
+
+
+def _check_draw(values: flags.FlagValues, config: type) -> None:
+  """Raises InputError where a flag was given that a genotype at random has no use for."""
+  from nas3d_jax.errors import InputError
+  from nas3d_jax.options import options_of
+
+  if unused := [f"--{name}" for name in options_of(config) if name not in _DRAWS and values[name].present]:
+    them = "them" if len(unused) > 1 else "it"
+    raise InputError(
+      f"--method=random draws a genotype without training and does not use {', '.join(unused)}; leave {them} out"
+    )

@@ -27,8 +27,8 @@ from nas3d_jax.evaluation.scores import RegionMetrics, Scores
 from nas3d_jax.files.atomic import writing
 from nas3d_jax.files.hashing import file_sums
 from nas3d_jax.files.locks import locked
-from nas3d_jax.files.run_layout import SCORES_CSV, SCORES_JSON
-from nas3d_jax.inference.prediction_folder import stored_schema
+from nas3d_jax.files.run_layout import PREDICTIONS_JSON, SCORES_CSV, SCORES_JSON
+from nas3d_jax.inference.prediction_record import pending_cases, stored_schema
 from nas3d_jax.runtime.parallel import each
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.schema.translation import translate, translation
@@ -128,11 +128,15 @@ def _pair(
     where = f"{predictions_dir} and {data_dir}" if cases is None else "cases"
     raise InputError(f"there is no case to score in {where}; give at least one")
   faults = [*(fault for fault in faults if fault.case in wanted), *check_names(wanted)]
+  pending = pending_cases(predictions_dir)
   for case in wanted:
     found = predictions.get(case, [])
     if not found:
       reason = f"no prediction {case}.nii.gz or .nii in {predictions_dir}"
-      faults.append(Fault(case, reason, "predict it, or name the cases to score with --cases"))
+      # So it is where a shard is missing, was stopped, or could not predict it.
+      reason += f", whose {PREDICTIONS_JSON} has it as not predicted yet" if case in pending else ""
+      remedy = "run predict again, all its shards" if case in pending else "predict it"
+      faults.append(Fault(case, reason, f"{remedy}, or name the cases to score with --cases"))
     if len(found) > 1:
       files = " and ".join(path.name for path in found)
       faults.append(Fault(case, f"it has {len(found)} predictions: {files}", "keep one of them"))

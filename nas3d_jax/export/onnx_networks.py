@@ -99,7 +99,7 @@ def _operation(graph: Graph, name: str, x: str, params: Params, direction: str, 
   elif "conv" in params:
     layer = params["conv"]
   else:
-    raise InputError(f"operation {name!r} of your own has no ONNX operator; export with --format=jax")
+    raise InputError(f"operation {name!r} of your own has no ONNX operator; export it with format 'jax'")
   stride, dilation = 1 if direction == "normal" else 2, 2 if kind == "dil_conv" else 1
   convolve = _conv_up if direction == "up" else _conv
   y = _group_norm(graph, convolve(graph, x, **layer, stride=stride, dilation=dilation), **params["norm"])

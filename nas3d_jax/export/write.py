@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -21,6 +22,8 @@ from nas3d_jax.export.contents import JAX_NETWORK, METADATA, ONNX_NETWORK, ONNX_
 from nas3d_jax.files.atomic import sync_folder, write_whole, writing
 from nas3d_jax.inference.volume import Variables, make_predict_step
 from nas3d_jax.models.networks import Network
+from nas3d_jax.models.search_space import CustomOperation
+from nas3d_jax.runtime.distributed import say
 
 PLATFORMS = ("cpu", "cuda")
 
@@ -44,8 +47,12 @@ class ExportSummary:
     return f"exported to {self.out}: {sizes}; any batch size, lengths that are multiples of {self.multiple}"
 
 
-def export_network(config: ExportConfig) -> ExportSummary:
-  """Exports the network of a training.
+def export_network(config: ExportConfig, *, operations: Sequence[CustomOperation] = ()) -> ExportSummary:
+  """Exports the network of a training. A line on stderr says what is done now.
+
+  Args:
+    config: which, and where to.
+    operations: of the user's own, where the network has some; the exported one runs without them. ONNX has none.
 
   Raises:
     InputError: `out` is there, the checkpoint cannot be restored or is that of a search, the format needs a package
@@ -55,8 +62,12 @@ def export_network(config: ExportConfig) -> ExportSummary:
   if os.path.lexists(out):
     raise InputError(f"out must be a folder that is not there yet, got {out}; name another, or move it away")
   if config.format == "onnx" and importlib.util.find_spec("onnx") is None:
-    raise InputError('format "onnx" needs the package onnx, which is not installed; run: pip install onnx')
-  net, variables, metadata = restore(config.checkpoint)
+    raise InputError(
+      'format "onnx" needs the package onnx, which is not installed; install the extra of that name, in the folder of '
+      'this program: pip install ".[onnx]"'
+    )
+  say(f"restoring the network of {config.checkpoint} ...")
+  net, variables, metadata = restore(config.checkpoint, operations=operations)
   if metadata.kind == "search":
     raise InputError(
       f"checkpoint must be that of a training, got {config.checkpoint}, a search, whose supernet mixes all operations; "
@@ -66,6 +77,7 @@ def export_network(config: ExportConfig) -> ExportSummary:
     from nas3d_jax.export.onnx_networks import network_model
     from nas3d_jax.export.onnx_normalization import normalization_model
 
+    say("building its ONNX graphs ...")
     count = len(metadata.schema.modalities)
     normalization = normalization_model(metadata.intensities, count, metadata.xi, metadata.lam)
     files = {
@@ -73,8 +85,10 @@ def export_network(config: ExportConfig) -> ExportSummary:
       ONNX_NORMALIZATION: normalization.SerializeToString(),
     }
   else:
+    say(f"lowering it for {' and '.join(PLATFORMS)} ...")
     files = {JAX_NETWORK: serialized(net, variables, metadata)}
   files[METADATA] = (json.dumps(describe(metadata, config.format), indent=2) + "\n").encode()
+  say(f"writing {out} ...")
   with writing(out.parent):
     _write_folder(out, files)
   return ExportSummary(out, {name: len(content) for name, content in files.items()}, metadata.network.multiple)

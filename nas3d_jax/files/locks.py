@@ -15,6 +15,7 @@ import datetime
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -29,19 +30,24 @@ except ImportError:
   fcntl = None
 
 LOCK = ".lock"
+_EVERY = 0.02
+"""Seconds between two tries of whoever waits for a lock."""
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextlib.contextmanager
-def locked(folder: str | Path, name: str = LOCK) -> Iterator[None]:
+def locked(folder: str | Path, name: str = LOCK, *, wait: float = 0.0, needed: bool = False) -> Iterator[None]:
   """Keeps every other process from writing to a folder.
 
   Args:
     folder: the folder; made where it is missing, and removed again if nothing was put into it.
     name: of the file in it.
+    wait: seconds to wait for another process that has the lock.
+    needed: whether to refuse a system or a file system that has no locks.
 
   Raises:
-    InputError: another process has the lock, something else is in the folder's place, or it cannot be written to.
+    InputError: another process has the lock, something else is in the folder's place, or it cannot be written to; or
+      there are no locks, where they are needed.
   """
   folder = Path(folder)
   if folder.exists() and not folder.is_dir():
@@ -49,7 +55,7 @@ def locked(folder: str | Path, name: str = LOCK) -> Iterator[None]:
   made = [path for path in (folder, *folder.parents) if not path.exists()]
   try:
     with writing(folder):
-      file = _take(folder, folder / name)
+      file = _take(folder, folder / name, time.monotonic() + wait, needed)
     try:
       yield
     finally:
@@ -67,7 +73,31 @@ def holds_nothing(folder: Path) -> bool:
   return all(path.name == LOCK or (path.name[0] == "." and path.suffix == ".partial") for path in folder.iterdir())
 
 
-def _take(folder: Path, path: Path) -> BinaryIO:
+def holder(path: Path) -> str | None:
+  """Who holds the lock of a file, " (process, host and time)", empty where the file does not tell; None if nobody does.
+
+  Raises:
+    OSError: the file cannot be opened, and is there.
+  """
+  if fcntl is None:
+    return None
+  try:
+    file = open_kept(path, make=False)
+  except FileNotFoundError:
+    return None
+  with file:
+    try:
+      # Shared, so that those who ask do not see each other.
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+      return _read(file)
+    except OSError as error:
+      if error.errno not in _WITHOUT_LOCKS:
+        raise
+  return None
+
+
+def _take(folder: Path, path: Path, until: float, needed: bool) -> BinaryIO:
   """Takes a lock and returns its open file, which holds the lock until it is closed."""
   while True:
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,16 +110,26 @@ def _take(folder: Path, path: Path) -> BinaryIO:
     try:
       if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      elif needed:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     except BlockingIOError:
-      holder = _read(file)
+      other = _read(file)
       file.close()
-      raise InputError(
-        f"another process{holder} writes to {folder}; wait for it, or give another folder"
-      ) from None
+      if time.monotonic() < until:
+        time.sleep(_EVERY)
+        continue
+      raise InputError(f"another process{other} writes to {folder}; wait for it, or give another folder") from None
     except OSError as error:
       if error.errno not in _WITHOUT_LOCKS:
         file.close()
         raise
+      if needed:
+        path.unlink(missing_ok=True)
+        file.close()
+        raise InputError(
+          f"several processes cannot share {folder}: it is where there are no locks ({error.strerror}); give each a "
+          "folder of its own, or another file system"
+        ) from None
     # The former holder may have removed the file after it was opened here and before it was locked.
     if is_at(file, path):
       break

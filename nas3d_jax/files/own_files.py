@@ -30,18 +30,19 @@ def open_new(path: Path) -> BinaryIO:
   return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINK | _BYTES, 0o666), "w+b")
 
 
-def open_kept(path: Path, *, append: bool = False) -> BinaryIO:
-  """A file to read and write, with what it holds, made where it is missing.
+def open_kept(path: Path, *, append: bool = False, make: bool = True) -> BinaryIO:
+  """A file to read and write, with what it holds.
 
   Args:
     path: the file.
     append: whether what is written comes at its end.
+    make: whether to make it where it is missing.
 
   Raises:
     InputError: it is a link, has a second name elsewhere or is no file.
     OSError: it cannot be opened.
   """
-  flags = os.O_RDWR | os.O_CREAT | _NO_LINK | _BYTES | (os.O_APPEND if append else 0)
+  flags = os.O_RDWR | _NO_LINK | _BYTES | (os.O_APPEND if append else 0) | (os.O_CREAT if make else 0)
   try:
     handle = os.open(path, flags, 0o666)
   except OSError:

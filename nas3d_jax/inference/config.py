@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import TRAIN_FOLDERS
+from nas3d_jax.inference.shards import Shard, parse_shard
 from nas3d_jax.models.config import MOST_DEVICES, MOST_PATCH, Architecture
 from nas3d_jax.options import check_options, option, part
 from nas3d_jax.validation import PatchSize, is_whole, patch_size_of, spelled_size
@@ -118,6 +119,10 @@ class PredictConfig:
     "devices that share the work; not given: all there are", None, least=1, most=MOST_DEVICES
   )
   overwrite: bool = option("predict again what is there", False)
+  # None is all of them; only the command asks SLURM.
+  shard: str | None = option(
+    "K/N: part K of N of the cases, others are for other processes; not given: by the SLURM array, else all", None
+  )
 
   def __post_init__(self):
     for name in ("fold", "checkpoint", "cases"):
@@ -129,6 +134,8 @@ class PredictConfig:
       object.__setattr__(self, name, tuple(value))
     object.__setattr__(self, "patch_size", patch_size_of(self.patch_size))
     check_options(self)
+    if self.shard is not None:
+      parse_shard(self.shard)
     self._check_sources()
     for path in (*self.checkpoint, self.data_dir, self.out):
       if not isinstance(path, (str, Path)) or not str(path):
@@ -160,6 +167,12 @@ class PredictConfig:
     for fold in self.fold:
       if fold != "all" and not is_whole(fold, 0):
         raise InputError(f'fold must be the number of a fold, from 0, or "all", got {fold!r}')
+
+  @property
+  def part(self) -> Shard | None:
+    """The part of the cases that is predicted; None for all of them, of which 1/1 is a way to say so."""
+    shard = None if self.shard is None else parse_shard(self.shard)
+    return None if shard is None or shard.count == 1 else shard
 
   @property
   def runs(self) -> tuple[Path, ...]:

@@ -25,6 +25,7 @@ from nas3d_jax.inference.config import InferenceChoices
 from nas3d_jax.inference.ensemble import Ensemble
 from nas3d_jax.inference.postprocessing import remove_small
 from nas3d_jax.inference.prediction_folder import PredictionFolder
+from nas3d_jax.inference.shards import Shard
 from nas3d_jax.inference.volume import OnPatch
 from nas3d_jax.runtime.lack_of_memory import is_lack_of_memory
 from nas3d_jax.runtime.progress_bar import ProgressBar
@@ -57,6 +58,8 @@ class PredictSummary:
       and their labels back.
     seconds: time it took, with compiling.
     incomplete: the modalities that each of those predicted now lacks, by name; only cases that lack some.
+    shard: which part of the cases it was; None for all.
+    pending: names of the cases of all shards that were not predicted when it ended; none without shards.
   """
 
   out: Path
@@ -65,8 +68,16 @@ class PredictSummary:
   conformed: tuple[str, ...]
   seconds: float
   incomplete: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  shard: Shard | None = None
+  pending: tuple[str, ...] = ()
 
   def __str__(self):
+    if self.shard is None:
+      return self._done()
+    left = f"{len(self.pending)} cases of all shards are not predicted by now: {few(self.pending)}"
+    return f"shard {self.shard}: {self._done()}; {left if self.pending else 'all cases of all shards are predicted'}"
+
+  def _done(self) -> str:
     reused = f", {len(self.reused)} reused" if self.reused else ""
     done = f"{len(self.predicted)} cases predicted{reused}, in {self.out} ({self.seconds:.0f} s)"
     brought = f"; {len(self.conformed)} of them on another grid than the training data's, brought to it and back"
@@ -82,6 +93,7 @@ def predict_jobs(
   choices: InferenceChoices,
   probabilities: bool,
   faults: Sequence[Fault] = (),
+  shard: Shard | None = None,
 ) -> PredictSummary:
   """Predicts cases into a folder. The next case is read and the last one written while one is computed.
 
@@ -91,6 +103,7 @@ def predict_jobs(
     choices: how a network is applied.
     probabilities: whether to write the probabilities as well.
     faults: what was wrong with other cases before.
+    shard: which part of the folder's cases they are; None for all.
 
   Raises:
     InputError: after all other cases are done, some cannot be used: all are listed, by name, reason and remedy; or, at
@@ -124,7 +137,8 @@ def predict_jobs(
       bar.advance()
   seconds = time.monotonic() - began
   names = tuple(writing.done), tuple(reused), tuple(writing.conformed)
-  summary = PredictSummary(folder.folder, *names, seconds, writing.incomplete)
+  pending = () if shard is None else tuple(folder.pending())
+  summary = PredictSummary(folder.folder, *names, seconds, writing.incomplete, shard, pending)
   refuse([*faults, *writing.faults], f"cannot be predicted; {summary}")
   return summary
 

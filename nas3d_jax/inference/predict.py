@@ -10,14 +10,15 @@ from nas3d_jax.data.cases.detect_schema import find_schema, for_model
 from nas3d_jax.data.cases.find_and_read import find_cases
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import writing
-from nas3d_jax.files.locks import locked
 from nas3d_jax.files.run_layout import TRAIN_FOLDERS
 from nas3d_jax.inference.config import PredictConfig
 from nas3d_jax.inference.cross_validation import cross_validation_jobs
 from nas3d_jax.inference.ensemble import Ensemble, restore_ensemble
 from nas3d_jax.inference.jobs import Job, PredictSummary, predict_jobs
 from nas3d_jax.inference.prediction_folder import PredictionFolder
+from nas3d_jax.inference.shards import Share, writing_to
 from nas3d_jax.models.search_space import CustomOperation
+from nas3d_jax.runtime.distributed import say
 
 
 def predict_cases(config: PredictConfig, *, operations: Sequence[CustomOperation] = ()) -> PredictSummary:
@@ -27,7 +28,8 @@ def predict_cases(config: PredictConfig, *, operations: Sequence[CustomOperation
   schema's order; what is zero in every modality is background. A case of another orientation or voxel size than the
   training data is brought to those, and its probabilities back to its own grid. A case may lack modalities where all
   networks were trained with `modality_dropout`; they get 0 for it. A second run goes on where the first
-  stopped. The next case is read and the last one written while one is computed. Progress goes to stderr.
+  stopped. With `config.shard` it does its part, into one folder with the other shards. The next case is read and the
+  last one written while one is computed. Progress goes to stderr.
 
   Args:
     config: what to predict.
@@ -49,12 +51,20 @@ def predict_cases(config: PredictConfig, *, operations: Sequence[CustomOperation
     found, faults = _find(config, ensemble)
     jobs, settings = [Job(files, ensemble) for files in found], ensemble.settings
   settings = {**settings, "inference": config.choices.to_dict(), "probabilities": config.probabilities}
-  names = [job.files.name for job in jobs]
-  with locked(config.out), writing(config.out):
-    folder = PredictionFolder(config.out, settings=settings, cases=names, overwrite=config.overwrite)
-    return predict_jobs(
-      jobs, folder, choices=config.choices, probabilities=config.probabilities, faults=faults
-    )
+  names, share = [job.files.name for job in jobs], None
+  if (shard := config.part) is not None:
+    everything = {*names, *(fault.case for fault in faults)}
+    share = Share(shard, shard.of(everything))
+    jobs = [job for job in jobs if job.files.name in share.cases]
+    faults = [fault for fault in faults if fault.case in share.cases]
+    if share.cases:
+      say(f"shard {shard}: {len(share.cases)} of {len(everything)} cases; the others are for the other shards")
+    else:
+      say(f"shard {shard} has nothing to do: there are {len(everything)} cases, fewer than shards")
+  with writing_to(Path(config.out), shard), writing(config.out):
+    folder = PredictionFolder(config.out, settings=settings, cases=names, overwrite=config.overwrite, share=share)
+    choices, probabilities = config.choices, config.probabilities
+    return predict_jobs(jobs, folder, choices=choices, probabilities=probabilities, faults=faults, shard=shard)
 
 
 def _find(config: PredictConfig, ensemble: Ensemble) -> tuple[list[CaseFiles], list[Fault]]:

@@ -3,17 +3,16 @@
     <out>/<case>.nii.gz                  uint8 labels in the geometry of the case's first modality
     <out>/probabilities/<case>.nii.gz    float32 [D, H, W, R], where asked for; in a folder of its own, because every
                                          volume directly in <out> counts as a label volume
-    <out>/predictions.json               "format", "version", "settings" (schema, checkpoints, geometry, patch size,
-                                         inference, what is written), "cases": {case: {file: SHA-256 of the images},
-                                         null until done}, "missing": {case: modalities that it lacks}, where any does
+    <out>/predictions.json               what made them, see `prediction_record`
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +21,18 @@ import numpy as np
 
 from nas3d_jax.data.cases.case_files import CaseError, CaseFiles, Fault
 from nas3d_jax.data.cases.find_and_read import RawCase
-from nas3d_jax.data.dataset.case import is_file_name
-from nas3d_jax.errors import InputError, Unreadable
-from nas3d_jax.files.atomic import reading_remedy, whole
+from nas3d_jax.errors import InputError
+from nas3d_jax.files.atomic import whole
 from nas3d_jax.files.hashing import file_sums
+from nas3d_jax.files.locks import locked
 from nas3d_jax.files.run_layout import PREDICTIONS_JSON, PROBABILITIES
-from nas3d_jax.files.strict_json import parse_json, write_json
-from nas3d_jax.inference.config import PAPER
-from nas3d_jax.schema.schema import Schema
+from nas3d_jax.files.strict_json import write_json
+from nas3d_jax.inference.prediction_record import FORMAT, REMEDY, VERSION, difference, pending_cases, read_record
+from nas3d_jax.inference.shards import Share
 
-FORMAT = "nas3d_jax.predictions"
-VERSION = 1
-_REMEDY = "give --overwrite to predict anew, or another --out"
+_RECORD_LOCK = ".record.lock"
+_WAIT = 600.0
+"""Seconds, for each of thousands of shards that write their record at once."""
 # What is wrong with the disk or the folder, not with one file: no other case can be written either.
 _DISK = frozenset(
   {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ESTALE}
@@ -49,48 +48,74 @@ class DiskError(InputError):
 
 
 class PredictionFolder:
-  """Predicted volumes, all made with the same settings; one writer at a time.
+  """Predicted volumes, all made with the same settings; one writer at a time, or several shards.
+
+  Shards have one record, to which each adds its own cases, so that all together leave what one run leaves.
 
   Args:
     folder: where; made where it is missing.
     settings: plain JSON values that decide what is written: "schema", "patch_size", "probabilities" (whether they are
       written), "inference" (`InferenceChoices.to_dict()`), "checkpoints" (fingerprint -> where it lay, for the
       reader alone) and, where cases are brought to one, "geometry" (`Geometry.to_dict()`).
-    cases: names of the cases that are going to be predicted.
-    overwrite: whether to remove what earlier runs predicted, by their record, and start anew.
+    cases: names of the cases that are going to be predicted, by all shards.
+    overwrite: whether to remove what earlier runs predicted, by their record, and start anew; a shard removes its own
+      cases, and others' only where they were made with other settings, or are none of `cases`.
+    share: what of it this process does, as a shard; None for all of it.
 
   Raises:
     InputError: the folder holds volumes that are not in its record, or a link in the place of a folder; or, as
       `OtherSettings`, predictions with other settings, or, as `DiskError`, it cannot be written to.
   """
 
-  def __init__(self, folder: str | Path, *, settings: Mapping[str, Any], cases: Iterable[str], overwrite: bool = False):
-    self.folder = Path(folder)
+  def __init__(
+    self,
+    folder: str | Path,
+    *,
+    settings: Mapping[str, Any],
+    cases: Iterable[str],
+    overwrite: bool = False,
+    share: Share | None = None,
+  ):
+    self.folder, self._share = Path(folder), share
     if (link := self.folder / PROBABILITIES).is_symlink():
       raise InputError(f"{link} is a link to {os.readlink(link)}; nothing is written through it: remove it")
-    record = _read_record(self.folder / PREDICTIONS_JSON)
+    self._settings, names = dict(settings), list(cases)
+    with self._alone():
+      former, missing, anew = self._former(names, overwrite)
+      kept = {case: sums for case, sums in former.items() if case not in anew}
+      # A case is listed before it is predicted, so that the record covers what a killed run leaves.
+      self._cases: dict[str, Mapping[str, str] | None] = {**dict.fromkeys(names), **kept}
+      self._missing: dict[str, list[str]] = {case: lacks for case, lacks in missing.items() if case in kept}
+      try:
+        self._remove(anew)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if settings["probabilities"]:
+          (self.folder / PROBABILITIES).mkdir(exist_ok=True)
+        self._save()
+      except OSError as error:
+        raise DiskError(f"{self.folder} cannot be written to ({error.strerror}); give another --out") from error
+
+  def _former(self, names: Collection[str], overwrite: bool) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Cases and missing modalities of the record that is there, and the cases whose predictions are to be removed."""
+    record = read_record(self.folder / PREDICTIONS_JSON)
     former, missing = record["cases"], record.get("missing", {})
     strays = _volumes(self.folder) - {f"{case}.nii.gz" for case in former}
     if strays:
-      names = ", ".join(sorted(strays)[:5])
-      raise InputError(f"{self.folder} holds {names}, predicted by no run; move it away, or give another --out")
-    if not any(path.exists() for case in former for path in self._paths(case, probabilities=True)):
-      former, missing = {}, {}  # nothing was made with these settings, so they bind nobody
-    if former and not overwrite:
-      _compare(self.folder, record["settings"], settings)
-    self._settings = dict(settings)
-    # A case is listed before it is predicted, so that the record covers what a killed run leaves.
-    self._cases: dict[str, Mapping[str, str] | None] = {**dict.fromkeys(cases), **({} if overwrite else former)}
-    self._missing: dict[str, list[str]] = {} if overwrite else dict(missing)
-    try:
-      if overwrite:
-        self._remove(former)
-      self.folder.mkdir(parents=True, exist_ok=True)
-      if settings["probabilities"]:
-        (self.folder / PROBABILITIES).mkdir(exist_ok=True)
-      self._save()
-    except OSError as error:
-      raise DiskError(f"{self.folder} cannot be written to ({error.strerror}); give another --out") from error
+      found = ", ".join(sorted(strays)[:5])
+      raise InputError(f"{self.folder} holds {found}, predicted by no run; move it away, or give another --out")
+    others = self._share is not None and self._share.others_write(self.folder)
+    if not others and not any(path.exists() for case in former for path in self._paths(case, probabilities=True)):
+      return {}, {}, []  # nothing was made with these settings, so they bind nobody
+    other = difference(record["settings"], self._settings) if former else None
+    if other and (others or not overwrite):
+      remedy = "wait for the other shards that write to it, or give another --out" if others else REMEDY
+      raise OtherSettings(f"{self.folder} was predicted with {other}; {remedy}")
+    if not overwrite:
+      return former, missing, []
+    if self._share is None or other:
+      return former, missing, list(former)
+    # What other shards of this run have made stays; what is of no shard goes, as one run removes it.
+    return former, missing, [case for case in former if case in self._share.cases or case not in names]
 
   def is_done(self, files: CaseFiles) -> bool:
     """Whether a case was predicted, from the same images, and is still there.
@@ -106,7 +131,7 @@ class PredictionFolder:
       return False  # reading the case will raise what is wrong with it
     # In their order, which is that of the channels.
     if list(made_of.items()) != list(sums.items()):
-      raise CaseError([Fault(files.name, f"it was predicted in {self.folder} from other images", _REMEDY)])
+      raise CaseError([Fault(files.name, f"it was predicted in {self.folder} from other images", REMEDY)])
     return True
 
   def write(self, raw: RawCase, labels: np.ndarray, probabilities: np.ndarray | None) -> None:
@@ -130,7 +155,9 @@ class PredictionFolder:
       self._missing.pop(case, None)
       if raw.files.missing:
         self._missing[case] = list(raw.files.missing)
-      self._save()
+      with self._alone():
+        self._take_over()
+        self._save()
     except OSError as error:
       if error.errno in _DISK:
         reason = f"the prediction of {case} cannot be written to {self.folder} ({error.strerror})"
@@ -147,24 +174,34 @@ class PredictionFolder:
       for path in self._paths(case, probabilities=True):
         path.unlink(missing_ok=True)
 
+  def pending(self) -> list[str]:
+    """Names of the cases that no process has predicted by now."""
+    return sorted(pending_cases(self.folder))
+
+  @contextlib.contextmanager
+  def _alone(self) -> Iterator[None]:
+    """While it lasts, no other shard touches the record."""
+    with locked(self.folder, _RECORD_LOCK, wait=_WAIT, needed=True) if self._share else contextlib.nullcontext():
+      yield
+
+  def _take_over(self) -> None:
+    """Takes over what other shards have recorded in the meantime."""
+    if self._share is None:
+      return
+    record = read_record(self.folder / PREDICTIONS_JSON)
+    if record["cases"] and (other := difference(record["settings"], self._settings)):
+      raise OtherSettings(f"{self.folder} was begun anew by another process, with {other}; give another --out")
+    own, theirs = self._share.cases, record.get("missing", {})
+    others = {case: sums for case, sums in record["cases"].items() if case not in own}
+    self._cases = {case: sums for case, sums in self._cases.items() if case in own or case in others} | others
+    self._missing = {case: lacks for case, lacks in self._missing.items() if case in own}
+    self._missing |= {case: lacks for case, lacks in theirs.items() if case not in own}
+
   def _save(self) -> None:
     record = {"format": FORMAT, "version": VERSION, "settings": self._settings, "cases": self._cases}
-    record |= {"missing": self._missing} if self._missing else {}
-    write_json(self.folder / PREDICTIONS_JSON, record)
-
-
-def stored_schema(folder: str | Path) -> Schema | None:
-  """The schema whose labels the predictions of a folder have, by their record; None without one.
-
-  Raises:
-    InputError: the record is damaged.
-  """
-  path = Path(folder) / PREDICTIONS_JSON
-  settings = _read_record(path)["settings"]
-  try:
-    return Schema.from_dict(settings["schema"]) if "schema" in settings else None
-  except InputError as error:
-    raise InputError(f"{path} is damaged: {error}; {_REMEDY}") from error
+    # In the order of the cases, which does not tell who came first.
+    missing = {case: self._missing[case] for case in self._cases if case in self._missing}
+    write_json(self.folder / PREDICTIONS_JSON, record | ({"missing": missing} if missing else {}))
 
 
 def write_volume(path: Path, array: np.ndarray, like: nib.Nifti1Header) -> None:
@@ -191,46 +228,3 @@ def _volumes(folder: Path) -> set[str]:
   """Names of the volumes directly in a folder, which may be missing."""
   names = (path.name for path in folder.glob("[!.]*"))
   return {name for name in names if name.lower().endswith((".nii", ".nii.gz"))}
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-  """The record of a folder, empty where there is none."""
-  try:
-    record = parse_json(path.read_bytes())
-  except FileNotFoundError:
-    return {"settings": {}, "cases": {}}
-  except OSError as error:
-    raise Unreadable(f"{path} cannot be read ({error.strerror}); {reading_remedy(error)}") from error
-  except ValueError as error:
-    raise InputError(f"{path} cannot be read ({error}); move it away with the predictions beside it") from error
-  names = {"format", "version", "settings", "cases"}
-  good = isinstance(record, dict) and set(record) - {"missing"} == names and record["format"] == FORMAT
-  if not good or not isinstance(record["cases"], dict) or not isinstance(record["settings"], dict):
-    raise InputError(f"{path} is no record of predictions; give another --out")
-  if not all(_is_texts(sums) for sums in [*record["cases"].values(), record["settings"].get("checkpoints")]):
-    raise InputError(f"{path} is damaged: cases and checkpoints must be texts by name; give another --out")
-  missing = record.get("missing", {})
-  if not isinstance(missing, dict) or not all(isinstance(names, list) for names in missing.values()):
-    raise InputError(f"{path} is damaged: missing must be lists of modalities by case; give another --out")
-  # What is recorded may be replaced or removed, so it has to lie in this folder.
-  strays = [case for case in record["cases"] if not is_file_name(case)]
-  if strays:
-    raise InputError(f"{path} names a case {strays[0]!r:.80}, which is no file name; give another --out")
-  if record["version"] != VERSION:
-    raise InputError(f"{path} has version {record['version']!r}, this nas3d_jax reads {VERSION}; give another --out")
-  return record
-
-
-def _is_texts(value: Any) -> bool:
-  """Whether it is texts by name, or nothing."""
-  return value is None or (isinstance(value, dict) and all(isinstance(text, str) for text in value.values()))
-
-
-def _compare(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-  """Raises OtherSettings unless both give the same predictions; where a checkpoint lies does not matter."""
-  former = {"inference": PAPER.to_dict()}  # what records from before there were choices mean
-  for name in [*now, *(before.keys() - now.keys())]:
-    was, value = before.get(name, former.get(name)), now.get(name)
-    same = set(was or ()) == set(value or ()) if name == "checkpoints" else was == value
-    if not same:
-      raise OtherSettings(f"{folder} was predicted with {name}={was!r:.300}, got {value!r:.300}; {_REMEDY}")

@@ -27,7 +27,7 @@ PREFIX = "custom_"
 TAPS = "taps"
 """The layer that holds the kernel of a dense one."""
 
-_FACTOR: Mapping[Direction, float] = {"normal": 1, "down": 0.5, "up": 2}
+_FACTOR: Mapping[Direction, tuple[int, int]] = {"normal": (1, 1), "down": (1, 2), "up": (2, 1)}
 
 
 class _Module(nn.Module):
@@ -50,8 +50,9 @@ class _Module(nn.Module):
     if self.operation.dense:
       wanted, dtype = (3, 3, 3, self.channels, self.channels), jnp.float32
     else:
-      factor = _FACTOR[self.operation.direction]
-      wanted = (x[0].shape[0], *(int(length * factor) for length in x[0].shape[1:4]), self.channels)
+      times, over = _FACTOR[self.operation.direction]
+      # Whole numbers, or symbols where it is exported for any lengths.
+      wanted = (x[0].shape[0], *(length * times // over for length in x[0].shape[1:4]), self.channels)
       dtype = x[0].dtype
     got = (jnp.shape(y), getattr(y, "dtype", None))
     if got != (wanted, dtype):

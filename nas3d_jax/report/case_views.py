@@ -19,7 +19,7 @@ from nas3d_jax.data.cases.nifti import read_volume
 from nas3d_jax.data.conform import Regrid
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.errors import InputError
-from nas3d_jax.inference.prediction_folder import stored_schema
+from nas3d_jax.inference.prediction_record import stored_schema
 from nas3d_jax.report.gallery import label_colours
 from nas3d_jax.schema.geometry import Geometry
 from nas3d_jax.schema.schema import Schema

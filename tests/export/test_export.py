@@ -1,5 +1,6 @@
 """Exported networks give what `predict` gives: on drawn networks, and on a real case from files to labels."""
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,16 @@ from nas3d_jax.checkpointing.checkpoints import Checkpoints
 from nas3d_jax.checkpointing.metadata import RunMetadata
 from nas3d_jax.checkpointing.restore import build_network
 from nas3d_jax.data.intensities import Intensities, Window
+from nas3d_jax.export.config import ExportConfig
+from nas3d_jax.export.write import export_network
+from nas3d_jax.inference.volume import make_predict_step
 from nas3d_jax.models.config import NetworkConfig, PlainUNetConfig, UNetConfig
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.networks import DerivedNet, variable_shapes
 from nas3d_jax.models.operations import Operation
-from nas3d_jax.models.search_space import CANDIDATES, operation_direction
+from nas3d_jax.models.search_space import CANDIDATES, SearchSpace, operation_direction
 from nas3d_jax.schema.builtin import BRATS2019
+from tests.models.test_search_space import DEPTHWISE
 
 ROOT = Path(nas3d_jax.__file__).parents[1]
 PRETRAINED = ROOT / "pretrained" / "task04_hippocampus"
@@ -270,7 +275,7 @@ def test_other_wrong_inputs(run, tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "onnx", None)
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   assert export(run, tmp_path / "out", "onnx") == 2
-  assert "pip install onnx" in capsys.readouterr().err
+  assert 'the extra of that name, in the folder of this program: pip install ".[onnx]"' in capsys.readouterr().err
   assert not (tmp_path / "out").exists()
 
 
@@ -281,3 +286,25 @@ def test_a_folder_that_is_no_export(run, tmp_path):
   (tmp_path / "out" / "network.jaxexport").write_bytes(b"damaged")
   with pytest.raises(nas3d_jax.InputError, match="cannot be read"):
     nas3d_jax.load_exported(tmp_path / "out")
+
+
+def test_operations_of_ones_own_are_exported_for_jax_alone(tmp_path, capsys):
+  space = SearchSpace.of((), (DEPTHWISE,))
+  genotype = Genotype((("max_pool", 0), ("avg_pool", 1)), (("depthwise5", 0), ("up_conv", 1)), space=space)
+  network = NetworkConfig(kernels=2, nodes=1, depth=2, space=space)
+  net, variables, metadata = made("derived", network=network, genotype=genotype)
+  save_run(tmp_path / "run", variables, metadata)
+  where = dict(checkpoint=tmp_path / "run", out=tmp_path / "out")
+  assert export(*where.values(), "jax") == 2
+  assert "operation 'depthwise5' is not one of Table 1; give its CustomOperation in" in capsys.readouterr().err
+  if importlib.util.find_spec("onnx"):
+    said = "operation 'depthwise5' of your own has no ONNX operator; export it with format 'jax'"
+    with pytest.raises(nas3d_jax.InputError, match=said):
+      export_network(ExportConfig(**where, format="onnx"), operations=[DEPTHWISE])
+  assert not (tmp_path / "out").exists()
+  export_network(ExportConfig(**where), operations=[DEPTHWISE])
+  lines = [line.partition(" ")[0] for line in capsys.readouterr().err.splitlines()]
+  assert lines[-3:] == ["restoring", "lowering", "writing"]
+  patches, low, high = abs(normal(1, 8, 8, 8, 4)), np.zeros(4, np.float32), np.ones(4, np.float32)
+  expected = make_predict_step(net, xi=metadata.xi, lam=metadata.lam)(variables, patches, low, high)
+  np.testing.assert_allclose(nas3d_jax.load_exported(tmp_path / "out")(patches, low, high), expected, atol=1e-5)

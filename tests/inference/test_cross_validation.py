@@ -52,6 +52,10 @@ def test_each_case_is_predicted_by_its_own_fold(run, data, phantom_dataset):
   assert len(record["settings"]["checkpoints"]) == 2
   again = predict_cases(config(run, data))
   assert (again.predicted, set(again.reused)) == ((), set(summary.predicted))
+  for shard in ("2/2", "1/2"):
+    predict_cases(config(run, data, out=run / "shards", shard=shard))
+  one, several = ({path.name: path.read_bytes() for path in (run / name).iterdir()} for name in ("out", "shards"))
+  assert one == several
 
 
 def test_some_cases_by_the_command(run, data, phantom_dataset, capsys):

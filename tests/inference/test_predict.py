@@ -18,7 +18,7 @@ from nas3d_jax.evaluation.evaluate import evaluate
 from nas3d_jax.inference.config import PredictConfig
 from nas3d_jax.inference.ensemble import Ensemble, restore_ensemble
 from nas3d_jax.inference.predict import predict_cases
-from nas3d_jax.inference.prediction_folder import stored_schema
+from nas3d_jax.inference.prediction_record import stored_schema
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.networks import DerivedNet

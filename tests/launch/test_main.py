@@ -38,7 +38,7 @@ FLAGS = {
   f"variant filters levels learning_rate dropout ema seed skip_empty augment data_placement {RECIPE} precision "
   "skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes process",
   "predict": "workdir fold cross_validation network checkpoint data_dir schema cases out patch_size tta tta_axes "
-  "overlap gaussian whole_volume patch_batch min_component_ml probabilities overwrite platform devices",
+  "overlap gaussian whole_volume patch_batch min_component_ml probabilities overwrite shard platform devices",
   "evaluate": "predictions data_dir out schema cases tolerance overwrite",
   "report": "workdir out portal_csv test_dir schema seed overwrite",
   "experiment": "workdir data_dir test_dir schema test_schema portal_csv folds foreground "
@@ -118,6 +118,10 @@ def test_help_tells_how_empty_regions_count(capsys):
     (["search", "--flagfile=/none/such"], "Unable to open flagfile"),
     (["train", "--workdir=x", "--fold=al"], "--fold must be the number of a fold, from 0, or all"),
     (["predict", "--data_dir=x", "--out=y", "--fold=-1"], "--fold must be the number of a fold"),
+    (
+      ["search", "--workdir=x", "--method=random", "--epochs=3", "--batch_size=2", "--nodes=2", "--seed=1"],
+      "--method=random draws a genotype without training and does not use --batch_size, --epochs; leave them out",
+    ),
     (["phantom", "--out=x", "--shape=64,64"], "--shape must be three whole numbers, D,H,W, got"),
     (["phantom", "--out=x", "--shape=64,x,64"], "--shape must be three whole numbers, D,H,W, got"),
   ],
