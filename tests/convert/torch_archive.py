@@ -78,9 +78,9 @@ def write_archive(path, content, storages, *, root="model", compression=zipfile.
   return path
 
 
-def save(path, value, **how):
+def save(path, value, *, protocol=2, **how):
   storages = {}
-  content = pickled(value, storages)
+  content = pickled(value, storages, protocol)
   return write_archive(path, content, storages, **how)
 
 
