@@ -130,7 +130,7 @@ class _Archive:
       there = "is not there" if info is None else f"has {info.file_size} bytes"
       raise InputError(f"its entry {name!r:.100} must have {count} numbers of {dtype.itemsize} bytes, but {there}")
     if (key, storage) not in self._storages:
-      numbers = np.frombuffer(self._archive.read(info), np.uint8 if dtype == bool else dtype)
+      numbers = np.frombuffer(self._archive.read(info), np.uint8 if storage.text == "torch.BoolStorage" else dtype)
       if storage.text == _BFLOAT16:
         numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
       self._storages[key, storage] = numbers

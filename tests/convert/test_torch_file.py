@@ -62,7 +62,7 @@ CALLS = {
 @pytest.mark.parametrize("content", CALLS.values(), ids=CALLS)
 def test_nothing_is_run(tmp_path, monkeypatch, content):
   monkeypatch.chdir(tmp_path)
-  with pytest.raises(InputError, match="x.pt cannot be converted: it"):
+  with pytest.raises(InputError, match=r"x\.pt cannot be converted: it"):
     read(tmp_path, content)
   assert not (tmp_path / "ran").exists()
 
@@ -102,7 +102,7 @@ def state_dict_of_file(folder, content):
 def test_too_many_operations(tmp_path, monkeypatch):
   monkeypatch.setattr(plain_pickle, "MOST_OPERATIONS", 10)
   with pytest.raises(InputError, match="more than 10 operations"):
-    read(tmp_path, b"\x80\x02" + b"]" * 9 + b".")
+    read(tmp_path, b"\x80\x02" + b"]" * 20 + b".")
 
 
 @pytest.mark.parametrize(
