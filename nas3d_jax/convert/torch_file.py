@@ -51,9 +51,10 @@ def read_torch_file(path: str | Path) -> Any:
   """
   path = Path(path)
   try:
+    # Before it is opened: a pipe without a writer would wait for ever.
+    if not stat.S_ISREG(path.stat().st_mode):
+      raise InputError(f"{path} is no file; give one that torch.save wrote")
     with path.open("rb") as file:
-      if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise InputError(f"{path} is no file; give one that torch.save wrote")
       size, start = os.fstat(file.fileno()).st_size, file.read(len(_OLD) + 2)
       if start[2:] == _OLD:
         raise InputError(f"{path} is of a PyTorch before 1.6; write it anew in a newer one: {_RESAVE_OLD}")

@@ -169,7 +169,7 @@ def test_files_of_other_kinds(tmp_path):
       read_torch_file(path)
   path.write_bytes(flipped)
   assert read_torch_file(path) == {}  # what nothing asks for is not read
-  for path, message in ((tmp_path / "none.pt", "cannot be read"), (tmp_path, "cannot be read")):
+  for path, message in ((tmp_path / "none.pt", "cannot be read"), (tmp_path, "is no file")):
     with pytest.raises(InputError, match=message):
       read_torch_file(path)
 
