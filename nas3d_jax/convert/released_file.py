@@ -98,8 +98,8 @@ def read_genotype(path: Path) -> Genotype:
     InputError: it cannot be read, or is none; names the file.
   """
   remedy = 'give a genotype.json, or {"down": [["down_conv", 0], ...], "up": [...]}'
-  content = read_file(path, remedy)
   try:
+    content = read_file(path, remedy)
     fields = parse_json(content)
     plain = isinstance(fields, dict) and set(fields) == set(CELLS)
     return Genotype(**fields) if plain else Genotype.from_json(content)

@@ -53,7 +53,7 @@ def read_torch_file(path: str | Path) -> Any:
   try:
     # Before it is opened: a pipe without a writer would wait for ever.
     if not stat.S_ISREG(path.stat().st_mode):
-      raise InputError(f"{path} is no file; give one that torch.save wrote")
+      raise InputError(f"{path} is no file; give --from one that torch.save wrote")
     with path.open("rb") as file:
       size, start = os.fstat(file.fileno()).st_size, file.read(len(_OLD) + 2)
       if start[2:] == _OLD:
@@ -67,7 +67,9 @@ def read_torch_file(path: str | Path) -> Any:
     text = str(error)
     raise InputError(text if text.startswith(str(path)) else f"{path} cannot be converted: {text}") from None
   except OSError as error:
-    raise Unreadable(f"{path} cannot be read ({error.strerror}); {reading_remedy(error)}") from error
+    missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+    remedy = "is --from mistyped?" if missing else f"{reading_remedy(error)} (--from)"
+    raise Unreadable(f"{path} cannot be read ({error.strerror}); {remedy}") from error
   except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, OverflowError) as error:
     raise InputError(f"{path} is damaged or cut short ({error!s:.200}); copy or save it again") from error
 
