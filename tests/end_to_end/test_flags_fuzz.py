@@ -70,6 +70,7 @@ def door(monkeypatch, places, phantom_dataset):
   """Every stage stops where its long work would begin."""
   import jax
 
+  from nas3d_jax.convert import write as convert
   from nas3d_jax.export import write
   from nas3d_jax.inference import predict
 
@@ -88,9 +89,11 @@ def door(monkeypatch, places, phantom_dataset):
 
   monkeypatch.setenv("HOME", str(places / "home"))
   monkeypatch.chdir(places / "empty")
-  real, restore = predict.restore_ensemble, write.restore
+  real, restore, read = predict.restore_ensemble, write.restore, convert.read_torch_file
   monkeypatch.setattr(write, "restore", opened)
   monkeypatch.setattr(predict, "restore_ensemble", restored)
+  monkeypatch.setattr(convert, "state_dict_of", stop)
+  monkeypatch.setattr(convert, "read_torch_file", lambda path: None if Path(path) == places / "file" else read(path))
   monkeypatch.setattr(jax.distributed, "initialize", stop)
   for place in (
     "data.phantom.ProgressBar", "data.inspection.inspect_cases.each", "data.dataset.preprocess.common_geometry",
@@ -121,6 +124,9 @@ def defaults(stage, places):
     "experiment": [run, data, "--dry_run"],
     "demo": [f"--workdir={places / 'new'}"],
     "export": [f"--checkpoint={places / 'empty'}", out],
+    "convert": [
+      f"--from={places / 'file'}", out, "--schema=brats2019", "--modalities=flair,t1,t1ce,t2", "--regions=WT,TC,ET"
+    ],
   }[stage]
 
 

@@ -16,7 +16,7 @@ FLOORS = (
   "models data",
   "checkpointing",
   "training inference",
-  "evaluation export",
+  "evaluation export convert",
   "report",
   "experiment",
   "launch",

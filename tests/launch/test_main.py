@@ -50,6 +50,7 @@ FLAGS = {
   "data_placement precision skip_nonfinite checkpoint_minutes overwrite dry_run platform devices",
   "demo": "workdir platform",
   "export": "checkpoint out format platform",
+  "convert": "from out schema modalities regions genotype patch_size foreground normalization xi lam platform",
 }
 
 
