@@ -11,7 +11,8 @@ import optax
 
 import nas3d_jax
 
-config = nas3d_jax.NetworkConfig(kernels=2, nodes=1, depth=2)  # without sizes the paper's network
+space = nas3d_jax.SearchSpace.of(["conv", "dep_conv", "identity"])  # without it all candidates of the paper
+config = nas3d_jax.NetworkConfig(kernels=2, nodes=1, depth=2, space=space)  # without sizes the paper's network
 net = nas3d_jax.Supernet(config)
 image = jax.random.uniform(jax.random.key(0), (1, 8, 8, 8, 4), minval=10, maxval=110)  # normalised, [N, D, H, W, M]
 target = (image[..., :3] > 60).astype(jnp.float32)  # [N, D, H, W, region]

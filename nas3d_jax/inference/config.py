@@ -85,7 +85,7 @@ def schema_help(of: str = "", otherwise: str = "found out") -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-  """What to predict, and with what: `fold` of `workdir`, its `cross_validation`, or `checkpoint`.
+  """What to predict, and with what: `fold` of `workdir`, the `cross_validation` of all or these, or `checkpoint`.
 
   Each field tells what it is. The networks take the modalities that they were trained on by name. Segmentations of the
   cases are not read.
@@ -97,8 +97,8 @@ class PredictConfig:
   workdir: str | Path | None = option("run directory whose trainings --fold names", None)
   # The best checkpoint of each is used.
   fold: tuple[Fold, ...] = option("trained fold, a number or all; several with commas or given again", ())
-  # Each case of the data set of `workdir` by the fold that was not trained on it.
-  cross_validation: bool = option("all folds instead, each for its own cases", False)
+  # Each case of the data set of `workdir` by the fold that was not trained on it; of the folds in `fold`, if any.
+  cross_validation: bool = option("all folds, or each of --fold, for its own cases alone", False)
   network: Architecture = option("whose folds", "searched")
   checkpoint: tuple[str | Path, ...] = option("run or checkpoint instead; several with commas or given again", ())
   data_dir: str | Path = option("folder of the cases")
@@ -148,8 +148,8 @@ class PredictConfig:
     if folds == bool(self.checkpoint):
       got = "both" if folds else "neither"
       raise InputError(f"give either fold or cross_validation (with workdir) or checkpoint, one of them; got {got}")
-    if self.fold and self.cross_validation:
-      raise InputError(f"cross_validation takes all folds, got fold={self.fold} beside it; give one of them")
+    if "all" in self.fold and self.cross_validation:
+      raise InputError('fold "all" saw all cases and has none for a cross_validation; give numbers of folds, or none')
     if self.checkpoint and self.network != "searched":
       raise InputError(
         f"network says whose fold is meant, and checkpoint names a network itself, got network={self.network!r}; leave "
@@ -179,4 +179,6 @@ class PredictConfig:
     """The run directories or checkpoints whose probabilities are averaged; none for a cross-validation."""
     if self.checkpoint:
       return tuple(Path(path) for path in self.checkpoint)
+    if self.cross_validation:
+      return ()
     return tuple(Path(self.workdir) / TRAIN_FOLDERS[self.network] / str(fold) for fold in self.fold)

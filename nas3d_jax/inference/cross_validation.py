@@ -25,6 +25,7 @@ def cross_validation_jobs(
   trainings: str | Path,
   data_dir: str | Path,
   *,
+  only: Sequence[int] = (),
   cases: Sequence[str] | None = None,
   patch_size: PatchSize | None = None,
   devices: int | None = 1,
@@ -36,7 +37,8 @@ def cross_validation_jobs(
     workdir: run directory with the data set.
     trainings: the folder of the folds' trainings, a run directory each.
     data_dir: the folder that the data set was made from.
-    cases: names of the cases; None means all that are in a fold.
+    only: the folds whose cases are predicted, with their trainings alone; none means all.
+    cases: names of the cases; None means all that are in these folds.
     patch_size: see `restore_ensemble`.
     devices: see `restore_ensemble`.
     operations: see `restore_ensemble`.
@@ -46,21 +48,25 @@ def cross_validation_jobs(
     cases whose images are not in `data_dir`.
 
   Raises:
-    InputError: a fold was not trained, or may have seen its cases: it was trained on another data set, validated on
+    InputError: there is no such fold, or it was not trained, or may have seen its cases: it was trained on another data set, validated on
       another fold, or started from other parameters; or a case is not in a fold, or no case's images are in `data_dir`.
   """
   dataset = open_dataset(workdir)
-  folds = {case.name: case.fold for case in dataset.cases if case.fold is not None}
+  wanted = sorted(set(only)) or range(dataset.folds)
+  if wanted[-1] >= dataset.folds:
+    raise InputError(f"fold must be below {dataset.folds}, the folds of {dataset.folder}, got {wanted[-1]}")
+  folds = {case.name: case.fold for case in dataset.cases if case.fold in wanted}
   if cases is not None:
     unknown = sorted(set(cases) - set(folds))
     if unknown:
-      raise InputError(f"{', '.join(unknown)} is in no fold of {dataset.folder}; name labelled cases of the data set")
+      of = f"fold {', '.join(map(str, wanted))}" if only else "the data set"
+      raise InputError(f"{', '.join(unknown)} is in no such fold of {dataset.folder}; name labelled cases of {of}")
     folds = {name: fold for name, fold in folds.items() if name in set(cases)}
-  runs = [Path(trainings) / str(fold) for fold in range(dataset.folds)]
-  for fold, run in enumerate(runs):
+  runs = {fold: Path(trainings) / str(fold) for fold in wanted}
+  for fold, run in runs.items():
     _check_unseen(run, fold, dataset)
-  ensemble = restore_ensemble(runs, patch_size, devices=devices, operations=operations)
-  members = [ensemble.alone(fold) for fold in range(dataset.folds)]
+  ensemble = restore_ensemble(list(runs.values()), patch_size, devices=devices, operations=operations)
+  members = {fold: ensemble.alone(index) for index, fold in enumerate(runs)}
   say_schema(dataset.schema, f"that of {dataset.folder}")
   found, faults = find_cases(data_dir, for_model(dataset.schema, ensemble.schema), labels=False)
   files = {case.name: case for case in found}

@@ -43,8 +43,8 @@ def predict_cases(config: PredictConfig, *, operations: Sequence[CustomOperation
   if config.cross_validation:
     root = Path(config.workdir)
     jobs, settings, faults = cross_validation_jobs(
-      root, root / TRAIN_FOLDERS[config.network], config.data_dir, cases=config.cases, patch_size=config.patch_size,
-      devices=config.devices, operations=operations,
+      root, root / TRAIN_FOLDERS[config.network], config.data_dir, only=config.fold, cases=config.cases,
+      patch_size=config.patch_size, devices=config.devices, operations=operations,
     )
   else:
     ensemble = restore_ensemble(config.runs, config.patch_size, devices=config.devices, operations=operations)

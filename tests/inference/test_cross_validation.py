@@ -66,6 +66,19 @@ def test_some_cases_by_the_command(run, data, phantom_dataset, capsys):
   assert [path.name for path in (run / "out").glob("*.nii.gz")] == [f"{name}.nii.gz"]
 
 
+def test_one_fold_before_the_others_are_trained(run, data, phantom_dataset):
+  shutil.rmtree(run / "train" / "1")
+  summary = predict_cases(config(run, data, fold=(0,)))
+  own = {case.name for case in phantom_dataset.fold_cases(0)}
+  assert set(summary.predicted) == own
+  assert all(set(np.unique(labels_of(run / "out" / f"{name}.nii.gz"))) == {0, 2} for name in own)
+  other = phantom_dataset.fold_cases(1)[0].name
+  with pytest.raises(InputError, match=rf"{other} is in no such fold of .*; name labelled cases of fold 0$"):
+    predict_cases(config(run, data, fold=(0,), cases=(other,)))
+  with pytest.raises(InputError, match=r"fold must be below 2, the folds of .*, got 2"):
+    predict_cases(config(run, data, fold=(0, 2)))
+
+
 def test_a_missing_fold_is_named(run, data):
   shutil.rmtree(run / "train" / "1")
   with pytest.raises(InputError, match=r"fold 1 is missing: there is no training in .*train/1; train it with --fold=1"):
@@ -103,8 +116,8 @@ def test_a_case_of_that_name_with_other_images_is_refused(run, data, phantom_dat
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"cases": ("nobody",)}, "nobody is in no fold of .*; name labelled cases of the data set"),
-    ({"fold": (0,)}, r"cross_validation takes all folds, got fold=\(0,\) beside it"),
+    ({"cases": ("nobody",)}, "nobody is in no such fold of .*; name labelled cases of the data set"),
+    ({"fold": (0, "all")}, 'fold "all" saw all cases and has none for a cross_validation; give numbers of folds'),
     ({"checkpoint": ("x",)}, "give either fold .* or checkpoint, .* got both"),
     ({"workdir": None}, "workdir and fold go together"),
     ({"network": "unet3d"}, "fold 0 is missing: there is no training in .*unet3d/0"),

@@ -20,7 +20,7 @@ CONFIG = NetworkConfig(kernels=2, nodes=2, depth=2)
 
 
 def expected_cost(kind="flops"):
-  return make_expected_cost(CONFIG, operation_costs(CONFIG, kind, 16))
+  return jax.jit(make_expected_cost(CONFIG, operation_costs(CONFIG, kind, 16)))
 
 
 def settled(genotype):
