@@ -48,8 +48,9 @@ def cross_validation_jobs(
     cases whose images are not in `data_dir`.
 
   Raises:
-    InputError: there is no such fold, or it was not trained, or may have seen its cases: it was trained on another data set, validated on
-      another fold, or started from other parameters; or a case is not in a fold, or no case's images are in `data_dir`.
+    InputError: there is no such fold, it was not trained, or may have seen its cases: it was trained on another data
+      set, validated on another fold, or started from other parameters; or a case is not in such a fold, or no case's
+      images are in `data_dir`.
   """
   dataset = open_dataset(workdir)
   wanted = sorted(set(only)) or range(dataset.folds)
