@@ -89,7 +89,7 @@ def write_report(
     raise InputError("schema is of the cases of test_dir; give test_dir with it")
   test_schema = None if schema is None else find_schema(folder, schema, labels=False)
   out = Path(workdir) / REPORT if out is None else Path(out)
-  _check_out(out)
+  check_out(out)
   with locked(out), writing(out):
     return _write(material, Path(os.path.abspath(workdir)).name, out, seed, test_schema, overwrite)
 
@@ -112,7 +112,7 @@ def _write(
   return out / PAGE
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
   """Raises InputError unless a folder is new, empty or a report's, and can be written to."""
   if out.exists() and not out.is_dir():
     raise InputError(f"out must be a folder, got the file {out}")

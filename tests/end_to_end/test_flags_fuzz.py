@@ -96,7 +96,7 @@ def door(monkeypatch, places, phantom_dataset):
     "data.phantom.ProgressBar", "data.inspection.inspect_cases.each", "data.dataset.preprocess.common_geometry",
     "data.dataset.preprocess._reuse", "training.search.SearchSession", "training.train.TrainSession",
     "inference.predict.PredictionFolder", "inference.predict.cross_validation_jobs", "evaluation.evaluate.each",
-    "report.build._write",
+    "report.build._write", "report.watch._watch",
   ):  # fmt: skip
     module, _, name = place.rpartition(".")
     monkeypatch.setattr(importlib.import_module(f"nas3d_jax.{module}"), name, stop)
@@ -121,6 +121,7 @@ def defaults(stage, places):
     "experiment": [run, data, "--dry_run"],
     "demo": [f"--workdir={places / 'new'}"],
     "export": [f"--checkpoint={places / 'empty'}", out],
+    "watch": [run],
   }[stage]
 
 

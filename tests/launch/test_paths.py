@@ -26,6 +26,7 @@ PATHS = {
   "experiment": {"workdir", "data_dir", "test_dir", "schema", "test_schema", "portal_csv"},
   "demo": {"workdir"},
   "export": {"checkpoint", "out"},
+  "watch": {"workdir", "out"},
 }
 CASES = [(stage, name) for stage, names in PATHS.items() for name in sorted(names)]
 
