@@ -26,9 +26,8 @@ from nas3d_jax.files.run_layout import (
   WATCH,
 )
 from nas3d_jax.report import sections
-from nas3d_jax.report.build import check_out
 from nas3d_jax.report.context import Context
-from nas3d_jax.report.gallery import Gallery
+from nas3d_jax.report.gallery import Gallery, check_out
 from nas3d_jax.report.page import Page
 from nas3d_jax.report.run_contents import Histories, History
 from nas3d_jax.runtime.program import PROGRAM
