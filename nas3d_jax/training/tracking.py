@@ -42,7 +42,7 @@ class Tracker(Protocol):
     """
 
   def close(self) -> None:
-    """Called once, at the end of a session, whether the run is over, was stopped or failed."""
+    """Called once, at the end of a session that began, whether the run is over, was stopped or failed."""
 
 
 class TensorBoard:
@@ -112,7 +112,7 @@ class Tracking:
 
   def __init__(self, trackers: Sequence[Tracker]):
     """Of none, nothing is told to anyone."""
-    self._trackers = trackers
+    self._trackers, self._begun = trackers, False
 
   def begin(self, settings: Mapping[str, Any], epochs: int) -> None:
     """See `Tracker.begin`.
@@ -120,6 +120,7 @@ class Tracking:
     Raises:
       InputError: a tracker raised.
     """
+    self._begun = True
     self._tell("begin", settings, epochs)
 
   def record(self, record: Mapping[str, Any]) -> None:
@@ -131,12 +132,13 @@ class Tracking:
     self._tell("scalars", record["epoch"], scalars_of(record))
 
   def close(self) -> None:
-    """See `Tracker.close`.
+    """See `Tracker.close`; what did not begin is not closed.
 
     Raises:
       InputError: a tracker raised.
     """
-    self._tell("close")
+    if self._begun:
+      self._tell("close")
 
   def _tell(self, method: str, *arguments: Any) -> None:
     for tracker in self._trackers:

@@ -126,8 +126,12 @@ def test_a_tracker_that_raises_ends_the_run_and_loses_nothing(workdir, fault, ep
 
 
 def test_what_ended_a_run_is_said_rather_than_what_closing_raises(tmp_path):
-  with pytest.raises(InputError, match=r"^loss is nan"), tracking(Listed("close"), "none", tmp_path, primary=True):
-    raise InputError("loss is nan")
+  for own, told in ((Listed("close"), [("begin", 0, 0), ("close",)]), (Listed(), [])):
+    with pytest.raises(InputError, match=r"^loss is nan"), tracking(own, "none", tmp_path, primary=True) as session:
+      if told:
+        session.begin({"seed": 0}, 0)
+      raise InputError("loss is nan")
+    assert own.told == told
 
 
 def test_of_several_processes_one_tells(tmp_path):
