@@ -38,7 +38,7 @@ from .flags import named_path, unwritable
 
 STAGES = (
   "phantom", "inspect", "preprocess", "search", "train", "predict", "evaluate", "report", "experiment", "demo",
-  "export", "convert",
+  "export", "convert", "watch",
 )
 
 _SAVING = ("search", "train", "experiment", "demo")

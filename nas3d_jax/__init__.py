@@ -36,6 +36,7 @@ if TYPE_CHECKING:
   from nas3d_jax.models.unet3d import UNet3D
   from nas3d_jax.training.losses import dice_loss
   from nas3d_jax.training.steps import SearchState, TrainState, make_search_step, make_train_step
+  from nas3d_jax.training.tracking import Tracker
 
 __all__ = [
   "CustomOperation",
@@ -49,6 +50,7 @@ __all__ = [
   "SearchSpace",
   "SearchState",
   "Supernet",
+  "Tracker",
   "TrainState",
   "UNet3D",
   "UNetConfig",
@@ -85,6 +87,7 @@ _HOMES = {
   "models.unet3d": ("UNet3D",),
   "training.losses": ("dice_loss",),
   "training.steps": ("SearchState", "TrainState", "make_search_step", "make_train_step"),
+  "training.tracking": ("Tracker",),
 }
 
 # Modules by the names that they had before there were packages.

@@ -134,7 +134,7 @@ def test_a_new_option_is_stored_and_compared(dataset):
 
 
 def test_options_of_the_other_network_may_differ():
-  search = {"workdir", "epochs", "min_count", "checkpoint_minutes", "overwrite", "data_placement", "devices"}
+  search = {"workdir", "epochs", "min_count", "checkpoint_minutes", "overwrite", "data_placement", "devices", "tracker"}
   train = (search - {"min_count"}) | {"network", "skip_nonfinite"}
   assert SearchConfig("w").changeable == search | {"skip_nonfinite"}
   assert TrainConfig("w").changeable == train | {"filters", "levels"}

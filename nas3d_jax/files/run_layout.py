@@ -14,9 +14,10 @@
     control/supernet/<seed>.json                   losses of the genotypes in the supernet of a search
     costs.json, experiment.json
     report/              index.html, figures/, tables/
+    watch/               the same of what is in progress
 
-A run directory holds config.json, metrics.jsonl, checkpoints/<step>/, genotype.json once a search is over, and
-nonfinite/ where a step was reported.
+A run directory holds config.json, metrics.jsonl, checkpoints/<step>/, genotype.json once a search is over,
+events.out.tfevents.* for TensorBoard where they were asked for, and nonfinite/ where a step was reported.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ TRAIN_FOLDERS: Mapping[str, str] = types.MappingProxyType(
 CONFIG = "config.json"
 """Of a run directory, and of a data set."""
 METRICS = "metrics.jsonl"
+EVENTS = "events"
+"""With what such names begin; the rest is TensorBoard's."""
 GENOTYPE = "genotype.json"
 CHECKPOINTS = "checkpoints"
 NONFINITE = "nonfinite"
@@ -60,6 +63,7 @@ SCORES_JSON, SCORES_CSV = "scores.json", "scores.csv"
 COSTS = "costs.json"
 EXPERIMENT = "experiment.json"
 REPORT = "report"
+WATCH = "watch"
 PAGE = "index.html"
 FIGURES, TABLES = "figures", "tables"
 MADE = "made.json"

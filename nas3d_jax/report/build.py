@@ -15,12 +15,12 @@ from pathlib import Path
 from nas3d_jax.data.cases.detect_schema import find_schema
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import write_whole, writing
-from nas3d_jax.files.locks import holds_nothing, locked
+from nas3d_jax.files.locks import locked
 from nas3d_jax.files.run_layout import FIGURES, PAGE, REPORT, TABLES
 from nas3d_jax.report import case_sections, checklist, control_section, sections
 from nas3d_jax.report.context import Context
 from nas3d_jax.report.control_contents import read_control
-from nas3d_jax.report.gallery import Gallery
+from nas3d_jax.report.gallery import Gallery, check_out
 from nas3d_jax.report.page import Page
 from nas3d_jax.report.run_contents import Material
 from nas3d_jax.runtime.progress_bar import ProgressBar
@@ -89,7 +89,7 @@ def write_report(
     raise InputError("schema is of the cases of test_dir; give test_dir with it")
   test_schema = None if schema is None else find_schema(folder, schema, labels=False)
   out = Path(workdir) / REPORT if out is None else Path(out)
-  _check_out(out)
+  check_out(out)
   with locked(out), writing(out):
     return _write(material, Path(os.path.abspath(workdir)).name, out, seed, test_schema, overwrite)
 
@@ -110,14 +110,3 @@ def _write(
   gallery.close()
   write_whole(out / PAGE, page.to_html())
   return out / PAGE
-
-
-def _check_out(out: Path) -> None:
-  """Raises InputError unless a folder is new, empty or a report's, and can be written to."""
-  if out.exists() and not out.is_dir():
-    raise InputError(f"out must be a folder, got the file {out}")
-  if out.exists() and not holds_nothing(out) and not (out / FIGURES).is_dir():
-    raise InputError(f"{out} holds something else than a report; give another --out")
-  place = next((folder for folder in (out, *out.absolute().parents) if folder.exists()), out)
-  if not os.access(place, os.W_OK):
-    raise InputError(f"{out} cannot be written to, {place} is read-only for you; give a folder that can, --out=FOLDER")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from nas3d_jax.report.gallery import Gallery
 from nas3d_jax.report.page import Page
-from nas3d_jax.report.run_contents import Material
+from nas3d_jax.report.run_contents import Histories, Material
 from nas3d_jax.report.table import Table
 from nas3d_jax.runtime.program import PROGRAM
 from nas3d_jax.schema.schema import Schema
@@ -22,7 +22,7 @@ class Context:
   """One report under way.
 
   Attributes:
-    material: what the run holds.
+    material: what the run holds; of the sections of search and training, its `Histories` are enough.
     page: the page.
     gallery: the folder of figures.
     tables: the folder of tables.
@@ -31,7 +31,7 @@ class Context:
     test_schema: of the unseen cases; None means that of their scores.
   """
 
-  material: Material
+  material: Material | Histories
   page: Page
   gallery: Gallery
   tables: Path

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,9 +19,11 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import write_whole
+from nas3d_jax.files.locks import holds_nothing
 from nas3d_jax.files.own_files import own_folder
-from nas3d_jax.files.run_layout import MADE
+from nas3d_jax.files.run_layout import FIGURES, MADE
 from nas3d_jax.files.strict_json import read_json, write_json
 from nas3d_jax.schema.schema import Schema
 from nas3d_jax.validation import PatchSize
@@ -131,6 +134,17 @@ class Gallery:
 
   def _save(self, record: Mapping[str, str]) -> None:
     write_json(self.folder / MADE, record)
+
+
+def check_out(out: Path) -> None:
+  """Raises InputError unless a folder is new, empty or one of figures, and can be written to."""
+  if out.exists() and not out.is_dir():
+    raise InputError(f"out must be a folder, got the file {out}")
+  if out.exists() and not holds_nothing(out) and not (out / FIGURES).is_dir():
+    raise InputError(f"{out} holds something else than a report; give another --out")
+  place = next((folder for folder in (out, *out.absolute().parents) if folder.exists()), out)
+  if not os.access(place, os.W_OK):
+    raise InputError(f"{out} cannot be written to, {place} is read-only for you; give a folder that can, --out=FOLDER")
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:

@@ -52,10 +52,12 @@ class Page:
   Attributes:
     title: of the page.
     lead: a paragraph below it.
+    refresh: seconds after which a browser reads it again; None: never.
   """
 
   title: str
   lead: str
+  refresh: int | None = None
   _sections: list[tuple[str, list[str]]] = dataclasses.field(default_factory=list)
 
   def section(self, title: str) -> None:
@@ -104,6 +106,7 @@ class Page:
   def to_html(self) -> str:
     """The whole page."""
     links, parts = [], []
+    again = "" if self.refresh is None else f'<meta http-equiv="refresh" content="{self.refresh}">'
     for index, (title, content) in enumerate(self._sections, 1):
       links.append(f'<li><a href="#section-{index}">{html.escape(title)}</a></li>')
       parts.append(f'<section id="section-{index}"><h2>{html.escape(title)}</h2>\n' + "\n".join(content) + "</section>")
@@ -112,7 +115,7 @@ class Page:
       '<meta name="viewport" content="width=device-width, initial-scale=1">'
       # The browser refuses whatever the page would load.
       f'<meta http-equiv="Content-Security-Policy" content="{_ALLOWED}">'
-      f'<link rel="icon" href="data:,"><title>{html.escape(self.title)}</title><style>{STYLE}</style></head>\n'
+      f'{again}<link rel="icon" href="data:,"><title>{html.escape(self.title)}</title><style>{STYLE}</style></head>\n'
       f"<body><h1>{html.escape(self.title)}</h1><p>{html.escape(self.lead)}</p>"
       f"<nav><ol>{''.join(links)}</ol></nav>\n{''.join(parts)}</body></html>\n"
     )

@@ -104,16 +104,40 @@ class History:
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
-  """Everything of a run that there is; what is not there is None or left out.
+class Histories:
+  """The searches and trainings of a run; what is not there is None or left out.
 
   Attributes:
     workdir: the run directory.
-    dataset: its data set.
     search: the search of seed 0.
     seeds: further searches, by seed.
     nested: searches of the folds, by fold.
     trainings: (network, fold) -> training.
+  """
+
+  workdir: Path
+  _: dataclasses.KW_ONLY
+  search: History | None
+  seeds: Mapping[str, History]
+  nested: Mapping[str, History]
+  trainings: Mapping[Key, History]
+
+  @classmethod
+  def of(cls, workdir: Path) -> Histories:
+    """Reads them, also while they are written to.
+
+    Raises:
+      InputError: a file is damaged.
+    """
+    return Histories(workdir, **_histories(workdir))
+
+
+@dataclasses.dataclass(frozen=True)
+class Material(Histories):
+  """Everything of a run that there is; what is not there is None or left out.
+
+  Attributes:
+    dataset: its data set.
     scores: (network, split) -> scores.
     portal: (network, split) -> scores of a portal.
     costs: network -> what it costs.
@@ -121,12 +145,7 @@ class Material:
     control: its trainings of searched, random and hand-designed networks, see `control_contents`.
   """
 
-  workdir: Path
   dataset: Dataset
-  search: History | None
-  seeds: Mapping[str, History]
-  nested: Mapping[str, History]
-  trainings: Mapping[Key, History]
   scores: Mapping[Key, Scores]
   portal: Mapping[Key, PortalScores]
   costs: Mapping[str, Mapping[str, Any]]
@@ -147,12 +166,6 @@ class Material:
     """
     workdir = Path(workdir)
     dataset = Dataset.open(workdir / DATASET)
-    trainings = {
-      (network, folder.name): history
-      for network, name in TRAIN_FOLDERS.items()
-      for folder in sorted((workdir / name).glob("*"))
-      if (history := History.read(folder, network))
-    }
     scores = {
       (network, split): Scores.load(folder)
       for network in NETWORKS
@@ -169,10 +182,7 @@ class Material:
     return cls(
       workdir=workdir,
       dataset=dataset,
-      search=History.read(workdir / SEARCH, "search"),
-      seeds=_searches(workdir / SEEDS),
-      nested=_searches(workdir / NESTED),
-      trainings=trainings,
+      **_histories(workdir),
       scores=scores,
       portal=dict(_read_portal(text, dataset, scores) for text in portal_csv),
       costs=costs,
@@ -206,6 +216,22 @@ class Material:
     portal = self.portal.get((network, split))
     known = portal and metric in next(iter(portal.cases.values()))[region]
     return portal.values(region, metric) if known else []
+
+
+def _histories(workdir: Path) -> dict[str, Any]:
+  """The fields of `Histories` but the first."""
+  trainings = {
+    (network, folder.name): history
+    for network, name in TRAIN_FOLDERS.items()
+    for folder in sorted((workdir / name).glob("*"))
+    if (history := History.read(folder, network))
+  }
+  return {
+    "search": History.read(workdir / SEARCH, "search"),
+    "seeds": _searches(workdir / SEEDS),
+    "nested": _searches(workdir / NESTED),
+    "trainings": trainings,
+  }
 
 
 def _searches(folder: Path) -> dict[str, History]:

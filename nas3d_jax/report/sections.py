@@ -95,7 +95,8 @@ def search(c: Context) -> None:
     _searched_cells(c, found.genotype)
     return
   if found is None or not found.records:
-    c.missing("There is no search yet. It is made by", f"search {c.run}")
+    what = "There is no search yet. It is made by" if found is None else "The search has no epoch yet. It goes on with"
+    c.missing(what, f"search {c.run}")
     return
   if found.genotype is None:
     c.missing("The search is not over. It goes on with", f"search {c.run}")

@@ -34,6 +34,7 @@ from nas3d_jax.training.recipe import (
   learning_rate,
   resolved,
 )
+from nas3d_jax.training.tracking import TrackerName, check_tracker
 from nas3d_jax.validation import PatchSize, is_whole, patch_size_of
 
 # The networks with filters and levels.
@@ -127,6 +128,10 @@ class RunConfig:
   )
   checkpoint_minutes: float = option("minutes between checkpoints", 10.0, above=0, changeable=True)
 
+  tracker: TrackerName = option(
+    "where the numbers of metrics.jsonl go as well; tensorboard: event files beside it", "none", changeable=True
+  )
+
   def __post_init__(self):
     if hasattr(self, "patch_size"):
       object.__setattr__(self, "patch_size", patch_size_of(self.patch_size))
@@ -134,6 +139,7 @@ class RunConfig:
       if name in options_of(type(self)):
         object.__setattr__(self, name, value)
     check_options(self)
+    check_tracker(self.tracker)
     if self.schedule == "plateau" and self.warmup:
       raise InputError(f"warmup is for the schedules cosine and poly, got {self.warmup} with plateau; leave it out")
 

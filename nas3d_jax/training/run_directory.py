@@ -16,7 +16,7 @@ from nas3d_jax.errors import DamagedCheckpoint, InputError, Unreadable
 from nas3d_jax.files.atomic import write_whole, writing
 from nas3d_jax.files.locks import holds_nothing, locked
 from nas3d_jax.files.own_files import open_kept
-from nas3d_jax.files.run_layout import CHECKPOINTS, CONFIG, GENOTYPE, METRICS
+from nas3d_jax.files.run_layout import CHECKPOINTS, CONFIG, EVENTS, GENOTYPE, METRICS
 from nas3d_jax.files.strict_json import parse_json, read_file, write_json
 from nas3d_jax.runtime.distributed import say
 
@@ -41,7 +41,7 @@ class Run:
   """An open run directory; one process writes to it at a time.
 
   It holds `config.json` (settings, data set, and the device and versions of every session), `metrics.jsonl` (one JSON
-  object an epoch), `checkpoints/` and, when a search is done, `genotype.json`.
+  object an epoch), `checkpoints/`, TensorBoard's event files if asked for, and `genotype.json` when a search is done.
 
   Attributes:
     folder: the directory.
@@ -225,10 +225,10 @@ class Run:
     raise InputError(f"{path} is damaged, or not that of a run; put back a copy of it, or name another folder")
 
   def _clear(self) -> None:
-    """Deletes records, genotype and checkpoints, nothing else; `config.json` stays, by which the folder is known."""
+    """Deletes records, event files, genotype, checkpoints, nothing else; `config.json` stays: it marks the folder."""
     remove_all(self.folder / CHECKPOINTS)
-    for name in (METRICS, GENOTYPE):
-      (self.folder / name).unlink(missing_ok=True)
+    for path in (self.folder / METRICS, self.folder / GENOTYPE, *self.folder.glob(f"{EVENTS}.out.tfevents.*")):
+      path.unlink(missing_ok=True)
 
 
 def _require_same(

@@ -33,10 +33,15 @@ from nas3d_jax.training.optimizers import Plateau, adam, rate_of, with_rate
 from nas3d_jax.training.session import Session
 from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
 from nas3d_jax.training.steps import SearchState, WeightsOf, make_search_step
+from nas3d_jax.training.tracking import Tracker, tracking
 
 
 def search(
-  config: SearchConfig, stop: Stop | None = None, *, operations: Sequence[CustomOperation] = ()
+  config: SearchConfig,
+  stop: Stop | None = None,
+  *,
+  operations: Sequence[CustomOperation] = (),
+  tracker: Tracker | None = None,
 ) -> Genotype:
   """Searches, or goes on with the search that `config.workdir` holds.
 
@@ -44,13 +49,14 @@ def search(
     config: what to search.
     stop: what may ask it to save and stop.
     operations: candidates of the user's own, beside those that `config.operations` names.
+    tracker: the user's own, beside that which `config.tracker` names; a random genotype has nothing to tell it.
 
   Returns:
     The genotype, which stands in `search/genotype.json` as well.
 
   Raises:
     InputError: no data set, a fold or patch size that does not fit, other settings than those of the search that is
-      there, or a loss that is not finite.
+      there, a loss that is not finite, or a tracker that raised.
     Stopped: it was asked to stop, and has saved.
   """
   setup = RunSetup.of(config, SearchSpace.of(config.operations, operations))
@@ -63,7 +69,9 @@ def search(
     times = {OPERATION_TIMES: operation_times(setup, folder)} if timed else {}
     session = opened.enter_context(contextlib.closing(SearchSession(setup, folder, times.get(OPERATION_TIMES))))
     run = opened.enter_context(setup.open_run(folder, **times))
-    session.resume(run, stop or Stop())
+    primary = setup.replicas.process == 0
+    told = opened.enter_context(tracking(tracker, config.tracker, folder, primary=primary))
+    session.resume(run, stop or Stop(), told)
     genotype = _search(session, config)
     run.write(GENOTYPE, genotype.to_json())
   return genotype

@@ -29,9 +29,10 @@ from nas3d_jax.training.epoch import EpochProgress, SavedSums, Taken, mean_loss,
 from nas3d_jax.training.feed import Feed
 from nas3d_jax.training.nonfinite import Skips, Source
 from nas3d_jax.training.optimizers import with_moments
-from nas3d_jax.training.run_directory import Run
-from nas3d_jax.training.setup import RunSetup
+from nas3d_jax.training.run_directory import LastCheckpoint, Run
+from nas3d_jax.training.setup import RunSetup, plain_settings
 from nas3d_jax.training.steps import SearchState, TrainState, make_validation_step
+from nas3d_jax.training.tracking import Tracking
 
 
 class CheckpointItems(Protocol):
@@ -216,12 +217,17 @@ class Session(abc.ABC, Generic[State, Items]):
       best_metric: the checkpoint with the lowest is the best.
 
     Raises:
+      InputError: a tracker raised; all is saved.
       Stopped: a stop was asked for, and all is saved.
     """
     title = self.title
     self.progress.finish_epoch()
     self.run.record(record)
-    self.save(best_metric)
+    try:
+      # Once the checkpoint is there, this epoch does not come again.
+      self._tracking.record(record)
+    finally:
+      self.save(best_metric)
     say(f"{title}: {summary}; {record['patches_per_second']:.2f} patches/s")
     self._stop.check(self.save)
 
@@ -260,28 +266,32 @@ class Session(abc.ABC, Generic[State, Items]):
     )
     self._stop.release(self.run.checkpoints.is_writing)
 
-  def resume(self, run: Run, stop: Stop) -> None:
+  def resume(self, run: Run, stop: Stop, tracking: Tracking) -> None:
     """Goes on from the last checkpoint, if there is one.
 
     Args:
       run: the open run directory, to which the session writes from here on.
       stop: what may ask it to save and stop.
+      tracking: is told of every epoch, and begins where the run stands then.
 
     Raises:
       InputError: `Run.resume` finds no checkpoint that can be read, or one of another form, or the run has come further
         than it is asked to go.
     """
-    self.run, self._stop = run, stop
+    self.run, self._stop, self._tracking = run, stop, tracking
     last = run.resume(variables=self.net.unpack(self.state.variables), training=self.checkpoint_items())
-    if last is None:
-      return
+    if last is not None:
+      self._go_on_from(last)
+    tracking.begin(plain_settings(self.setup.config), self.progress.epoch)
+
+  def _go_on_from(self, last: LastCheckpoint) -> None:
     progress = last.metadata["progress"]
     self.progress.restore(last.training.epoch, last.training.sums, progress)
     done, wanted = self.progress.epoch + (self.progress.sums.steps > 0), self.setup.config.epochs
     if done > wanted:
       raise InputError(
-        f"epochs must be at least {done}, to which the run in {run.folder} has come, got {wanted}; give that or more, "
-        "or --overwrite to start anew"
+        f"epochs must be at least {done}, to which the run in {self.run.folder} has come, got {wanted}; give that or "
+        "more, or --overwrite to start anew"
       )
     self.restore(self.net.pack(last.variables), last.training, progress)
     self.state = self.setup.replicas.replicate(self.state)

@@ -28,22 +28,30 @@ from nas3d_jax.training.session import Session
 from nas3d_jax.training.setup import RunKeys, RunSetup, initial_variables
 from nas3d_jax.training.start import start_of
 from nas3d_jax.training.steps import TrainState, make_train_step
+from nas3d_jax.training.tracking import Tracker, tracking
 
 
-def train(config: TrainConfig, stop: Stop | None = None, *, operations: Sequence[CustomOperation] = ()) -> Path:
+def train(
+  config: TrainConfig,
+  stop: Stop | None = None,
+  *,
+  operations: Sequence[CustomOperation] = (),
+  tracker: Tracker | None = None,
+) -> Path:
   """Trains, or goes on with the training that `config.workdir` holds.
 
   Args:
     config: what to train.
     stop: what may ask it to save and stop.
     operations: of the user's own, where the genotype has some.
+    tracker: the user's own, beside that which `config.tracker` names.
 
   Returns:
     The run directory, `train/<fold>`, or `unet3d/<fold>` and the like; `restore` takes it.
 
   Raises:
     InputError: no data set or genotype, a fold, patch size or `init_from` that does not fit, other settings than those
-      of the run that is there, or a loss that is not finite.
+      of the run that is there, a loss that is not finite, or a tracker that raised.
     Stopped: it was asked to stop, and has saved.
   """
   setup = RunSetup.of(config)
@@ -59,8 +67,9 @@ def train(config: TrainConfig, stop: Stop | None = None, *, operations: Sequence
     computing(config.precision),
     contextlib.closing(TrainSession(setup, folder, genotype, start.variables)) as session,
     setup.open_run(folder, genotype=genotype and rows_of(genotype), **start.settings) as run,
+    tracking(tracker, config.tracker, folder, primary=setup.replicas.process == 0) as told,
   ):
-    session.resume(run, stop or Stop())
+    session.resume(run, stop or Stop(), told)
     # Section 3.5: each epoch is a pass over the patches of the training cases, then one over those left for validation.
     while session.progress.epoch < config.epochs:
       loss = session.take_steps()["loss"]

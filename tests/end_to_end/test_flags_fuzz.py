@@ -99,7 +99,7 @@ def door(monkeypatch, places, phantom_dataset):
     "data.phantom.ProgressBar", "data.inspection.inspect_cases.each", "data.dataset.preprocess.common_geometry",
     "data.dataset.preprocess._reuse", "training.search.SearchSession", "training.train.TrainSession",
     "inference.predict.PredictionFolder", "inference.predict.cross_validation_jobs", "evaluation.evaluate.each",
-    "report.build._write",
+    "report.build._write", "report.watch._watch",
   ):  # fmt: skip
     module, _, name = place.rpartition(".")
     monkeypatch.setattr(importlib.import_module(f"nas3d_jax.{module}"), name, stop)
@@ -127,6 +127,7 @@ def defaults(stage, places):
     "convert": [
       f"--from={places / 'file'}", out, "--schema=brats2019", "--modalities=flair,t1,t1ce,t2", "--regions=WT,TC,ET"
     ],
+    "watch": [run],
   }[stage]
 
 

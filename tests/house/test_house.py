@@ -27,7 +27,7 @@ WITHOUT_JAX = (
   "models.config", "models.search_space", "models.genotype", "data.cases", "data.dataset", "data.inspection",
   "data.brain", "data.conform", "data.phantom", "data.patches.grid", "data.patches.placement",
   "checkpointing.step_folders", "checkpointing.integrity", "checkpointing.metadata", "training.config",
-  "training.genotype_counts", "inference.config", "evaluation", "experiment.config",
+  "training.genotype_counts", "inference.config", "evaluation", "report.watch", "experiment.config",
 )
 ACCELERATED = {"jax", "jaxlib", "flax", "optax", "orbax", "grain"}
 

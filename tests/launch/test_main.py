@@ -32,11 +32,11 @@ FLAGS = {
   "preprocess": "data_dir workdir schema folds seed orientation spacing foreground normalization overwrite",
   "search": f"workdir fold {SEARCH} patch_size epochs min_count batch_size kernels nodes depth variant "
   "hybrid_learning_rate kernel_learning_rate dropout seed skip_empty augment data_placement "
-  f"{RECIPE} precision skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes "
+  f"{RECIPE} precision skip_nonfinite checkpoint_minutes tracker overwrite platform devices coordinator processes "
   "process",
   "train": "workdir fold network genotype init_from init_partial patch_size epochs batch_size kernels nodes depth "
   f"variant filters levels learning_rate dropout ema seed skip_empty augment data_placement {RECIPE} precision "
-  "skip_nonfinite checkpoint_minutes overwrite platform devices coordinator processes process",
+  "skip_nonfinite checkpoint_minutes tracker overwrite platform devices coordinator processes process",
   "predict": "workdir fold cross_validation network checkpoint data_dir schema cases out patch_size tta tta_axes "
   "overlap gaussian whole_volume patch_batch min_component_ml probabilities overwrite shard platform devices",
   "evaluate": "predictions data_dir out schema cases tolerance overwrite",
@@ -47,10 +47,11 @@ FLAGS = {
   "kernels nodes depth variant filters levels learning_rate dropout unet3d_learning_rate unet3d_dropout "
   "plain_unet_learning_rate plain_unet_dropout baseline skip_empty "
   f"augment {RECIPE} ema tta tta_axes overlap gaussian whole_volume patch_batch min_component_ml choose_min_component "
-  "data_placement precision skip_nonfinite checkpoint_minutes overwrite dry_run platform devices",
+  "data_placement precision skip_nonfinite checkpoint_minutes tracker overwrite dry_run platform devices",
   "demo": "workdir platform",
   "export": "checkpoint out format platform",
   "convert": "from out schema modalities regions genotype patch_size foreground normalization xi lam platform",
+  "watch": "workdir out every once",
 }
 
 

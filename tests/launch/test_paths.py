@@ -27,6 +27,7 @@ PATHS = {
   "demo": {"workdir"},
   "export": {"checkpoint", "out"},
   "convert": {"from", "out", "schema", "genotype"},
+  "watch": {"workdir", "out"},
 }
 CASES = [(stage, name) for stage, names in PATHS.items() for name in sorted(names)]
 
