@@ -32,7 +32,7 @@ WIDTH = 7.2
 """Inches; what a sheet of A4 holds, and a page of 1080 pixels at `DPI`."""
 
 DPI = 150
-VERSION = 1
+VERSION = 2
 """To be raised when figures come out otherwise from the same input; those of before are then drawn again."""
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish.

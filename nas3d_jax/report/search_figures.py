@@ -40,11 +40,11 @@ def history_figure(search: History) -> Figure:
   upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
   names = (("hybrid_loss", BLUE, "-"), ("kernel_loss", ORANGE, "--"), ("validation_loss", GREEN, "-."))
   for name, colour, style in names:
-    marker = "o" if len(epochs) == 1 else None
+    marker = _marker(epochs)
     upper.plot(epochs, search.column(name), color=colour, linestyle=style, marker=marker, label=name.replace("_", " "))
   upper.set(ylabel=_loss_of([search]), title=stop_reason(search))
   counted = "times that the epoch's genotype was counted"
-  lower.step(epochs, search.column("count"), where="mid", color=INK, label=counted)
+  lower.step(epochs, search.column("count"), where="mid", color=INK, marker=_marker(epochs), label=counted)
   limit = search.settings["min_count"]
   lower.axhline(limit, color=PURPLE, linestyle=":", label=f"limit, {limit}")
   lower.set(xlabel="epoch", ylabel="count", ylim=(0, limit * 1.08))
@@ -99,14 +99,14 @@ def entropy_figure(search: History) -> Figure:
     modules = search.records[0]["hybrid_weights"][cell]
     even = float(np.mean([np.log(len(module["weights"])) for module in modules]))
     entropy = [record["entropy"][cell] for record in search.records]
-    marker = "o" if len(epochs) == 1 else None
+    marker = _marker(epochs)
     upper.plot(epochs, entropy, color=colour, linestyle=style, marker=marker, label=f"{cell}ward cell")
     upper.axhline(even, color=colour, linestyle=":", linewidth=1, label=f"{cell}ward cell, all weights equal")
   upper.set_title("entropy of the softmax weights; 0 where one operation has all the weight")
   upper.set_ylabel("mean entropy (nats)")
   upper.legend(loc="best", ncols=2)
   shares = [parameter_free_share(Genotype(**record["genotype"], space=search.space)) for record in search.records]
-  middle.plot(epochs, shares, color=BLUE, marker="o" if len(epochs) == 1 else None)
+  middle.plot(epochs, shares, color=BLUE, marker=_marker(epochs))
   middle.axhline(_COLLAPSED, color=GREY, linestyle=":", linewidth=1)
   middle.set(title="part of the operations without parameters; above the line: collapse", ylim=(0, 1))
   families = families_of(search.space)
@@ -153,13 +153,17 @@ def rates_figure(search: History | None, trainings: Mapping[tuple[str, str], His
   if search and search.records:
     epochs = search.column("epoch")
     for name, style in (("hybrid_learning_rate", "-"), ("kernel_learning_rate", "--")):
-      upper.plot(epochs, search.column(name), color=INK, linestyle=style, label=f"search, {name.split('_')[0]}")
-    lower.plot(epochs, search.column("patches_per_second"), color=INK, label="search")
+      label = f"search, {name.split('_')[0]}"
+      upper.plot(epochs, search.column(name), color=INK, linestyle=style, marker=_marker(epochs), label=label)
+    lower.plot(epochs, search.column("patches_per_second"), color=INK, marker=_marker(epochs), label="search")
   for label, colour, style, training in _lines(trainings):
-    upper.plot(training.column("epoch"), training.column("learning_rate"), color=colour, linestyle=style, label=label)
-    lower.plot(training.column("epoch"), training.column("patches_per_second"), color=colour, linestyle=style)
+    epochs = training.column("epoch")
+    look = dict(color=colour, linestyle=style, marker=_marker(epochs))
+    upper.plot(epochs, training.column("learning_rate"), **look, label=label)
+    lower.plot(epochs, training.column("patches_per_second"), **look)
   upper.set(ylabel="learning rate", yscale="log")
   lower.set(ylabel="patches a second", xlabel="epoch", ylim=(0, None))
+  lower.xaxis.set_major_locator(_whole_numbers())
   figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=4)
   return figure
 
@@ -175,15 +179,16 @@ def trainings_figure(trainings: Mapping[tuple[str, str], History]) -> Figure:
       _lines(own), (BLUE, ORANGE, GREEN, PURPLE, GREY, INK) * len(own), strict=False
     ):
       epochs = training.column("epoch")
-      axes.plot(epochs, training.column("loss"), color=colour, linestyle=style, linewidth=1.0, alpha=0.6)
+      look = dict(color=colour, linestyle=style, marker=_marker(epochs))
+      axes.plot(epochs, training.column("loss"), **look, linewidth=1.0, alpha=0.6)
       validation = [np.nan if value is None else value for value in training.column("validation_loss")]
       known = not np.all(np.isnan(validation))
       shown = validation if known else training.column("loss")
       text = label.partition(", ")[2] + ("" if known else " (training loss)")
-      axes.plot(epochs, shown, color=colour, linestyle=style, linewidth=2.0, label=text)
+      axes.plot(epochs, shown, **look, linewidth=2.0, label=text)
     axes.set(title=NETWORKS[network], xlabel="epoch")
     axes.legend(loc="best")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(_whole_numbers())
   places[0].set_ylabel(f"{_loss_of(trainings.values())}\nthick: validation, thin: training")
   return figure
 
@@ -211,4 +216,14 @@ def _state(state: int) -> str:
 
 def _whole_epochs(axes: Axes, epochs: Sequence[int]) -> None:
   axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-  axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+  axes.xaxis.set_major_locator(_whole_numbers())
+
+
+def _whole_numbers() -> MaxNLocator:
+  """Ticks at whole numbers alone, also where one epoch is all there is."""
+  return MaxNLocator(integer=True, min_n_ticks=1)
+
+
+def _marker(epochs: Sequence[int]) -> str | None:
+  """Of a line, which takes two epochs to be seen."""
+  return "o" if len(epochs) == 1 else None

@@ -130,6 +130,24 @@ def test_a_search_that_chose_pools_and_identity_is_warned_of(tmp_path, down, sha
   assert (warning and warning[:12]) == (share and f"Warning: {share}")
 
 
+def test_one_epoch_is_seen_at_a_whole_number(tmp_path):
+  """As while a run is watched: a line of one point is none."""
+  record = {"epoch": 1, "loss": 0.9, "validation_loss": 0.8, "learning_rate": 1e-3, "patches_per_second": 2.0}
+  trainings = {("searched", "0"): History(tmp_path, {}, (), (record,), None)}
+  search = {name: 0.5 for name in ("hybrid_loss", "kernel_loss", "hybrid_learning_rate", "kernel_learning_rate")}
+  search = History(tmp_path, {"epochs": 9, "min_count": 4}, (), ({**record, **search, "count": 1},), None)
+  for figure in (
+    search_figures.history_figure(search), search_figures.rates_figure(search, trainings),
+    search_figures.trainings_figure(trainings),
+  ):  # fmt: skip
+    for axes in figure.axes:
+      curves = [line for line in axes.lines if len(line.get_xdata()) == 1]
+      assert curves
+      assert all(line.get_marker() == "o" for line in curves)
+      low, high = axes.get_xlim()
+      assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
+
+
 def test_labels_have_the_papers_colours():
   colours = label_colours(BRATS2019)
   assert [max(range(3), key=colours[value].__getitem__) for value in (1, 2)] == [0, 2]  # red core, blue oedema
