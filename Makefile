@@ -1,5 +1,6 @@
 # make demo    set up, then run all stages on made-up cases; minutes on two cores
 # make test    set up, then lint and test
+# make bounds  run a part of the tests with the oldest versions that requirements.txt allows, in .venv-oldest
 # make site    set up, then build the site of docs/ in site/; a broken link or reference is an error
 # make clean   remove the environment and the demo's files
 #
@@ -15,7 +16,11 @@ PIP := $(BIN)/python -m pip install
 DRIVER := $(wildcard /proc/driver/nvidia/version /dev/nvidia0)$(shell command -v nvidia-smi 2>/dev/null)
 CUDA := $(if $(filter cpu,$(PLATFORM)),,$(if $(strip $(DRIVER)),"jax[cuda13]"))
 
-.PHONY: demo test site clean
+# Checkpoints, networks, steps, commands: what a version of JAX or Orbax breaks first.
+QUICK := tests/checkpointing tests/files tests/models/test_networks.py tests/models/test_genotype.py \
+  tests/training/test_steps.py tests/training/test_search.py tests/inference/test_predict.py tests/launch/test_main.py
+
+.PHONY: demo test bounds site clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/python -m launch demo --workdir=demo $(if $(PLATFORM),--platform=$(PLATFORM))
@@ -23,6 +28,9 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+
+bounds: $(VENV)-oldest/.test
+	$(VENV)-oldest/bin/python -m pytest --numprocesses=2 --dist=worksteal $(QUICK)
 
 site: $(VENV)/.site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -38,9 +46,15 @@ $(VENV)/.test: $(VENV)/.runtime requirements-test.txt requirements-docs.txt
 	$(PIP) -r requirements-test.txt
 	@touch $@
 
+$(VENV)-oldest/.test: requirements.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	sed -n 's/^\([a-z-]*\)>=\([0-9.]*\).*/\1==\2/p' requirements.txt > $(VENV)-oldest/oldest.txt
+	$(VENV)-oldest/bin/python -m pip install -r $(VENV)-oldest/oldest.txt pytest pytest-xdist hypothesis
+	@touch $@
+
 $(VENV)/.site: $(VENV)/.runtime requirements-docs.txt
 	$(PIP) -r requirements-docs.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) $(VENV)-oldest demo site
