@@ -25,10 +25,10 @@ PATCH = "--patch_size=40,56,40 --nodes=2 --depth=2"
 RECIPE = "--recipe=modern --loss=dice --mirror=D"
 DRAW = f"{PATCH} --fold=1 --kernels=2"
 SEARCH = (
-  f"{PATCH} {RECIPE} --fold=1 --kernels=2 --batch_size=1 --dropout=0 --epochs=3 --min_count=3 --sampling=random "
+  f"{PATCH} {RECIPE} --fold=1 --kernels=2 --batch_size=1 --dropout=0 --epochs=10 --min_count=10 --sampling=random "
   "--steps_per_epoch=60 --hybrid_learning_rate=1e-2 --kernel_learning_rate=3e-3"
 )
-TRAIN = f"{PATCH} {RECIPE} --fold=0 --kernels=4 --batch_size=2 --sampling=random --steps_per_epoch=250 --epochs=2"
+TRAIN = f"{PATCH} {RECIPE} --fold=0 --kernels=4 --batch_size=2 --sampling=random --steps_per_epoch=250 --epochs=4"
 METHODS = {"darts": SEEDS, "single_path": SEEDS, "random": RANDOM}
 
 
