@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from nas3d_jax.data.brain import LAM, XI
 from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
+from nas3d_jax.data.intensity_names import LAM, XI
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.strict_json import check_plain
 from nas3d_jax.models.config import CONFIGS, Architecture, NetworkConfig, UNetConfig

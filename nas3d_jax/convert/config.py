@@ -6,8 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas3d_jax.data.brain import LAM, XI
-from nas3d_jax.data.intensity_names import Foreground
+from nas3d_jax.data.intensity_names import LAM, XI, Foreground
 from nas3d_jax.inference.config import schema_help
 from nas3d_jax.models.config import MOST_PATCH
 from nas3d_jax.options import check_options, option

@@ -107,7 +107,7 @@ class _Machine:
     elif name == "STACK_GLOBAL":
       last, module = self._pop(), self._pop()
       stack.append(Name(f"{_of(str, module)}.{_of(str, last)}"))
-    elif name == "REDUCE":
+    elif name in ("REDUCE", "NEWOBJ"):
       arguments, called = _of(tuple, self._pop()), _of(Name, self._pop())
       stack.append(self._call(called, arguments))
     elif name == "BINPERSID":

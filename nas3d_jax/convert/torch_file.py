@@ -57,7 +57,7 @@ def read_torch_file(path: str | Path) -> Any:
     with path.open("rb") as file:
       size, start = os.fstat(file.fileno()).st_size, file.read(len(_OLD) + 2)
       if start[2:] == _OLD:
-        raise InputError(f"{path} is of a PyTorch before 1.6; write it anew in a newer one: {_RESAVE_OLD}")
+        raise InputError(f"{path} is in the format of PyTorch before 1.6; write it anew in a newer one: {_RESAVE_OLD}")
       if not start.startswith(b"PK"):
         raise InputError(f"{path} is not of torch.save, whose files are zip archives; give one that is")
       file.seek(0)

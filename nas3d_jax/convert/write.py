@@ -19,6 +19,7 @@ from nas3d_jax.convert.released_file import SEARCHED, network_of, read_genotype,
 from nas3d_jax.convert.torch_file import read_torch_file
 from nas3d_jax.data.dataset.choose_intensities import named_kinds
 from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
+from nas3d_jax.data.intensity_names import LAM, XI
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.atomic import sync_folder, write_whole, writing
 from nas3d_jax.files.run_layout import CHECKPOINTS, GENOTYPE
@@ -101,6 +102,9 @@ def convert_file(source: str | Path, config: ConvertConfig) -> ConvertSummary:
     config.foreground, tuple(kind for kind, _ in kinds),
     tuple(window for _, window in kinds) if any(window for _, window in kinds) else (),
   )  # fmt: skip
+  if not intensities.is_paper and (config.xi, config.lam) != (XI, LAM):
+    # Whatever else is normalised would be scaled once more by equation 2.
+    raise InputError("xi and lam are of normalization=range with foreground=nonzero, equation 2; leave them out")
   metadata = RunMetadata(
     kind="search" if searched else "train",
     network=network,

@@ -13,10 +13,6 @@ Mask = NDArray[np.bool_]
 Box = tuple[slice, ...]
 Cube = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
-# Equation 2: length and offset of the range that the intensities in the brain are brought to. They stand here, where
-# no JAX is needed to read them.
-XI, LAM = 100.0, 0.1
-
 
 def brain_of(image: NDArray) -> NDArray[np.bool_]:
   """Where an image [D, H, W, M] is not zero in every channel: [D, H, W]."""

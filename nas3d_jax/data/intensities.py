@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from nas3d_jax.data.brain import LAM, XI, intensity_range
-from nas3d_jax.data.intensity_names import Foreground, Normalization
+from nas3d_jax.data.brain import intensity_range
+from nas3d_jax.data.intensity_names import LAM, XI, Foreground, Normalization
 from nas3d_jax.errors import InputError
 from nas3d_jax.validation import is_number
 

@@ -1,4 +1,4 @@
-"""Names of foregrounds and normalisations, apart from what computes them, so that flags need not load it."""
+"""Names and constants of foregrounds and normalisations, apart from what computes them: flags need not load that."""
 
 from __future__ import annotations
 
@@ -9,3 +9,6 @@ Foreground = Literal["nonzero", "constant", "all"]
 AskedForeground = Literal["auto", "nonzero", "constant", "all"]
 """The same, or to be found out."""
 Normalization = Literal["range", "zscore", "percentile", "window", "none"]
+
+# Equation 2: length and offset of the range that the intensities in the brain are brought to.
+XI, LAM = 100.0, 0.1

@@ -6,9 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from nas3d_jax.data.brain import LAM, XI
 from nas3d_jax.data.intensities import MOST_OF_FACES, NOTHING, PERCENTILES, Intensities, Window
-from nas3d_jax.data.intensity_names import Foreground, Normalization
+from nas3d_jax.data.intensity_names import LAM, XI, Foreground, Normalization
 from nas3d_jax.export.onnx_graph import Graph
 
 

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nas3d_jax.data.brain import LAM, XI, brain_cube, intensity_range
+from nas3d_jax.data.brain import brain_cube, intensity_range
 from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
+from nas3d_jax.data.intensity_names import LAM, XI
 from nas3d_jax.data.patches.grid import PatchAverage, extract_patch, gaussian_weights, patch_grid
 from nas3d_jax.data.patches.normalize import normalize
 from nas3d_jax.errors import InputError

@@ -54,6 +54,7 @@ def test_what_the_file_does_not_hold_is_asked_for(released, tmp_path, capsys):
     ((*KNOWN[:2], KNOWN[3]), "regions must name"),
     (("--normalization=window", *KNOWN), "normalization of flair, t1, t1ce, t2 must be given with its window"),
     (("--patch_size=12", *KNOWN[:3]), "patch_size must be a multiple of 8"),
+    (("--normalization=zscore", "--xi=50", *KNOWN), "xi and lam are of normalization=range"),
     (("--schema=brats2024", KNOWN[1], "--regions=WT,TC,ET,RC"), "its network has 3 regions"),
   ]
   said = "does not hold its genotype; give it as --genotype=FILE" if more else "leave out genotype"

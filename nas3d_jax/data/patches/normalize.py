@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from nas3d_jax.data.brain import LAM, XI
+from nas3d_jax.data.intensity_names import LAM, XI
 from nas3d_jax.errors import InputError
 
 _SPACE = (-4, -3, -2)
