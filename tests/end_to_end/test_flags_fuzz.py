@@ -82,10 +82,10 @@ def door(monkeypatch, places, phantom_dataset):
     stands = types.SimpleNamespace(schema=phantom_dataset.schema, settings={}, incomplete=False)
     return stands if trained else real(runs, *arguments)
 
-  def opened(run):
+  def opened(run, **options):
     if Path(run) == places / "empty":
       raise AtTheDoor
-    return restore(run)
+    return restore(run, **options)
 
   monkeypatch.setenv("HOME", str(places / "home"))
   monkeypatch.chdir(places / "empty")
