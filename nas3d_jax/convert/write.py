@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from nas3d_jax.data.dataset.choose_intensities import named_kinds
 from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
 from nas3d_jax.data.intensity_names import LAM, XI
 from nas3d_jax.errors import InputError
-from nas3d_jax.files.atomic import sync_folder, write_whole, writing
+from nas3d_jax.files.atomic import new_folder, write_whole, writing
 from nas3d_jax.files.run_layout import CHECKPOINTS, GENOTYPE
 from nas3d_jax.models.config import SEARCH_DROPOUT, TRAIN_DROPOUT, NetworkConfig
 from nas3d_jax.models.genotype import Genotype
@@ -121,8 +120,12 @@ def convert_file(source: str | Path, config: ConvertConfig) -> ConvertSummary:
     dataset={"fingerprint": f"unknown, of a converted checkpoint {fingerprint('', variables)}"},
     intensities=PAPER_INTENSITIES if intensities.is_paper else intensities,
   )
-  with writing(out.parent):
-    _write_run(out, variables, metadata, genotype)
+  with writing(out.parent), new_folder(out) as folder:
+    write_whole(folder / GENOTYPE, genotype.to_json())
+    with Checkpoints(folder / CHECKPOINTS) as store:
+      # Without a metric none is the best, which is the one that is opened; of a single one any number will do.
+      items = dict(variables=variables, training={"step": np.int32(0)}, iterators={}, best_metric=0.0)
+      store.save(0, metadata=metadata.to_dict(), **items)
   return ConvertSummary(out, metadata)
 
 
@@ -160,19 +163,3 @@ def _converted(
   if given is None:
     raise InputError("it is a derived network, which does not hold its genotype; give it as --genotype=FILE")
   return convert_derived(state, network, given), given
-
-
-def _write_run(out: Path, variables: dict[str, Any], metadata: RunMetadata, genotype: Genotype) -> None:
-  """Writes the run beside `out` and then gives it its name."""
-  out.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as beside:
-    # One folder further in, because only its own user may enter a temporary one.
-    folder = Path(beside, out.name)
-    folder.mkdir()
-    write_whole(folder / GENOTYPE, genotype.to_json())
-    with Checkpoints(folder / CHECKPOINTS) as store:
-      # Without a metric none is the best, which is the one that is opened; of a single one any number will do.
-      items = dict(variables=variables, training={"step": np.int32(0)}, iterators={}, best_metric=0.0)
-      store.save(0, metadata=metadata.to_dict(), **items)
-    folder.rename(out)
-  sync_folder(out.parent)

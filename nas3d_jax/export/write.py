@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from nas3d_jax.checkpointing.restore import restore
 from nas3d_jax.errors import InputError
 from nas3d_jax.export.config import ExportConfig
 from nas3d_jax.export.contents import JAX_NETWORK, METADATA, ONNX_NETWORK, ONNX_NORMALIZATION, describe
-from nas3d_jax.files.atomic import sync_folder, write_whole, writing
+from nas3d_jax.files.atomic import new_folder, write_whole, writing
 from nas3d_jax.inference.volume import Variables, make_predict_step
 from nas3d_jax.models.networks import Network
 from nas3d_jax.models.search_space import CustomOperation
@@ -89,8 +88,9 @@ def export_network(config: ExportConfig, *, operations: Sequence[CustomOperation
     files = {JAX_NETWORK: serialized(net, variables, metadata)}
   files[METADATA] = (json.dumps(describe(metadata, config.format), indent=2) + "\n").encode()
   say(f"writing {out} ...")
-  with writing(out.parent):
-    _write_folder(out, files)
+  with writing(out.parent), new_folder(out) as folder:
+    for name, content in files.items():
+      write_whole(folder / name, content)
   return ExportSummary(out, {name: len(content) for name, content in files.items()}, metadata.network.multiple)
 
 
@@ -108,16 +108,3 @@ def serialized(net: Network, variables: Variables, metadata: RunMetadata) -> byt
   bound = jax.ShapeDtypeStruct((channels,), jnp.float32)
   function = jax.jit(lambda patches, low, high: step(variables, patches, low, high))
   return bytes(jax_export.export(function, platforms=PLATFORMS)(patches, bound, bound).serialize())
-
-
-def _write_folder(out: Path, files: dict[str, bytes]) -> None:
-  """Writes all files beside `out` and then gives the folder its name."""
-  out.parent.mkdir(parents=True, exist_ok=True)
-  with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as beside:
-    # One folder further in, because only its own user may enter a temporary one.
-    folder = Path(beside, out.name)
-    folder.mkdir()
-    for name, content in files.items():
-      write_whole(folder / name, content)
-    folder.rename(out)
-  sync_folder(out.parent)

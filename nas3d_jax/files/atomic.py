@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -70,6 +71,23 @@ def sync_folder(folder: Path) -> None:
       os.fsync(handle)
     finally:
       os.close(handle)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+  """A folder to fill, which takes its name when the context ends without an exception.
+
+  Args:
+    path: the folder, which is not there yet; those above it are made.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".partial", dir=path.parent) as beside:
+    # One folder further in, because only its own user may enter a temporary one.
+    folder = Path(beside, path.name)
+    folder.mkdir()
+    yield folder
+    folder.rename(path)
+  sync_folder(path.parent)
 
 
 @contextlib.contextmanager

@@ -73,28 +73,28 @@ def holds_nothing(folder: Path) -> bool:
   return all(path.name == LOCK or (path.name[0] == "." and path.suffix == ".partial") for path in folder.iterdir())
 
 
-def holder(path: Path) -> str | None:
-  """Who holds the lock of a file, " (process, host and time)", empty where the file does not tell; None if nobody does.
+def is_held(path: Path) -> bool:
+  """Whether a process holds the lock of a file; not where there is no such file.
 
   Raises:
     OSError: the file cannot be opened, and is there.
   """
   if fcntl is None:
-    return None
+    return False
   try:
     file = open_kept(path, make=False)
   except FileNotFoundError:
-    return None
+    return False
   with file:
     try:
       # Shared, so that those who ask do not see each other.
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-      return _read(file)
+      return True
     except OSError as error:
       if error.errno not in _WITHOUT_LOCKS:
         raise
-  return None
+  return False
 
 
 def _take(folder: Path, path: Path, until: float, needed: bool) -> BinaryIO:

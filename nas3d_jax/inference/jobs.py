@@ -93,17 +93,15 @@ def predict_jobs(
   choices: InferenceChoices,
   probabilities: bool,
   faults: Sequence[Fault] = (),
-  shard: Shard | None = None,
 ) -> PredictSummary:
   """Predicts cases into a folder. The next case is read and the last one written while one is computed.
 
   Args:
     jobs: the cases, of one schema.
-    folder: where to.
+    folder: where to; of a shard, the jobs are its cases.
     choices: how a network is applied.
     probabilities: whether to write the probabilities as well.
     faults: what was wrong with other cases before.
-    shard: which part of the folder's cases they are; None for all.
 
   Raises:
     InputError: after all other cases are done, some cannot be used: all are listed, by name, reason and remedy; or, at
@@ -137,8 +135,8 @@ def predict_jobs(
       bar.advance()
   seconds = time.monotonic() - began
   names = tuple(writing.done), tuple(reused), tuple(writing.conformed)
-  pending = () if shard is None else tuple(folder.pending())
-  summary = PredictSummary(folder.folder, *names, seconds, writing.incomplete, shard, pending)
+  pending = () if folder.shard is None else tuple(folder.pending())
+  summary = PredictSummary(folder.folder, *names, seconds, writing.incomplete, folder.shard, pending)
   refuse([*faults, *writing.faults], f"cannot be predicted; {summary}")
   return summary
 

@@ -63,8 +63,7 @@ def predict_cases(config: PredictConfig, *, operations: Sequence[CustomOperation
       say(f"shard {shard} has nothing to do: there are {len(everything)} cases, fewer than shards")
   with writing_to(Path(config.out), shard), writing(config.out):
     folder = PredictionFolder(config.out, settings=settings, cases=names, overwrite=config.overwrite, share=share)
-    choices, probabilities = config.choices, config.probabilities
-    return predict_jobs(jobs, folder, choices=choices, probabilities=probabilities, faults=faults, shard=shard)
+    return predict_jobs(jobs, folder, choices=config.choices, probabilities=config.probabilities, faults=faults)
 
 
 def _find(config: PredictConfig, ensemble: Ensemble) -> tuple[list[CaseFiles], list[Fault]]:

@@ -28,7 +28,7 @@ from nas3d_jax.files.locks import locked
 from nas3d_jax.files.run_layout import PREDICTIONS_JSON, PROBABILITIES
 from nas3d_jax.files.strict_json import write_json
 from nas3d_jax.inference.prediction_record import FORMAT, REMEDY, VERSION, difference, pending_cases, read_record
-from nas3d_jax.inference.shards import Share
+from nas3d_jax.inference.shards import Shard, Share
 
 _RECORD_LOCK = ".record.lock"
 _WAIT = 600.0
@@ -173,6 +173,11 @@ class PredictionFolder:
     for case in cases:
       for path in self._paths(case, probabilities=True):
         path.unlink(missing_ok=True)
+
+  @property
+  def shard(self) -> Shard | None:
+    """Which part of the cases this process does; None for all of them."""
+    return self._share and self._share.shard
 
   def pending(self) -> list[str]:
     """Names of the cases that no process has predicted by now."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nas3d_jax.errors import InputError
-from nas3d_jax.files.locks import LOCK, holder, locked
+from nas3d_jax.files.locks import LOCK, is_held, locked
 
 MOST_SHARDS = 100_000
 WAIT = 2.0
@@ -57,7 +57,7 @@ class Share:
 
   def others_write(self, folder: Path) -> bool:
     """Whether other shards of the same number write to a folder now."""
-    return any(holder(path) is not None for path in _locks(folder) if path.name != self.shard.lock)
+    return any(is_held(path) for path in _locks(folder) if path.name != self.shard.lock)
 
 
 def parse_shard(text: str) -> Shard:

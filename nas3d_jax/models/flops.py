@@ -72,7 +72,7 @@ def operation_flops(operation: str, cell: str, config: NetworkConfig, patch_size
   return total
 
 
-def _coarse_level(cell: str, config: NetworkConfig) -> tuple[CellKind, int]:
+def coarse_level(cell: str, config: NetworkConfig) -> tuple[CellKind, int]:
   """The kind of a cell, and how often the resolution was halved at its coarser end."""
   kind, number = cell.split("_")
   return kind, int(number) + 2 if kind == "down" else config.depth - int(number) + 1
@@ -80,7 +80,7 @@ def _coarse_level(cell: str, config: NetworkConfig) -> tuple[CellKind, int]:
 
 def _operation_level(cell: str, config: NetworkConfig, direction: Direction, layer: str) -> int:
   """The same where a layer of an operation acts."""
-  kind, coarse = _coarse_level(cell, config)
+  kind, coarse = coarse_level(cell, config)
   if kind == "down":
     return coarse
   # A transposed convolution acts on each voxel of its input; the pointwise one after it on the doubled output.
@@ -103,7 +103,7 @@ class _DerivedLevels:
       return int(cell[-1])
     if cell == "head":
       return 0
-    kind, coarse = _coarse_level(cell, self.net.config)
+    kind, coarse = coarse_level(cell, self.net.config)
     if layer.startswith("preprocess"):
       if kind == "down":
         return coarse - 1

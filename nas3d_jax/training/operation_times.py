@@ -6,6 +6,7 @@ them: other times would be another objective.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Mapping
@@ -20,9 +21,9 @@ from jax.experimental import multihost_utils
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.files.run_layout import CONFIG
-from nas3d_jax.models import convolutions, fused_operations, operations
+from nas3d_jax.models.cells import HybridModules
 from nas3d_jax.models.config import NetworkConfig
-from nas3d_jax.models.custom_operations import Custom, DenseParameters
+from nas3d_jax.models.flops import coarse_level
 from nas3d_jax.models.hybrid_parameters import hybrid_shapes
 from nas3d_jax.models.precision import activation_dtype
 from nas3d_jax.models.search_space import Direction
@@ -75,8 +76,8 @@ def _fits(times: Any, shapes: Mapping[str, tuple[int, int]]) -> bool:
 def measured_times(config: NetworkConfig, patch_size: PatchSize, dtype: jnp.dtype) -> dict[str, list[float]]:
   """Measures a forward pass of each candidate on a patch, the sum over the cells of a kind; takes a minute or two.
 
-  Each operation is compiled as it stands in a derived network, alone. What the compiler would gain from its neighbours
-  there does not count; neither does what starting a program takes.
+  Each operation is compiled alone. What the compiler would gain from its neighbours in a derived network does not
+  count; neither does what starting a program takes.
 
   Args:
     config: of the supernet.
@@ -86,24 +87,23 @@ def measured_times(config: NetworkConfig, patch_size: PatchSize, dtype: jnp.dtyp
   Returns:
     Seconds by name of the hybrid parameters, one for each candidate; those of the first process in all of them.
   """
+  times = {name: [0.0] * candidates for name, (_, candidates) in hybrid_shapes(config).items()}
   places = [
-    (name, operation, level)
-    for name in hybrid_shapes(config)
-    for level in range(config.depth + name.startswith("up"))
-    for operation in config.space.candidates[name.split("_")[1]]
+    (name, f"{kind}_{level}", column)
+    for name, row in times.items()
+    for kind in [name.split("_")[0]]
+    for level in range(config.depth + (kind == "up"))
+    for column in range(len(row))
   ]
-  found = {name: dict.fromkeys(config.space.candidates[name.split("_")[1]], 0.0) for name in hybrid_shapes(config)}
   with ProgressBar("measuring operations", len(places), silent=is_silent()) as bar:
-    for index in bar.track(range(len(places))):
-      name, operation, level = places[index]
-      cell, direction = name.split("_")
-      # How often the resolution was halved at the coarser end of the cell.
-      coarse = level + 2 if cell == "down" else config.depth - level + 1
-      reads_fine = (cell, direction) in (("down", "down"), ("up", "normal"))
+    for name, cell, column in bar.track(places):
+      kind, coarse = coarse_level(cell, config)
+      direction = name.split("_")[1]
+      reads_fine = (kind, direction) in (("down", "down"), ("up", "normal"))
       lengths = [length >> (coarse - reads_fine) for length in axis_lengths(patch_size)]
-      net = _Operation(operation, config.cell_channels(f"{cell}_{level}"), direction, config)
-      found[name][operation] += _seconds(net, (1, *lengths, net.channels), dtype)
-  times = {name: list(of_candidates.values()) for name, of_candidates in found.items()}
+      operation = config.space.candidates[direction][column]
+      net = _Operation(operation, config.cell_channels(cell), direction, config)
+      times[name][column] += _seconds(net, (1, *lengths, net.channels), dtype)
   if jax.process_count() == 1:
     return times
   flat = multihost_utils.broadcast_one_to_all(np.concatenate(list(times.values())))
@@ -112,7 +112,7 @@ def measured_times(config: NetworkConfig, patch_size: PatchSize, dtype: jnp.dtyp
 
 
 class _Operation(nn.Module):
-  """One candidate on one edge, as a derived cell computes it: [N, D, H, W, C] -> [N, D', H', W', C]."""
+  """One candidate on one edge, a hybrid module without a choice: [N, D, H, W, C] -> [N, D', H', W', C]."""
 
   operation: str
   channels: int
@@ -121,18 +121,9 @@ class _Operation(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    custom = self.config.space.custom_operation(self.operation)
-    if custom is not None and not custom.dense:
-      return Custom(custom, self.channels)(x)
-    if custom is None:
-      params = operations.Parameters(self.operation, self.channels, variant=self.config.variant)()
-    else:
-      params = DenseParameters(custom, self.channels)()
-    like = self.operation if custom is None else "conv"
-    stacked = {self.operation: operations.stack([params], like, self.channels, self.config.variant)}
-    weights = {self.operation: jnp.ones(1, jnp.float32)}
-    (y,) = fused_operations.evaluate(x, stacked, self.direction, self.config.variant, weights, summed=False)
-    return (convolutions.depth_to_space(y) if self.direction == "up" else y)[..., 0, :]
+    space = dataclasses.replace(self.config.space, **{self.direction: (self.operation,)})
+    module = HybridModules(self.direction, self.channels, 1, self.config.variant, space)
+    return module(x, jnp.ones((1, 1), jnp.float32))[..., 0, :]
 
 
 def _seconds(net: _Operation, shape: tuple[int, ...], dtype: jnp.dtype) -> float:

@@ -63,17 +63,17 @@ def search(
   folder = Path(config.workdir) / SEARCH
   if config.method == "random":
     return _draw(setup, folder)
-  with contextlib.ExitStack() as opened:
-    opened.enter_context(computing(config.precision))
+  with computing(config.precision):
     timed = config.cost_weight and config.cost == "time"
     times = {OPERATION_TIMES: operation_times(setup, folder)} if timed else {}
-    session = opened.enter_context(contextlib.closing(SearchSession(setup, folder, times.get(OPERATION_TIMES))))
-    run = opened.enter_context(setup.open_run(folder, **times))
-    primary = setup.replicas.process == 0
-    told = opened.enter_context(tracking(tracker, config.tracker, folder, primary=primary))
-    session.resume(run, stop or Stop(), told)
-    genotype = _search(session, config)
-    run.write(GENOTYPE, genotype.to_json())
+    with (
+      contextlib.closing(SearchSession(setup, folder, times.get(OPERATION_TIMES))) as session,
+      setup.open_run(folder, **times) as run,
+      tracking(tracker, config.tracker, folder, primary=setup.replicas.process == 0) as told,
+    ):
+      session.resume(run, stop or Stop(), told)
+      genotype = _search(session, config)
+      run.write(GENOTYPE, genotype.to_json())
   return genotype
 
 
