@@ -3,7 +3,7 @@
 Beside the paper's four metrics there are lesion-wise Dice and 95% Hausdorff distance as BraTS 2023
 defines them, the surface Dice at --tolerance, and the volumes of truth and prediction. Writes
 scores.csv and scores.json and prints the summary. A case without prediction, or a prediction
-without segmentation, is an error unless --cases leaves it out.
+without segmentation, is an error unless --cases or --only_predicted leaves it out.
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ def define(values: flags.FlagValues) -> None:
   define_path(values, "out", "folder to write the scores to")
   define_schema(values, of=" of the truth")
   define_list("cases", None, "names of the cases to score, with commas; not given: all", values)
+  flags.DEFINE_bool(
+    "only_predicted", False, "leave out segmentations without a prediction, as where one fold was predicted",
+    flag_values=values,
+  )
   flags.DEFINE_float(
     "tolerance", 1.0, "distance in mm up to which surfaces agree, for surface_dice", lower_bound=0.0,
     flag_values=values,
@@ -50,6 +54,7 @@ def main(values: flags.FlagValues) -> int:
     out,
     schema=values["schema"].value,
     cases=values["cases"].value,
+    only_predicted=values["only_predicted"].value,
     tolerance=values["tolerance"].value,
     overwrite=values["overwrite"].value,
   )

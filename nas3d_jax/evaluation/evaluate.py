@@ -51,6 +51,7 @@ def evaluate(
   *,
   schema: str | Path | Schema | None = None,
   cases: Iterable[str] | None = None,
+  only_predicted: bool = False,
   tolerance: float = metrics.TOLERANCE,
   overwrite: bool = False,
   workers: int | None = None,
@@ -68,6 +69,8 @@ def evaluate(
     out: the folder to write into.
     schema: what labels, regions and files of the truth are, see `find_schema`; None means to find it out.
     cases: the cases to score; None means every prediction and every segmentation.
+    only_predicted: whether segmentations without a prediction are left out, as where one fold was predicted. Cases
+      that `predictions.json` has as not predicted yet are missing all the same.
     tolerance: of the surface Dice, in mm, at least 0.
     overwrite: whether to replace scores of other files, or of another tolerance, that are there already.
     workers: cases read and scored at once; None means one a core.
@@ -76,20 +79,22 @@ def evaluate(
     The scores of every case.
 
   Raises:
-    InputError: no schema fits the truth, or its regions are other ones than those of the predictions; a prediction or a
-      segmentation is missing, or cannot be read, or the two differ in
-      shape, affine or labels (all such cases are listed; nothing is written), or `out` holds scores
-      of other files or another tolerance and overwrite is not given.
+    InputError: both cases and only_predicted are given; no schema fits the truth, or its regions are other ones than
+      those of the predictions; a prediction or a segmentation is missing, or cannot be read, or the two differ in
+      shape, affine or labels (all such cases are listed; nothing is written), or `out` holds scores of other files
+      or another tolerance and overwrite is not given.
   """
   if workers is None:
     workers = os.cpu_count() or 1
   check_whole("workers", workers, 1)
   tolerance = metrics.check_tolerance(tolerance)
+  if only_predicted and cases is not None:
+    raise InputError("only_predicted and cases both say which cases are scored; give one of them")
   predicted = stored_schema(predictions_dir)
   schema = find_schema(data_dir, schema, like=predicted)
   predicted = predicted or schema
   table = translation(predicted, schema)
-  pairs = _pair(Path(predictions_dir), Path(data_dir), schema, cases)
+  pairs = _pair(Path(predictions_dir), Path(data_dir), schema, cases, only_predicted)
   out = Path(out)
   if not overwrite and (out / SCORES_JSON).exists():
     return _reuse(out, pairs, schema, tolerance, workers)
@@ -115,7 +120,7 @@ def evaluate(
 
 
 def _pair(
-  predictions_dir: Path, data_dir: Path, schema: Schema, cases: Iterable[str] | None
+  predictions_dir: Path, data_dir: Path, schema: Schema, cases: Iterable[str] | None, only_predicted: bool
 ) -> list[_Pair]:
   """Prediction and truth of each case, sorted by name; or one InputError with all the faults."""
   truths, faults = find_segmentations(data_dir, schema)
@@ -123,20 +128,26 @@ def _pair(
   for path, stem in nifti_files(predictions_dir, "predictions_dir", 0):
     predictions.setdefault(stem, []).append(path)
   at_fault = {fault.case for fault in faults}
-  wanted = set(predictions) | set(truths) | at_fault if cases is None else set(cases)
+  pending = pending_cases(predictions_dir)
+  if cases is not None:
+    wanted, where = set(cases), "cases"
+  elif only_predicted:
+    wanted, where = set(predictions) | pending, str(predictions_dir)
+  else:
+    wanted, where = set(predictions) | set(truths) | at_fault, f"{predictions_dir} and {data_dir}"
   if not wanted:
-    where = f"{predictions_dir} and {data_dir}" if cases is None else "cases"
     raise InputError(f"there is no case to score in {where}; give at least one")
   faults = [*(fault for fault in faults if fault.case in wanted), *check_names(wanted)]
-  pending = pending_cases(predictions_dir)
   for case in wanted:
     found = predictions.get(case, [])
     if not found:
       reason = f"no prediction {case}.nii.gz or .nii in {predictions_dir}"
       # So it is where a shard is missing, was stopped, or could not predict it.
       reason += f", whose {PREDICTIONS_JSON} has it as not predicted yet" if case in pending else ""
-      remedy = "run predict again, all its shards" if case in pending else "predict it"
-      faults.append(Fault(case, reason, f"{remedy}, or name the cases to score with --cases"))
+      remedy = "predict it, or leave out what has no prediction with --only_predicted"
+      if case in pending:
+        remedy = "run predict again, all its shards, or name the cases to score with --cases"
+      faults.append(Fault(case, reason, remedy))
     if len(found) > 1:
       files = " and ".join(path.name for path in found)
       faults.append(Fault(case, f"it has {len(found)} predictions: {files}", "keep one of them"))

@@ -13,7 +13,8 @@ from nas3d_jax.data.cases.segmentations import find_segmentations
 from nas3d_jax.errors import InputError
 from nas3d_jax.evaluation.evaluate import evaluate
 from nas3d_jax.evaluation.metrics import METRICS
-from nas3d_jax.files.run_layout import SCORES_CSV, SCORES_JSON
+from nas3d_jax.files.run_layout import PREDICTIONS_JSON, SCORES_CSV, SCORES_JSON
+from nas3d_jax.inference.prediction_record import FORMAT, VERSION
 from nas3d_jax.schema.builtin import BRATS2019
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])
@@ -48,6 +49,29 @@ def folders(tmp_path):
   save(predictions / "a.nii.gz", labels())
   save(predictions / "b.nii", labels())
   return predictions, truth, tmp_path / "out"
+
+
+def test_only_predicted_leaves_out_truths_without_prediction(folders):
+  predictions = folders[0]
+  (predictions / "b.nii").unlink()
+  with pytest.raises(InputError, match=r"no prediction b\.nii.*--only_predicted"):
+    evaluate(*folders)
+  assert list(evaluate(*folders, only_predicted=True).cases) == ["a"]
+  with pytest.raises(InputError, match="only_predicted and cases both"):
+    evaluate(*folders, cases=["a"], only_predicted=True)
+  (predictions / "a.nii.gz").unlink()
+  with pytest.raises(InputError, match=r"no case to score in .*predictions; give"):
+    evaluate(*folders, only_predicted=True)
+
+
+def test_only_predicted_still_wants_what_the_record_has_as_pending(folders):
+  predictions, _, out = folders
+  (predictions / "b.nii").unlink()
+  record = {"format": FORMAT, "version": VERSION, "settings": {}, "cases": {"a": {}, "b": None}}
+  (predictions / PREDICTIONS_JSON).write_text(json.dumps(record))
+  with pytest.raises(InputError, match=r"b: no prediction .*not predicted yet"):
+    evaluate(*folders, only_predicted=True)
+  assert not out.exists()
 
 
 def test_scores_every_case_and_writes_both_files(folders):

@@ -39,7 +39,7 @@ FLAGS = {
   "skip_nonfinite checkpoint_minutes tracker overwrite platform devices coordinator processes process",
   "predict": "workdir fold cross_validation network checkpoint data_dir schema cases out patch_size tta tta_axes "
   "overlap gaussian whole_volume patch_batch min_component_ml probabilities overwrite shard platform devices",
-  "evaluate": "predictions data_dir out schema cases tolerance overwrite",
+  "evaluate": "predictions data_dir out schema cases only_predicted tolerance overwrite",
   "report": "workdir out portal_csv test_dir schema seed overwrite",
   "experiment": "workdir data_dir test_dir schema test_schema portal_csv folds foreground "
   f"normalization nested seeds random retrain_seeds cost_weights {SEARCH} search_patch_size "
