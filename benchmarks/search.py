@@ -30,11 +30,18 @@ SEARCH = (
 )
 TRAIN = f"{PATCH} {RECIPE} --fold=0 --kernels=4 --batch_size=2 --sampling=random --steps_per_epoch=250 --epochs=4"
 METHODS = {"darts": SEEDS, "single_path": SEEDS, "random": RANDOM}
+# Choices beside darts: name -> seeds, whose search it takes (None: its own), more flags of search, of train.
+CHOICES = {
+  "darts_warmup": (2, None, "--warmup_epochs=3", ""),
+  "darts_2_kernels": (SEEDS, "darts", "", "--kernels=2"),
+  "darts_2_kernels_from_search": (SEEDS, "darts", "", "--kernels=2 --init_from={search}"),
+}
 
 
 def runs() -> list[tuple[str, int]]:
-  """Method and seed of each genotype; the methods take turns, so that what is there early compares."""
-  return [(method, seed) for seed in range(max(METHODS.values())) for method, count in METHODS.items() if seed < count]
+  """Method or choice, and seed of each network; they take turns, so that what is there early compares."""
+  counts = METHODS | {choice: seeds for choice, (seeds, *_) in CHOICES.items()}
+  return [(method, seed) for seed in range(max(counts.values())) for method, count in counts.items() if seed < count]
 
 
 def run(data_dir: str, workdir: Path) -> None:
@@ -49,13 +56,16 @@ def run(data_dir: str, workdir: Path) -> None:
     own = workdir / method / str(seed)
     if (own / "scores" / "scores.csv").exists():
       continue
-    if not (own / "searched" / "search" / "genotype.json").exists():
-      write_reference(own / "searched", workdir / "dataset", without_fold=0)
-      how = shlex.split(DRAW if method == "random" else SEARCH)
-      launch("search", f"--workdir={own / 'searched'}", f"--method={method}", f"--seed={seed}", *how)
+    _, source, search_flags, train_flags = CHOICES.get(method, (0, None, "", ""))
+    searched = workdir / (source or method) / str(seed) / "searched"
+    if not (searched / "search" / "genotype.json").exists():
+      write_reference(searched, workdir / "dataset", without_fold=0)
+      how = DRAW if method == "random" else f"{SEARCH} {search_flags}"
+      named = f"--method={'darts' if method in CHOICES else method}"
+      launch("search", f"--workdir={searched}", named, f"--seed={seed}", *shlex.split(how))
     write_reference(own, workdir / "dataset")
-    genotype = own / "searched" / "search" / "genotype.json"
-    launch("train", f"--workdir={own}", f"--genotype={genotype}", *shlex.split(TRAIN))
+    how = shlex.split(f"{TRAIN} {train_flags.format(search=searched / 'search')}")
+    launch("train", f"--workdir={own}", f"--genotype={searched / 'search' / 'genotype.json'}", *how)
     common = [f"--data_dir={data_dir}", f"--cases={cases}", "--overwrite"]
     last = max((own / "train" / "0" / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
     launch("predict", *common, f"--checkpoint={last}", f"--out={own / 'predicted'}")
@@ -72,8 +82,10 @@ def page(workdir: Path, note: str) -> str:
 
   done = [run for run in runs() if (workdir / run[0] / str(run[1]) / "scores" / "scores.csv").exists()]
   rows, dice, genotypes, config, sessions = [], {}, {}, None, []
-  for method, seed in sorted(done, key=lambda run: (list(METHODS).index(run[0]), run[1])):
+  order = [*METHODS, *CHOICES]
+  for method, seed in sorted(done, key=lambda run: (order.index(run[0]), run[1])):
     own = workdir / method / str(seed)
+    searched = workdir / (CHOICES.get(method, (0, None))[1] or method) / str(seed) / "searched"
     net, variables, metadata = restore(own / "train" / "0", "last")
     config = metadata.network
     _, by_region, _ = means(own / "scores")
@@ -81,7 +93,7 @@ def page(workdir: Path, note: str) -> str:
     of_cases = [statistics.mean(cases[case][region]["dice"] for region in REGIONS) for case in sorted(cases)]
     dice.setdefault(method, []).append(of_cases)
     genotypes.setdefault(method, []).append(metadata.genotype)
-    search_minutes, train_minutes = (_minutes(folder) for folder in (own / "searched" / "search", own / "train" / "0"))
+    search_minutes, train_minutes = (_minutes(folder) for folder in (searched / "search", own / "train" / "0"))
     parameters = sum(leaf.size for leaf in _leaves(variables))
     cells = [method, seed, *(f"{100 * by_region[region]:.2f}" for region in REGIONS), f"{100 * np.mean(of_cases):.2f}"]
     cells += [f"{forward_flops(net, metadata.patch_size) / 1e9:.2f}", f"{parameters:,}"]
@@ -134,7 +146,9 @@ def page(workdir: Path, note: str) -> str:
     "```sh",
     "python -m benchmarks.search run --data_dir=Task04_Hippocampus --workdir=run",
     f"# python -m launch search --method=METHOD --seed=K {SEARCH}",
+    f"# python -m launch search --method=random --seed=K {DRAW}",
     f"# python -m launch train {TRAIN}",
+    *(f"# {choice}: {more[0]}{more[1]} beside these" for choice, (_, _, *more) in CHOICES.items()),
     "python -m benchmarks.search page --workdir=run",
     "```",
     "",
