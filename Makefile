@@ -16,6 +16,9 @@ PIP := $(BIN)/python -m pip install
 DRIVER := $(wildcard /proc/driver/nvidia/version /dev/nvidia0)$(shell command -v nvidia-smi 2>/dev/null)
 CUDA := $(if $(filter cpu,$(PLATFORM)),,$(if $(strip $(DRIVER)),"jax[cuda13]"))
 
+# A file's tests stay in one process, because its fixtures, such as a whole experiment, are made once a process.
+TWO := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
 # Checkpoints, networks, steps, commands: what a version of JAX or Orbax breaks first.
 QUICK := tests/checkpointing tests/files tests/models/test_networks.py tests/models/test_genotype.py \
   tests/training/test_steps.py tests/training/test_search.py tests/inference/test_predict.py tests/launch/test_main.py
@@ -27,10 +30,10 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+	$(BIN)/python -m pytest $(TWO)
 
 bounds: $(VENV)-oldest/.test
-	$(VENV)-oldest/bin/python -m pytest --numprocesses=2 --dist=worksteal $(QUICK)
+	$(VENV)-oldest/bin/python -m pytest $(TWO) $(QUICK)
 
 site: $(VENV)/.site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -1,5 +1,6 @@
 """What the tests share: one tiny network, one cache of compiled programs, the golden and the real data."""
 
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -18,14 +19,23 @@ def pytest_addoption(parser):
   parser.addoption("--soak", type=int, default=0, metavar="N", help="kill and resume N times, of every kind of run")
 
 
+def xla_flags():
+  """Those that compile fast: most of these tests' time is spent on compiling loops that run for milliseconds."""
+  flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+  flags += " --xla_cpu_parallel_codegen_split_count=1"
+  # The older way to compile fused operations takes half as long; later versions do not know it, and stop at the flag.
+  if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    flags += " --xla_cpu_use_fusion_emitters=false"
+  return flags
+
+
 def pytest_configure(config):
   """Settings of JAX, made before it is imported; they are inherited by the processes that tests start."""
   settings = {
     "JAX_COMPILATION_CACHE_DIR": str(config.cache.mkdir("xla")),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    # Compiling is what makes these tests slow, and most of that is spent on loops that run for milliseconds.
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "XLA_FLAGS": xla_flags(),
     # A program that was read from the cache is reported as an error, which it is not.
     "TF_CPP_MIN_LOG_LEVEL": "3",
   }

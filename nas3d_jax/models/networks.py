@@ -225,6 +225,17 @@ def check_call(config: NetworkConfig | UNetConfig, x: jax.Array, dropout_rate: f
 
 def variable_shapes(net: Network) -> Variables:
   """The variables of a network as `jax.ShapeDtypeStruct`; nothing is computed."""
+  try:
+    hash(net)
+  except TypeError:  # an operation of one's own has a field that cannot be hashed
+    return _traced_shapes.__wrapped__(net)
+  # Each gets dicts of its own.
+  return jax.tree.map(lambda leaf: leaf, _traced_shapes(net))
+
+
+# Folds, ensembles and the stages of an experiment ask again for the same network, and tracing one takes seconds.
+@functools.lru_cache(maxsize=32)
+def _traced_shapes(net: Network) -> Variables:
   size = net.config.multiple
   x = jax.ShapeDtypeStruct((1, size, size, size, net.config.in_channels), jnp.float32)
   return jax.eval_shape(net.init, jax.random.key(0), x)
