@@ -1,7 +1,7 @@
 """Is a search worth its price? Searched and random genotypes, trained alike on Task04_Hippocampus, and a page.
 
     python -m benchmarks.search run --data_dir=FOLDER --workdir=RUN    searches, draws, trains, scores; goes on
-    python -m benchmarks.search page --workdir=RUN                     writes benchmarks/search.md from what is there
+    python -m benchmarks.search page --workdir=RUN                     adds it to search.json, and writes search.md
 
 Fold 0 takes no part in the searches, is left out of the trainings, and judges. The last checkpoint is scored, so that
 its labels choose nothing.
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from benchmarks.task04 import FOLDS, REGIONS, _device, _table, fold_cases, history, launch, means
+from benchmarks.task04 import FOLDS, REGIONS, _device, _table, fold_cases, history, launch
 
 SEEDS, RANDOM = 3, 5
 PATCH = "--patch_size=40,56,40 --nodes=2 --depth=2"
@@ -29,6 +30,7 @@ SEARCH = (
   "--steps_per_epoch=60 --hybrid_learning_rate=1e-2 --kernel_learning_rate=3e-3"
 )
 TRAIN = f"{PATCH} {RECIPE} --fold=0 --kernels=4 --batch_size=2 --sampling=random --steps_per_epoch=250 --epochs=4"
+PICTURE = "docs/pictures/search.png"
 METHODS = {"darts": SEEDS, "single_path": SEEDS, "random": RANDOM}
 # Choices beside darts: name -> seeds, whose search it takes (None: its own), more flags of search, of train.
 CHOICES = {
@@ -72,33 +74,63 @@ def run(data_dir: str, workdir: Path) -> None:
     launch("evaluate", *common, f"--predictions={own / 'predicted'}", f"--out={own / 'scores'}")
 
 
-def page(workdir: Path, note: str) -> str:
-  """What the runs gave, in Markdown, with a note on how they were made."""
+def collect(workdir: Path) -> list[dict[str, Any]]:
+  """What each finished run gave, and how it was made; needs the runs."""
+  # They load JAX.
   from nas3d_jax.checkpointing.restore import restore
-  from nas3d_jax.evaluation.control import gain_over_random
   from nas3d_jax.evaluation.scores import Scores
   from nas3d_jax.models.flops import forward_flops
-  from nas3d_jax.models.genotype_statistics import chance_overlap, edge_overlap, parameter_free_share, row_overlap
 
-  done = [run for run in runs() if (workdir / run[0] / str(run[1]) / "scores" / "scores.csv").exists()]
-  rows, dice, genotypes, config, sessions = [], {}, {}, None, []
-  order = [*METHODS, *CHOICES]
-  for method, seed in sorted(done, key=lambda run: (order.index(run[0]), run[1])):
+  records = []
+  for method, seed in runs():
     own = workdir / method / str(seed)
+    if not (own / "scores" / "scores.csv").exists():
+      continue
     searched = workdir / (CHOICES.get(method, (0, None))[1] or method) / str(seed) / "searched"
     net, variables, metadata = restore(own / "train" / "0", "last")
-    config = metadata.network
-    _, by_region, _ = means(own / "scores")
     cases = Scores.load(own / "scores").cases
-    of_cases = [statistics.mean(cases[case][region]["dice"] for region in REGIONS) for case in sorted(cases)]
+    records.append({
+      "method": method,
+      "seed": seed,
+      "dice": {region: {case: round(cases[case][region]["dice"], 6) for case in sorted(cases)} for region in REGIONS},
+      "flops": forward_flops(net, metadata.patch_size),
+      "parameters": sum(leaf.size for leaf in _leaves(variables)),
+      "genotype": json.loads(metadata.genotype.to_json()),
+      "network": metadata.network.to_dict(),
+      "search_minutes": _minutes(searched / "search"),
+      "train_minutes": _minutes(own / "train" / "0"),
+      "session": json.loads((own / "train" / "0" / "config.json").read_text())["sessions"][-1],
+    })
+  return records
+
+
+def merged(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Both, each network once and the later one of it, in the order of the table."""
+  order = [*METHODS, *CHOICES]
+  found = {(record["method"], record["seed"]): record for record in [*before, *now]}
+  return [found[key] for key in sorted(found, key=lambda key: (order.index(key[0]), key[1]))]
+
+
+def page(records: list[dict[str, Any]], note: str) -> str:
+  """What the runs gave, in Markdown, with a note on how they were made."""
+  from nas3d_jax.evaluation.control import gain_over_random
+  from nas3d_jax.models.config import NetworkConfig
+  from nas3d_jax.models.genotype import Genotype
+  from nas3d_jax.models.genotype_statistics import chance_overlap, edge_overlap, parameter_free_share, row_overlap
+
+  rows, dice, genotypes = [], {}, {}
+  for record in records:
+    method, scores = record["method"], record["dice"]
+    of_cases = [statistics.mean(of) for of in zip(*(scores[region].values() for region in REGIONS), strict=True)]
+    genotype = Genotype.from_json(json.dumps(record["genotype"]))
     dice.setdefault(method, []).append(of_cases)
-    genotypes.setdefault(method, []).append(metadata.genotype)
-    search_minutes, train_minutes = (_minutes(folder) for folder in (searched / "search", own / "train" / "0"))
-    parameters = sum(leaf.size for leaf in _leaves(variables))
-    cells = [method, seed, *(f"{100 * by_region[region]:.2f}" for region in REGIONS), f"{100 * np.mean(of_cases):.2f}"]
-    cells += [f"{forward_flops(net, metadata.patch_size) / 1e9:.2f}", f"{parameters:,}"]
-    rows.append([*cells, f"{parameter_free_share(metadata.genotype):.0%}", search_minutes, train_minutes])
-    sessions.append(json.loads((own / "train" / "0" / "config.json").read_text())["sessions"][-1])
+    genotypes.setdefault(method, []).append(genotype)
+    cells = [method, record["seed"], *(f"{100 * statistics.mean(scores[region].values()):.2f}" for region in REGIONS)]
+    cells += [f"{100 * np.mean(of_cases):.2f}", f"{record['flops'] / 1e9:.2f}", f"{record['parameters']:,}"]
+    cells += [f"{parameter_free_share(genotype):.0%}", record["search_minutes"], record["train_minutes"]]
+    rows.append(cells)
+  done = [(record["method"], record["seed"]) for record in records]
+  config = NetworkConfig.from_dict(records[0]["network"])
   heads = ["method", "seed", *(f"Dice {region}" for region in REGIONS), "mean", "GFLOP a patch", "parameters"]
   heads += ["pools and identity", "minutes of search", "minutes of training"]
   lines = [
@@ -109,6 +141,8 @@ def page(workdir: Path, note: str) -> str:
     "trainings; the last checkpoint of each training is scored on it, without mirroring. Each is trained once.",
     "",
     _table(heads, rows),
+    "",
+    f"![Mean Dice of each network by method, and against its operations](../{PICTURE})",
     "",
     f"Missing: {', '.join(f'{method} {seed}' for method, seed in runs() if (method, seed) not in done) or 'nothing'}.",
     "",
@@ -141,7 +175,7 @@ def page(workdir: Path, note: str) -> str:
     *([note, ""] if note else []),
     "The trainings ran on:",
     "",
-    *dict.fromkeys(f"- {_device(session)}" for session in sessions),
+    *dict.fromkeys(f"- {_device(record['session'])}" for record in records),
     "",
     "```sh",
     "python -m benchmarks.search run --data_dir=Task04_Hippocampus --workdir=run",
@@ -154,6 +188,26 @@ def page(workdir: Path, note: str) -> str:
     "",
   ]
   return "\n".join(lines)
+
+
+def figure(records: list[dict[str, Any]]) -> Figure:
+  """The mean Dice of each network of a method, and the same against its operations."""
+  drawn = Figure(figsize=(9, 3), layout="constrained")
+  left, right = drawn.subplots(1, 2, sharey=True)
+  groups = [method for method in METHODS if any(record["method"] == method for record in records)]
+  for place, method in enumerate(groups):
+    found = [record for record in records if record["method"] == method]
+    dice = [100 * np.mean([list(of.values()) for of in record["dice"].values()]) for record in found]
+    left.plot([place] * len(dice), dice, "o", color=f"C{place}", alpha=0.7)
+    left.plot([place - 0.2, place + 0.2], [np.mean(dice)] * 2, color=f"C{place}")
+    right.plot([record["flops"] / 1e9 for record in found], dice, "o", color=f"C{place}", alpha=0.7, label=method)
+  left.set_xticks(range(len(groups)), groups)
+  left.set(ylabel="mean Dice, %, fold 0", title="a point a network, a line the mean", xlim=(-0.5, len(groups) - 0.5))
+  right.set(xlabel="GFLOP a patch", title="against its cost")
+  right.legend()
+  for axes in (left, right):
+    axes.grid(alpha=0.3)
+  return drawn
 
 
 def _minutes(folder: Path) -> str:
@@ -177,7 +231,12 @@ def main() -> None:
   if given.what == "run":
     run(given.data_dir, Path(given.workdir))
   else:
-    Path(__file__).with_suffix(".md").write_text(page(Path(given.workdir), given.note))
+    own = Path(__file__)
+    store = own.with_suffix(".json")
+    records = merged(json.loads(store.read_text()) if store.exists() else [], collect(Path(given.workdir)))
+    store.write_text("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n")
+    figure(records).savefig(own.parents[1] / PICTURE, dpi=110)
+    own.with_suffix(".md").write_text(page(records, given.note))
 
 
 if __name__ == "__main__":

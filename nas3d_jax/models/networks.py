@@ -225,17 +225,18 @@ def check_call(config: NetworkConfig | UNetConfig, x: jax.Array, dropout_rate: f
 
 def variable_shapes(net: Network) -> Variables:
   """The variables of a network as `jax.ShapeDtypeStruct`; nothing is computed."""
-  try:
-    hash(net)
-  except TypeError:  # an operation of one's own has a field that cannot be hashed
-    return _traced_shapes.__wrapped__(net)
+  space, genotype = getattr(net.config, "space", None), getattr(net, "genotype", None)
+  # Equal genotypes may have their rows, and so their parameters, in another order.
+  rows = genotype and (genotype.down, genotype.up)
+  if space and space.custom:  # equal ones may have other modules
+    return _traced_shapes.__wrapped__(net, rows)
   # Each gets dicts of its own.
-  return jax.tree.map(lambda leaf: leaf, _traced_shapes(net))
+  return jax.tree.map(lambda leaf: leaf, _traced_shapes(net, rows))
 
 
 # Folds, ensembles and the stages of an experiment ask again for the same network, and tracing one takes seconds.
 @functools.lru_cache(maxsize=32)
-def _traced_shapes(net: Network) -> Variables:
+def _traced_shapes(net: Network, rows: Any) -> Variables:
   size = net.config.multiple
   x = jax.ShapeDtypeStruct((1, size, size, size, net.config.in_channels), jnp.float32)
   return jax.eval_shape(net.init, jax.random.key(0), x)

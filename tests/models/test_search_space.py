@@ -14,7 +14,7 @@ from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.flops import forward_flops
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.hybrid_parameters import hybrid_shapes
-from nas3d_jax.models.networks import DerivedNet, Supernet
+from nas3d_jax.models.networks import DerivedNet, Supernet, variable_shapes
 from nas3d_jax.models.packing import PackedNet
 from nas3d_jax.models.search_space import PAPER_SPACE, CustomOperation, SearchSpace
 from tests.support import reference
@@ -222,3 +222,26 @@ def test_wrong_modules(operation, message):
   config = NetworkConfig(kernels=1, nodes=1, depth=2, space=SearchSpace.of(("conv",), [operation]))
   with pytest.raises(InputError, match=re.escape(message)):
     jax.eval_shape(Supernet(config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 8, 4), jnp.float32))
+
+
+def test_shapes_of_variables_are_those_of_the_modules_at_hand():
+  """Operations of one name are equal, whatever their modules; what was asked before must not answer."""
+
+  def has_kernel_of_5(module):
+    space = SearchSpace.of(("conv",), (CustomOperation("depthwise5", "normal", module),))
+    shapes = variable_shapes(Supernet(NetworkConfig(kernels=2, nodes=1, depth=2, space=space)))
+    return any(leaf.shape.count(5) == 3 for leaf in jax.tree.leaves(shapes))
+
+  assert has_kernel_of_5(Depthwise5)
+  assert not has_kernel_of_5(lambda channels: nn.Conv(channels, (3, 3, 3)))
+
+
+def test_shapes_of_variables_follow_the_rows_and_belong_to_who_asks():
+  rows = dict(down=(("down_conv", 1), ("max_pool", 0)), up=(("identity", 0), ("up_conv", 1)))
+  genotype, swapped = (Genotype(**{cell: found[::step] for cell, found in rows.items()}) for step in (1, -1))
+  assert genotype == swapped
+  config = NetworkConfig(kernels=2, nodes=1, depth=2)
+  one, other = (variable_shapes(DerivedNet(config, found)) for found in (genotype, swapped))
+  assert jax.tree.structure(one) != jax.tree.structure(other)
+  one["params"].clear()
+  assert variable_shapes(DerivedNet(config, genotype))["params"]
