@@ -24,7 +24,8 @@ body { font: 16px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; color: #
   max-width: 1240px; margin: 0 auto; padding: 1rem 1.5rem 4rem; }
 h1 { font-size: 1.7rem; margin-bottom: 0.2rem; } h2 { margin-top: 2.6rem; border-bottom: 2px solid #0072B2; }
 h3 { margin-top: 1.8rem; } nav ol { columns: 2; } a { color: #005b8f; }
-p, li { max-width: 52rem; overflow-wrap: anywhere; } .missing { background: #FFF4DC; border-left: 4px solid #E69F00; padding: 0.6rem 1rem; }
+p, li { max-width: 52rem; overflow-wrap: anywhere; }
+.missing { background: #FFF4DC; border-left: 4px solid #E69F00; padding: 0.6rem 1rem; }
 code, pre { font: 0.86rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
 pre { background: #f5f5f5; padding: 0.8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 figure { margin: 1.4rem 0; } figcaption { font-size: 0.92rem; color: #444; margin-bottom: 0.4rem; max-width: 60rem; }
