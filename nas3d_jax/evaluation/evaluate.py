@@ -144,7 +144,7 @@ def _pair(
       reason = f"no prediction {case}.nii.gz or .nii in {predictions_dir}"
       # So it is where a shard is missing, was stopped, or could not predict it.
       reason += f", whose {PREDICTIONS_JSON} has it as not predicted yet" if case in pending else ""
-      remedy = "predict it, or leave out what has no prediction with --only_predicted"
+      remedy = "predict it, or name the cases to score with --cases, or leave out all like it with --only_predicted"
       if case in pending:
         remedy = "run predict again, all its shards, or name the cases to score with --cases"
       faults.append(Fault(case, reason, remedy))

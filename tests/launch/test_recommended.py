@@ -114,6 +114,9 @@ def test_cases_that_were_not_predicted_are_left_out_as_the_message_says(tmp_path
   # Repeated or with commas, they are the same.
   assert main([*command, f"--cases={','.join(names)}"]) == 0
   assert "reused" in capsys.readouterr().err
+  assert "or leave out all like it with --only_predicted" in said
+  assert main([*command, "--only_predicted"]) == 0
+  assert "reused" in capsys.readouterr().err
   assert main([*command, "--cases="]) == 2
   assert "there is no case to score in cases" in capsys.readouterr().err
 
