@@ -46,6 +46,12 @@ def runs() -> list[tuple[str, int]]:
   return [(method, seed) for seed in range(max(counts.values())) for method, count in counts.items() if seed < count]
 
 
+def searched_in(workdir: Path, method: str, seed: int) -> Path:
+  """The run directory of the search that a network comes from: its own, or that which its choice takes."""
+  source = CHOICES[method][1] if method in CHOICES else None
+  return workdir / (source or method) / str(seed) / "searched"
+
+
 def run(data_dir: str, workdir: Path) -> None:
   """Does what is left."""
   # It loads JAX.
@@ -58,8 +64,8 @@ def run(data_dir: str, workdir: Path) -> None:
     own = workdir / method / str(seed)
     if (own / "scores" / "scores.csv").exists():
       continue
-    _, source, search_flags, train_flags = CHOICES.get(method, (0, None, "", ""))
-    searched = workdir / (source or method) / str(seed) / "searched"
+    *_, search_flags, train_flags = CHOICES.get(method, ("", ""))
+    searched = searched_in(workdir, method, seed)
     if not (searched / "search" / "genotype.json").exists():
       write_reference(searched, workdir / "dataset", without_fold=0)
       how = DRAW if method == "random" else f"{SEARCH} {search_flags}"
@@ -86,7 +92,7 @@ def collect(workdir: Path) -> list[dict[str, Any]]:
     own = workdir / method / str(seed)
     if not (own / "scores" / "scores.csv").exists():
       continue
-    searched = workdir / (CHOICES.get(method, (0, None))[1] or method) / str(seed) / "searched"
+    searched = searched_in(workdir, method, seed)
     net, variables, metadata = restore(own / "train" / "0", "last")
     cases = Scores.load(own / "scores").cases
     records.append({
