@@ -17,7 +17,7 @@ from nas3d_jax.checkpointing.restore import fingerprint, restore
 from nas3d_jax.data.intensities import PAPER_INTENSITIES, Intensities
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference.config import PAPER, InferenceChoices
-from nas3d_jax.inference.volume import OnPatch, PredictStep, Variables, make_predict_step, predict_mean
+from nas3d_jax.inference.volume import OnPatch, PredictStep, Variables, predict_mean, shared_predict_step
 from nas3d_jax.models.search_space import CustomOperation
 from nas3d_jax.runtime.compiling import announced
 from nas3d_jax.runtime.data_parallel import Replicas
@@ -123,7 +123,7 @@ def restore_ensemble(
       raise InputError(f"checkpoint {folder} is the same as {sources[known]}; give each once")
     sources[known] = str(folder)
     if kind not in steps:
-      step = make_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
+      step = shared_predict_step(net, xi=metadata.xi, lam=metadata.lam, replicas=replicas)
       steps[kind] = announced("the network", step)
     members.append((steps[kind], replicas.replicate(variables)))
   size, geometry = patch_size_of(patch_size) or first.patch_size, _common_geometry(runs, said)

@@ -19,8 +19,9 @@ from nas3d_jax.data.patches.normalize import normalize
 from nas3d_jax.errors import InputError
 from nas3d_jax.inference.config import PAPER, Axes, InferenceChoices
 from nas3d_jax.models.config import Precision
-from nas3d_jax.models.networks import Network
+from nas3d_jax.models.networks import Network, NetworkKey
 from nas3d_jax.models.precision import computing
+from nas3d_jax.runtime.compiling import shared
 from nas3d_jax.runtime.data_parallel import ONE_DEVICE, SPLIT, WHOLE, Replicas
 from nas3d_jax.validation import PatchSize, patch_size_of
 
@@ -68,6 +69,16 @@ def make_predict_step(
     return (predict_batch if patch.ndim == 5 else predict_one)(variables, patch, low, high)
 
   return predict_one if replicas.mesh is None else predict_step
+
+
+def shared_predict_step(net: Network, **options: Any) -> PredictStep:
+  """`make_predict_step`: for the same network and options the same step, which is compiled once a process."""
+  key = NetworkKey.of(net)
+  return make_predict_step(net, **options) if key is None else shared(_predict_step, key, **options)
+
+
+def _predict_step(key: NetworkKey, **options: Any) -> PredictStep:
+  return make_predict_step(key.net, **options)
 
 
 def mirrored(step: PredictStep, along: Axes = "DHW") -> PredictStep:
@@ -128,7 +139,7 @@ def predict_volume(
     patch_size: length of a patch in voxels, one or one an axis, each a multiple of `net.config.multiple`; best that of
       the training.
     step: a step of `make_predict_step(net)`, so that many volumes share one compilation, or with another range; None
-      compiles one.
+      takes the same for all volumes of a network of this library without operations of one's own, else compiles one.
     intensities: foreground and normalisation of the training, `metadata.intensities`; where the volume went through
       their `prepare` before, their `prepared`.
     missing: modalities, by their place in M, that the case lacks: what `volume` has there is not read, and the network
@@ -151,7 +162,7 @@ def predict_volume(
   trees = [variables] if isinstance(variables, Mapping) else list(variables)
   if not trees:
     raise InputError("variables must be at least one tree of variables, got none")
-  step = step or make_predict_step(net)
+  step = step or shared_predict_step(net)
   members = [(step, tree) for tree in trees]
   sizes = dict(patch_size=patch_size, regions=net.config.out_channels, multiple=net.config.multiple)
   volume = intensities.prepare(volume, missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -223,20 +224,44 @@ def check_call(config: NetworkConfig | UNetConfig, x: jax.Array, dropout_rate: f
     raise InputError(f"dropout_rate must be at least 0 and below 1, got {dropout_rate!r}")
 
 
+@dataclasses.dataclass(frozen=True)
+class NetworkKey:
+  """What two networks that compute the same from the same variables have in common, for what is made once for both.
+
+  Attributes:
+    net: one of them.
+    rows: of its genotype, where it has one: equal genotypes may have their rows, and so their parameters, in another
+      order.
+  """
+
+  net: Network
+  rows: Any
+
+  @classmethod
+  def of(cls, net: nn.Module) -> NetworkKey | None:
+    """The key of a network; None where nothing tells that another is the same."""
+    space = isinstance(net, Network) and getattr(net.config, "space", None)
+    # Equal operations of the user's own may have other modules.
+    if not isinstance(net, Network) or (space and space.custom):
+      return None
+    genotype = getattr(net, "genotype", None)
+    return cls(net, genotype and (genotype.down, genotype.up))
+
+
 def variable_shapes(net: Network) -> Variables:
   """The variables of a network as `jax.ShapeDtypeStruct`; nothing is computed."""
-  space, genotype = getattr(net.config, "space", None), getattr(net, "genotype", None)
-  # Equal genotypes may have their rows, and so their parameters, in another order.
-  rows = genotype and (genotype.down, genotype.up)
-  if space and space.custom:  # equal ones may have other modules
-    return _traced_shapes.__wrapped__(net, rows)
+  key = NetworkKey.of(net)
   # Each gets dicts of its own.
-  return jax.tree.map(lambda leaf: leaf, _traced_shapes(net, rows))
+  return _traced_shapes(net) if key is None else jax.tree.map(lambda leaf: leaf, _kept_shapes(key))
 
 
 # Folds, ensembles and the stages of an experiment ask again for the same network, and tracing one takes seconds.
 @functools.lru_cache(maxsize=32)
-def _traced_shapes(net: Network, rows: Any) -> Variables:
+def _kept_shapes(key: NetworkKey) -> Variables:
+  return _traced_shapes(key.net)
+
+
+def _traced_shapes(net: Network) -> Variables:
   size = net.config.multiple
   x = jax.ShapeDtypeStruct((1, size, size, size, net.config.in_channels), jnp.float32)
   return jax.eval_shape(net.init, jax.random.key(0), x)

@@ -20,6 +20,7 @@ import numpy as np
 
 from nas3d_jax.errors import InputError
 from nas3d_jax.models import fused_operations
+from nas3d_jax.models.networks import Network, NetworkKey, variable_shapes
 
 PACKED = "packed"
 
@@ -127,6 +128,17 @@ class PackedNet:
     """The network's `apply`, with packed variables."""
     params = dict(variables["params"])
     return self.net.apply({"params": {**self.packing.read(params.pop(PACKED)), **params}}, *args, **kwargs)
+
+
+def packed_net(net: Network) -> PackedNet:
+  """The network with its parameters packed: for the same network the same object, so that its steps can be shared."""
+  key = NetworkKey.of(net)
+  return PackedNet(net, variable_shapes(net)) if key is None else _kept(key)
+
+
+@functools.lru_cache(maxsize=16)
+def _kept(key: NetworkKey) -> PackedNet:
+  return PackedNet(key.net, variable_shapes(key.net))
 
 
 def _leaves(tree: Mapping[str, Any], path: Path = ()):

@@ -1,14 +1,17 @@
-"""What compiling shows where there is no terminal: a line when it begins and one when it ends.
+"""Programs that are compiled once a process, and what compiling shows where there is no terminal.
 
-On a terminal the bar is there, and says that it waits for the first step.
+That is a line when it begins and one when it ends. On a terminal the bar is there, and says that it waits for the first
+step.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import jax
@@ -19,6 +22,25 @@ from nas3d_jax.runtime.distributed import is_silent
 from nas3d_jax.runtime.progress_bar import is_live, stderr_console, write_line
 
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
+
+# Jitted function -> the shapes for which it is compiled.
+_compiled: weakref.WeakKeyDictionary[Callable[..., Any], set[Any]] = weakref.WeakKeyDictionary()
+
+
+# Two networks with their search, each with loss, optimizer and three steps, are about twenty.
+@functools.lru_cache(maxsize=32)
+def shared(make: Callable[..., Any], *arguments: Hashable, **options: Hashable) -> Any:
+  """What `make` returns: the same object for equal arguments.
+
+  The folds of an experiment take the same step then. A step of its own for each would be traced again, and read from
+  the cache of compiled programs or compiled anew.
+
+  Args:
+    make: of a step, or of something that is an argument of one.
+    *arguments: of it. What is not compared by value, such as a function, should be shared itself.
+    **options: of it.
+  """
+  return make(*arguments, **options)
 
 
 @contextlib.contextmanager
@@ -51,12 +73,13 @@ def announced(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
   Args:
     what: it is.
-    function: jitted, and not called yet; compiled anew where an argument that is an array has another shape.
+    function: jitted, and called by way of this alone; compiled anew where an argument that is an array has another
+      shape.
 
   Returns:
     A function of the same arguments, by position; it is for calls alone, not for use in another program.
   """
-  seen = set()
+  seen = _compiled.setdefault(function, set())
 
   def call(*arguments: Any) -> Any:
     shapes = tuple(argument.shape for argument in arguments if isinstance(argument, jax.Array | np.ndarray))

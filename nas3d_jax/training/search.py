@@ -16,12 +16,13 @@ from nas3d_jax.models.expected_cost import make_expected_cost, operation_costs
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.hybrid_parameters import hybrid_weights
 from nas3d_jax.models.networks import Supernet, partition
-from nas3d_jax.models.packing import PackedNet
+from nas3d_jax.models.packing import packed_net
 from nas3d_jax.models.precision import activation_dtype, computing
 from nas3d_jax.models.random_genotype import random_genotype
 from nas3d_jax.models.search_space import CustomOperation, SearchSpace
 from nas3d_jax.models.single_path import Path as OperationPath
 from nas3d_jax.models.single_path import sampled_paths, strongest_paths
+from nas3d_jax.runtime.compiling import shared
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import LAST_TEMPERATURE, OPERATION_TIMES, SearchConfig
@@ -173,9 +174,9 @@ class SearchSession(Session[SearchState, SearchItems]):
     net = Supernet(setup.network, config.dropout, dtype=activation_dtype(config.precision))
     keys = RunKeys.of(config.seed)
     variables = initial_variables(net, keys.init)
-    packed = PackedNet(net, variables)
+    packed = packed_net(net)
     optimizers = (
-      adam(config.hybrid_learning_rate),
+      shared(adam, config.hybrid_learning_rate),
       setup.optimizer(config.kernel_learning_rate, config.epochs * kernel.order.steps),
     )
     options = dict(
@@ -193,7 +194,7 @@ class SearchSession(Session[SearchState, SearchItems]):
       ),
       net=packed,
       state=SearchState.create(packed.pack(variables), *optimizers, keys.step),
-      step=make_search_step(packed, *optimizers, weights=sampling, **options),
+      step=shared(make_search_step, packed, *optimizers, weights=sampling, **options),
       augment_key=keys.augment,
       # Validated is what the search would choose now, as far as a path can be: all edges stay.
       validated={} if sampling is None else {"weights": strongest_paths},

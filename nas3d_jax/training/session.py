@@ -21,7 +21,7 @@ from nas3d_jax.data.patches.patch_stream import PatchStream
 from nas3d_jax.errors import InputError
 from nas3d_jax.models.genotype import Genotype
 from nas3d_jax.models.packing import PackedNet
-from nas3d_jax.runtime.compiling import announced
+from nas3d_jax.runtime.compiling import announced, shared
 from nas3d_jax.runtime.distributed import say
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.chunks import make_chunk, steps_per_call
@@ -107,7 +107,7 @@ class Session(abc.ABC, Generic[State, Items]):
     what = {"search": "the search step", "train": "the training step"}[kind]
     self._step = announced(what, step)
     self._chunk = announced(what, make_chunk(step, self._cut_batches, metrics)) if on_device else None
-    validation_step = make_validation_step(net, replicas=setup.replicas, **setup.objective, **validated)
+    validation_step = shared(make_validation_step, net, replicas=setup.replicas, **setup.objective, **validated)
     self._validation_step = announced("the validation step", validation_step)
     self.progress = EpochProgress(losses, self.feeds[-1].stream.order, Skips(folder, setup.config.skip_nonfinite))
 

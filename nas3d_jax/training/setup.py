@@ -28,6 +28,7 @@ from nas3d_jax.models.networks import Network, variable_shapes
 from nas3d_jax.models.search_space import PAPER_SPACE, SearchSpace
 from nas3d_jax.options import plain
 from nas3d_jax.runtime import devices
+from nas3d_jax.runtime.compiling import shared
 from nas3d_jax.runtime.data_parallel import Replicas
 from nas3d_jax.runtime.distributed import first_says, say
 from nas3d_jax.runtime.memory import check_fits
@@ -105,7 +106,7 @@ class RunSetup:
     config = self.config
     if (config.loss, config.dice_over) == ("dice", "sample"):
       return {}
-    return {"loss": make_logit_loss(config.loss, over=config.dice_over, output=config.output), "logits": True}
+    return {"loss": shared(make_logit_loss, config.loss, over=config.dice_over, output=config.output), "logits": True}
 
   def optimizer(self, rate: float, updates: int) -> optax.GradientTransformation:
     """The optimiser of all but the hybrid parameters.
@@ -116,9 +117,10 @@ class RunSetup:
     """
     config = self.config
     falls = config.schedule != "plateau"
-    return make_optimizer(
+    return shared(
+      make_optimizer,
       config.optimizer,
-      scheduled(config.schedule, rate, steps=updates, warmup=config.warmup) if falls else rate,
+      shared(scheduled, config.schedule, rate, steps=updates, warmup=config.warmup) if falls else rate,
       weight_decay=config.weight_decay,
       clip_norm=config.clip_norm,
       ema=getattr(config, "ema", 0.0),

@@ -15,9 +15,10 @@ from nas3d_jax.files.run_layout import GENOTYPE, SEARCH, TRAIN_FOLDERS
 from nas3d_jax.models.architectures import HAND_DESIGNED
 from nas3d_jax.models.genotype import Genotype, genotype_in
 from nas3d_jax.models.networks import DerivedNet, Network
-from nas3d_jax.models.packing import PACKED, PackedNet
+from nas3d_jax.models.packing import PACKED, packed_net
 from nas3d_jax.models.precision import activation_dtype, computing
 from nas3d_jax.models.search_space import CustomOperation
+from nas3d_jax.runtime.compiling import shared
 from nas3d_jax.runtime.stopping import Stop
 from nas3d_jax.training.config import TrainConfig
 from nas3d_jax.training.epoch import SavedSums
@@ -118,7 +119,7 @@ class TrainSession(Session[TrainState, TrainItems]):
     optimizer = setup.optimizer(config.learning_rate, config.epochs * training.order.steps)
     keys = RunKeys.of(config.seed)
     variables = initial_variables(net, keys.init) if start is None else start
-    packed = PackedNet(net, variables)
+    packed = packed_net(net)
     super().__init__(
       setup,
       folder,
@@ -127,8 +128,9 @@ class TrainSession(Session[TrainState, TrainItems]):
       feeds=(Feed("train", "", training, augment=config.augment),),
       net=packed,
       state=TrainState.create(packed.pack(variables), optimizer, keys.step),
-      step=make_train_step(
-        packed, optimizer, modality_dropout=config.modality_dropout, replicas=setup.replicas, **setup.objective
+      step=shared(
+        make_train_step, packed, optimizer, modality_dropout=config.modality_dropout, replicas=setup.replicas,
+        **setup.objective,
       ),
       augment_key=keys.augment,
     )
