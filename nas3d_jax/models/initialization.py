@@ -75,7 +75,13 @@ def declare(module: nn.Module, shapes: Mapping[str, Mapping[str, tuple[int, ...]
   Returns:
     float32 arrays by layer and name.
   """
-  return {layer: module.param(layer, init_layer, layer, arrays) for layer, arrays in shapes.items()}
+  declared = {}
+  for layer, arrays in shapes.items():
+    given = module.get_variable("params", layer, {})
+    fits = {name: jnp.shape(array) for name, array in given.items()} == arrays
+    # Flax would trace the draw of values that are there, which is a good part of tracing a network.
+    declared[layer] = given if fits else module.param(layer, init_layer, layer, arrays)
+  return declared
 
 
 def init_layer(key: jax.Array, layer: str, arrays: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
