@@ -1,5 +1,6 @@
 """What the tests share: one tiny network, one cache of compiled programs, the golden and the real data."""
 
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -41,6 +42,8 @@ def pytest_configure(config):
   }
   for name, value in settings.items():
     os.environ.setdefault(name, value)
+  # Tracing makes millions of objects and little garbage; by default a fifth of its time goes into looking for it.
+  gc.set_threshold(200_000, 50, 100)
   # Shells ignore Ctrl-C in what they run in the background, and what is ignored stays so in the processes of tests.
   signal.signal(signal.SIGINT, signal.default_int_handler)
 

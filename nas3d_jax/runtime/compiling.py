@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import threading
 import time
 import weakref
@@ -45,10 +46,14 @@ def shared(make: Callable[..., Any], *arguments: Hashable, **options: Hashable) 
 
 @contextlib.contextmanager
 def compiling(what: str) -> Iterator[None]:
-  """Shows that a program is compiled within the block, or read from the cache of compiled programs."""
+  """Shows that a program is compiled within the block, or read from the cache of compiled programs.
+
+  Python collects no garbage meanwhile: it finds next to none, and takes a fourth of the time of tracing a network.
+  """
   console = stderr_console()
   if is_silent() or is_live(console):
-    yield
+    with _garbage_left():
+      yield
     return
   thread, hits = threading.get_ident(), []
 
@@ -61,11 +66,23 @@ def compiling(what: str) -> Iterator[None]:
   began = time.monotonic()
   monitoring.register_event_listener(listen)
   try:
-    yield
+    with _garbage_left():
+      yield
   finally:
     monitoring.unregister_event_listener(listen)
   seconds = time.monotonic() - began
   write_line(console, f"{'ready, from the cache,' if hits else 'compiled'} in {seconds:.0f} s")
+
+
+@contextlib.contextmanager
+def _garbage_left() -> Iterator[None]:
+  collects = gc.isenabled()
+  gc.disable()
+  try:
+    yield
+  finally:
+    if collects:
+      gc.enable()
 
 
 def announced(what: str, function: Callable[..., Any]) -> Callable[..., Any]:
