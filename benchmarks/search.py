@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.task04 import FOLDS, REGIONS, _device, _table, fold_cases, history, launch
+from benchmarks.task04 import FOLDS, REGIONS, device, fold_cases, history, last_session, launch, read_store, table
 
 SEEDS, RANDOM = 3, 5
 PATCH = "--patch_size=40,56,40 --nodes=2 --depth=2"
@@ -105,7 +105,7 @@ def collect(workdir: Path) -> list[dict[str, Any]]:
       "network": metadata.network.to_dict(),
       "search_minutes": _minutes(searched / "search"),
       "train_minutes": _minutes(own / "train" / "0"),
-      "session": json.loads((own / "train" / "0" / "config.json").read_text())["sessions"][-1],
+      "session": last_session(own / "train" / "0"),
     })
   return records
 
@@ -146,7 +146,7 @@ def page(records: list[dict[str, Any]], note: str) -> str:
     f"cases, {FOLDS} folds. Fold 0 ({len(next(iter(dice.values()))[0])} cases) took no part in the searches and "
     "trainings; the last checkpoint of each training is scored on it, without mirroring. Each is trained once.",
     "",
-    _table(heads, rows),
+    table(heads, rows),
     "",
     f"![Mean Dice of each network by method, and against its operations](../{PICTURE})",
     "",
@@ -181,7 +181,7 @@ def page(records: list[dict[str, Any]], note: str) -> str:
     *([note, ""] if note else []),
     "The trainings ran on:",
     "",
-    *dict.fromkeys(f"- {_device(record['session'])}" for record in records),
+    *dict.fromkeys(f"- {device(record['session'])}" for record in records),
     "",
     "```sh",
     "python -m benchmarks.search run --data_dir=Task04_Hippocampus --workdir=run",
@@ -239,7 +239,7 @@ def main() -> None:
   else:
     own = Path(__file__)
     store = own.with_suffix(".json")
-    records = merged(json.loads(store.read_text()) if store.exists() else [], collect(Path(given.workdir)))
+    records = merged(read_store(store, []), collect(Path(given.workdir)))
     store.write_text("[\n" + ",\n".join(json.dumps(record) for record in records) + "\n]\n")
     figure(records).savefig(own.parents[1] / PICTURE, dpi=110)
     own.with_suffix(".md").write_text(page(records, given.note))

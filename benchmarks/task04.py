@@ -2,9 +2,7 @@
 
     python -m benchmarks.task04 plan --data_dir=FOLDER --workdir=RUN     prints the commands that make it all
     python -m benchmarks.task04 score --data_dir=FOLDER --workdir=RUN    predicts and scores the folds that were trained
-    python -m benchmarks.task04 ablation --data_dir=FOLDER --workdir=RUN trains short, one part off (--epochs, --parts)
-    python -m benchmarks.task04 ablation_page --workdir=RUN              writes benchmarks/task04_ablation.md from them
-    python -m benchmarks.task04 page --workdir=RUN                       writes benchmarks/task04.md from what is there
+    python -m benchmarks.task04 page --workdir=RUN                       adds it to task04.json, and writes task04.md
 
 A fold that was not trained to its last epoch is named as missing in the page.
 """
@@ -32,23 +30,6 @@ TRAIN = {
   "plain_unet": f"train {RECIPE} {EPOCH} --network=plain_unet --filters=16 --levels=4",
 }
 EPOCHS = 12
-# Short trainings, alike but for one part of the recipe.
-SHORT = "--kernels=4 --depth=2 --batch_size=2 --sampling=random --steps_per_epoch=250 --fold=0"
-PARTS = {
-  "modern": "",
-  "Dice alone": "--loss=dice",
-  "Dice and focal": "--loss=dice_focal",
-  "Dice over each sample": "--dice_over=sample",
-  "Adam without decay": "--optimizer=adam --weight_decay=0",
-  "SGD": "--optimizer=sgd",
-  "rate as on a plateau": "--schedule=plateau",
-  "no clipping": "--clip_norm=0",
-  "no average": "--ema=0",
-  "the paper's augmentation": "--augmentation=paper",
-  "no augmentation": "--noaugment",
-  "all axes mirrored": "--mirror=DHW",
-  "the paper's dropout": "--dropout=0.5",
-}
 MIRRORED = "--tta --tta_axes=D --overlap=0.5 --gaussian"
 REGIONS = ("Anterior", "Posterior")
 FOLDERS = {"searched": "train", "plain_unet": "plain_unet"}
@@ -115,62 +96,78 @@ def score(data_dir: str, workdir: Path) -> None:
       launch("evaluate", *common, f"--predictions={out / f'predicted{end}'}", f"--out={out / f'scores{end}'}")
 
 
-def ablation(data_dir: str, workdir: Path, epochs: int, parts: list[str]) -> None:
-  """Trains, predicts and scores fold 0 once for each of these parts; what is there already is left."""
-  cases = ",".join(fold_cases(workdir, 0))
-  for name in parts:
-    flags, own = PARTS[name], _part_folder(workdir, name)
-    if (own / "scores" / "scores.csv").exists():
-      continue
-    own.mkdir(parents=True, exist_ok=True)
-    for part in ("dataset", "search"):
-      if not (own / part).exists():
-        (own / part).symlink_to((workdir / part).resolve())
-    launch("train", *shlex.split(f"{RECIPE} {SHORT}"), *shlex.split(flags), f"--epochs={epochs}", f"--workdir={own}")
-    common = [f"--data_dir={data_dir}", f"--cases={cases}", "--overwrite"]
-    launch("predict", *common, f"--workdir={own}", "--fold=0", f"--out={own / 'predicted'}")
-    launch("evaluate", *common, f"--predictions={own / 'predicted'}", f"--out={own / 'scores'}")
-
-
 def launch(*arguments: str) -> None:
   """Runs a command."""
   subprocess.run([sys.executable, "-m", "launch", *arguments], check=True)
 
 
-def page(workdir: Path, note: str) -> str:
-  """What the runs gave, in Markdown, with a note on how they were made."""
+def collect(workdir: Path) -> dict[str, Any]:
+  """What the search and each finished training gave, and how they were made; needs the runs."""
   # They load JAX.
   from nas3d_jax.checkpointing.restore import restore
   from nas3d_jax.models.flops import forward_flops
 
-  rows, curves = [], []
+  found: dict[str, Any] = {"search": None, "trainings": []}
+  if (workdir / "search" / "genotype.json").exists():
+    records = history(workdir / "search")
+    found["search"] = {
+      "minutes": _minutes(records),
+      "steps": records[-1]["step"],
+      "epochs": len(records),
+      "count": records[-1]["count"],
+      "genotype": (workdir / "search" / "genotype.json").read_text().strip(),
+      "device": device(last_session(workdir / "search")),
+    }
   for network, fold in trained(workdir):
-    folder = workdir / FOLDERS[network] / str(fold)
-    count, dice, hd95 = means(workdir / "folds" / f"{network}_{fold}" / "scores")
-    _, mirrored, _ = means(workdir / "folds" / f"{network}_{fold}" / "scores_mirrored")
+    folder, scores = workdir / FOLDERS[network] / str(fold), workdir / "folds" / f"{network}_{fold}"
+    count, dice, hd95 = means(scores / "scores")
+    _, mirrored, _ = means(scores / "scores_mirrored")
     net, variables, metadata = restore(folder)
-    parameters = sum(math.prod(leaf.shape) for leaf in _leaves(variables))
-    flops = forward_flops(net, metadata.patch_size) / 1e9
     records = history(folder)
-    minutes = sum(record["seconds"] for record in records) / 60
-    cells = [network, fold, count, *(f"{100 * value:.2f}" for value in dice.values())]
-    cells += [f"{100 * statistics.mean(found.values()):.2f}" for found in (dice, mirrored)]
+    losses = [record["validation_loss"] for record in records]
+    found["trainings"].append({
+      "network": network,
+      "fold": fold,
+      "cases": count,
+      "dice": dice,
+      "mirrored": statistics.mean(mirrored.values()),
+      "hd95": hd95,
+      "parameters": sum(math.prod(leaf.shape) for leaf in _leaves(variables)),
+      "gflop": forward_flops(net, metadata.patch_size) / 1e9,
+      "updates": records[-1]["step"],
+      "minutes": _minutes(records),
+      "validation_loss": losses,
+      "level": next(epoch for epoch, value in enumerate(losses, 1) if value < 1.01 * min(losses)),
+      "device": device(last_session(folder)),
+    })
+  return found
+
+
+def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+  """Both, the later search, and each training once and the later one of it, in the order of the table."""
+  found = {(one["network"], one["fold"]): one for one in [*before["trainings"], *now["trainings"]]}
+  order = sorted(found, key=lambda key: (list(FOLDERS).index(key[0]), key[1]))
+  return {"search": now["search"] or before["search"], "trainings": [found[key] for key in order]}
+
+
+def page(results: dict[str, Any], note: str) -> str:
+  """What the runs gave, in Markdown, with a note on how they were made."""
+  rows, curves, search = [], [], results["search"]
+  for one in results["trainings"]:
+    dice, hd95, losses = one["dice"], one["hd95"], one["validation_loss"]
+    cells = [one["network"], one["fold"], one["cases"], *(f"{100 * value:.2f}" for value in dice.values())]
+    cells += [f"{100 * value:.2f}" for value in (statistics.mean(dice.values()), one["mirrored"])]
     cells += [f"{value:.2f}" for value in hd95.values()]
-    cells += [f"{parameters:,}", f"{flops:.1f}", f"{records[-1]['step']:,}", f"{minutes:.1f}"]
+    cells += [f"{one['parameters']:,}", f"{one['gflop']:.1f}", f"{one['updates']:,}", f"{one['minutes']:.1f}"]
     rows.append(cells)
-    losses = ", ".join(f"{record['validation_loss']:.3f}" for record in records)
-    values = [record["validation_loss"] for record in records]
-    level = next(epoch for epoch, value in enumerate(values, 1) if value < 1.01 * min(values))
-    curves.append(f"- {network}, fold {fold}: {losses}; within 1% of its least from epoch {level} on")
-  missing = [f"{n} {f}" for n in FOLDERS for f in range(FOLDS) if (n, f) not in trained(workdir)]
+    spelled = ", ".join(f"{loss:.3f}" for loss in losses)
+    curves.append(
+      f"- {one['network']}, fold {one['fold']}: {spelled}; within 1% of its least from epoch {one['level']} on"
+    )
+  done = {(one["network"], one["fold"]) for one in results["trainings"]}
+  missing = [f"{n} {f}" for n in FOLDERS for f in range(FOLDS) if (n, f) not in done]
   heads = ["network", "fold", "cases", *(f"Dice {r}" for r in REGIONS), "mean", "mean, mirrored"]
   heads += [*(f"HD95 {r}, mm" for r in REGIONS), "parameters", "GFLOP a patch", "updates", "minutes of training"]
-  found = history(workdir / "search")
-  search_minutes = sum(record["seconds"] for record in found) / 60
-  devices = {
-    name: json.loads((workdir / name / "config.json").read_text())["sessions"][-1]
-    for name in ("search", *(f"{FOLDERS[n]}/{f}" for n, f in trained(workdir)))
-  }
   lines = [
     "# Task04 Hippocampus, real data",
     "",
@@ -183,26 +180,27 @@ def page(workdir: Path, note: str) -> str:
     "labels taught the search the weights of the operations, so the genotype was chosen on it as well. Both flatter, "
     "the second the searched network alone; by how much was not measured.",
     "",
-    _table(heads, rows),
+    table(heads, rows),
     "",
     f"Missing, not trained yet: {', '.join(missing) or 'nothing'}.",
     "",
     *([note, ""] if note else []),
-    f"The search took {search_minutes:.0f} minutes ({found[-1]['step']:,} steps of {len(found)} epochs), on "
-    f"{_device(devices['search'])}, beside other work on the same cores. The genotype that it ended with had come up "
-    f"{found[-1]['count']} of {len(found)} times:",
+    f"The search took {search['minutes']:.0f} minutes ({search['steps']:,} steps of {search['epochs']} epochs), on "
+    f"{search['device']}, beside other work on the same cores. The genotype that it ended with had come up "
+    f"{search['count']} of {search['epochs']} times:",
     "",
-    f"```json\n{(workdir / 'search' / 'genotype.json').read_text().strip()}\n```",
+    f"```json\n{search['genotype']}\n```",
     "",
     "The trainings ran on:",
     "",
-    *dict.fromkeys(f"- {_device(device)}" for name, device in devices.items() if name != "search"),
+    *dict.fromkeys(f"- {one['device']}" for one in results["trainings"]),
     "",
     "Validation loss, epoch by epoch (Dice and cross-entropy):",
     "",
     *curves,
     "",
-    *_ablation(workdir),
+    "One part of the recipe off at a time: [task04_ablation.md](task04_ablation.md).",
+    "",
     "What others reach on all 260 cases in five folds, Dice anterior / posterior / mean: nnU-Net v2 89.85 / 88.23 / "
     "89.04, at 7.05 hours of an H100 a fold (1,000 epochs of 250 updates of 9 patches); ResEnc M 88.75; the best of "
     "Auto-nnU-Net's searches 90.30 / 88.61 / 89.46. Those are of other folds and of 40 cases more.",
@@ -219,35 +217,6 @@ def page(workdir: Path, note: str) -> str:
   return "\n".join(lines)
 
 
-def _part_folder(workdir: Path, name: str) -> Path:
-  """Where the short training of a part lies."""
-  return workdir / "ablation" / name.replace(" ", "_").replace("'", "").replace(",", "")
-
-
-def _ablation(workdir: Path) -> list[str]:
-  """The table of the short trainings that are there."""
-  rows, lengths = [], set()
-  for name, flags in PARTS.items():
-    own = _part_folder(workdir, name)
-    if (own / "scores" / "scores.csv").exists():
-      _, dice, _ = means(own / "scores")
-      mean = statistics.mean(dice.values())
-      lengths.add(settings(own / "train" / "0")["epochs"])
-      cells = [f"{100 * value:.2f}" for value in (*dice.values(), mean)]
-      rows.append([name, f"`{flags}`" if flags else "", *cells])
-  if not rows:
-    return []
-  sessions = json.loads(next((workdir / "ablation").glob("*/train/0/config.json")).read_text())["sessions"]
-  return [
-    f"One part of the recipe off at a time: trainings of {' or '.join(map(str, sorted(lengths)))} x 250 updates "
-    f"(`{SHORT}`), one seed, on {_device(sessions[-1])}. "
-    "Differences of a point or two may be chance; what needs time to pay, such as augmentation, cannot show here.",
-    "",
-    _table(["training", "flags", *(f"Dice {r}" for r in REGIONS), "mean"], rows),
-    "",
-  ]
-
-
 def means(folder: Path) -> tuple[int, dict[str, float], dict[str, float]]:
   """Number of cases, and the mean Dice and 95% Hausdorff distance of each region in `scores.csv`."""
   with (folder / "scores.csv").open() as file:
@@ -260,26 +229,41 @@ def means(folder: Path) -> tuple[int, dict[str, float], dict[str, float]]:
   return len(scores) // len(REGIONS), dice, hd95
 
 
+def last_session(folder: Path) -> dict[str, Any]:
+  """What a run says of the machine on which it computed last."""
+  return json.loads((folder / "config.json").read_text())["sessions"][-1]
+
+
+def device(session: dict[str, Any]) -> str:
+  """That in words."""
+  return "{count} x {kind} (Python {versions[python]}, jax {versions[jax]})".format(**session)
+
+
+def read_store(path: Path, empty: Any) -> Any:
+  """What earlier runs gave, which are not there any more; `empty` where nothing is stored."""
+  return json.loads(path.read_text()) if path.exists() else empty
+
+
+def _minutes(records: list[dict[str, Any]]) -> float:
+  """Of all epochs of a run."""
+  return sum(record["seconds"] for record in records) / 60
+
+
 def _leaves(tree: Any) -> list[Any]:
   return [leaf for value in tree.values() for leaf in _leaves(value)] if hasattr(tree, "values") else [tree]
 
 
-def _table(heads: list[str], rows: list[list[Any]]) -> str:
+def table(heads: list[str], rows: list[list[Any]]) -> str:
+  """A table in Markdown."""
   return "\n".join(f"| {' | '.join(map(str, line))} |" for line in [heads, ["---"] * len(heads), *rows])
-
-
-def _device(session: dict[str, Any]) -> str:
-  return "{count} x {kind} (Python {versions[python]}, jax {versions[jax]})".format(**session)
 
 
 def main() -> None:
   """Does what the command line asks for."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("what", choices=["plan", "score", "ablation", "ablation_page", "page"])
+  parser.add_argument("what", choices=["plan", "score", "page"])
   parser.add_argument("--data_dir", default="Task04_Hippocampus")
   parser.add_argument("--workdir", default="run")
-  parser.add_argument("--epochs", type=int, default=1, help="of each training of the ablation")
-  parser.add_argument("--parts", default=",".join(PARTS), help="of the ablation, with commas")
   parser.add_argument("--note", default="", help="what the page says of how the runs were made")
   given = parser.parse_args()
   workdir = Path(given.workdir)
@@ -287,16 +271,11 @@ def main() -> None:
     print("\n".join(f"python -m launch {shlex.join(command)}" for command in plan(given.data_dir, given.workdir)))
   elif given.what == "score":
     score(given.data_dir, workdir)
-  elif given.what == "ablation":
-    parts = given.parts.split(",")
-    if unknown := sorted(set(parts) - set(PARTS)):
-      parser.error(f"--parts must be of {', '.join(PARTS)}, got {', '.join(unknown)}")
-    ablation(given.data_dir, workdir, given.epochs, parts)
-  elif given.what == "ablation_page":
-    lines = ["# Task04 Hippocampus: parts of the recipe", "", given.note, "", *_ablation(workdir)]
-    Path(__file__).with_name("task04_ablation.md").write_text("\n".join(lines))
   else:
-    Path(__file__).with_suffix(".md").write_text(page(workdir, given.note))
+    store = Path(__file__).with_suffix(".json")
+    results = merged(read_store(store, {"search": None, "trainings": []}), collect(workdir))
+    store.write_text(json.dumps(results, indent=1) + "\n")
+    Path(__file__).with_suffix(".md").write_text(page(results, given.note))
 
 
 if __name__ == "__main__":
