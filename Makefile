@@ -20,8 +20,8 @@ CUDA := $(if $(filter cpu,$(PLATFORM)),,$(if $(strip $(DRIVER)),"jax[cuda13]"))
 TWO := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 # Checkpoints, networks, steps, commands: what a version of JAX or Orbax breaks first.
-QUICK := tests/checkpointing tests/files tests/models/test_networks.py tests/models/test_genotype.py \
-  tests/training/test_steps.py tests/training/test_search.py tests/inference/test_predict.py tests/launch/test_main.py
+QUICK := tests/checkpointing tests/files tests/training/test_steps.py tests/training/test_search.py \
+  tests/inference/test_predict.py tests/launch/test_main.py
 
 .PHONY: demo test bounds site clean
 

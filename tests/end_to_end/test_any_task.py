@@ -147,7 +147,7 @@ def test_every_stage_on_real_brains(shared, tmp_path, launched, cases, schema):
 
   launched("preprocess", *data, f"--workdir={run}", "--folds=2", "--spacing=5,5,5")
   common = [f"--workdir={run}", "--patch_size=16", *SIZES, "--epochs=1", "--sampling=random", "--steps_per_epoch=2"]
-  launched("search", *common)
+  launched("search", *common, "--operations=conv,pool,identity")
   launched("train", *common)
   launched("predict", f"--workdir={run}", "--fold=0", *data, f"--out={tmp_path}/predicted")
   launched("evaluate", f"--predictions={tmp_path}/predicted", *data, f"--out={tmp_path}/scores")
