@@ -19,7 +19,7 @@ CUDA := $(if $(filter cpu,$(PLATFORM)),,$(if $(strip $(DRIVER)),"jax[cuda13]"))
 # A file's tests stay in one process, because its fixtures, such as a whole experiment, are made once a process.
 TWO := --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
-# Checkpoints, networks, steps, commands: what a version of JAX or Orbax breaks first.
+# Checkpoints, steps, commands: what a version of JAX or Orbax breaks first.
 QUICK := tests/checkpointing tests/files tests/training/test_steps.py tests/training/test_search.py \
   tests/inference/test_predict.py tests/launch/test_main.py
 
