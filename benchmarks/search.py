@@ -38,6 +38,8 @@ CHOICES = {
   "darts_2_kernels": (SEEDS, "darts", "", "--kernels=2"),
   "darts_2_kernels_from_search": (SEEDS, "darts", "", "--kernels=2 --init_from={search}"),
 }
+# Choice -> the method whose networks of the same seeds it is compared with.
+BESIDE = {"darts_warmup": "darts", "darts_2_kernels_from_search": "darts_2_kernels"}
 
 
 def runs() -> list[tuple[str, int]]:
@@ -105,6 +107,7 @@ def collect(workdir: Path) -> list[dict[str, Any]]:
       "network": metadata.network.to_dict(),
       "search_minutes": _minutes(searched / "search"),
       "train_minutes": _minutes(own / "train" / "0"),
+      "validation_loss": [round(record["validation_loss"], 4) for record in history(own / "train" / "0")],
       "session": last_session(own / "train" / "0"),
     })
   return records
@@ -177,6 +180,7 @@ def page(records: list[dict[str, Any]], note: str) -> str:
         f"with their operations (chance {chance[1]:.0%})"
       ]
   lines += [
+    *_effects({(record["method"], record["seed"]): record for record in records}),
     "",
     *([note, ""] if note else []),
     "The trainings ran on:",
@@ -194,6 +198,23 @@ def page(records: list[dict[str, Any]], note: str) -> str:
     "",
   ]
   return "\n".join(lines)
+
+
+def _effects(records: dict[tuple[str, int], dict[str, Any]]) -> list[str]:
+  """What a choice changed, seed by seed."""
+  lines = []
+  for choice, method in BESIDE.items():
+    for seed in range(CHOICES[choice][0]):
+      pair = [records.get((name, seed)) for name in (choice, method)]
+      if None in pair:
+        continue
+      dice = [100 * np.mean([list(of.values()) for of in record["dice"].values()]) for record in pair]
+      losses = [" ".join(f"{loss:.3f}" for loss in record["validation_loss"]) for record in pair]
+      lines.append(
+        f"- {choice} beside {method}, seed {seed}: {dice[0] - dice[1]:+.2f} points of Dice; validation loss epoch by "
+        f"epoch {losses[0]} beside {losses[1]}"
+      )
+  return lines
 
 
 def figure(records: list[dict[str, Any]]) -> Figure:

@@ -59,7 +59,7 @@ def make_job(
   optimizer = adam(1e-3)
   if job == "search":
     state = SearchState.create(packed.pack(variables), optimizer, optimizer, key_of(1))
-    weights = path_sampling(SearchConfig("run"), _STEPS) if method == "single_path" else None
+    weights = path_sampling(SearchConfig("run").temperature, _STEPS) if method == "single_path" else None
     return make_search_step(packed, optimizer, optimizer, weights=weights, rolled=rolled), state, (first, second)
   if job == "train":
     return make_train_step(packed, optimizer), TrainState.create(packed.pack(variables), optimizer, key_of(1)), (first,)

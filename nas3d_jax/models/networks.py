@@ -240,9 +240,10 @@ class NetworkKey:
   @classmethod
   def of(cls, net: nn.Module) -> NetworkKey | None:
     """The key of a network; None where nothing tells that another is the same."""
-    space = isinstance(net, Network) and getattr(net.config, "space", None)
-    # Equal operations of the user's own may have other modules.
-    if not isinstance(net, Network) or (space and space.custom):
+    if not isinstance(net, Network):
+      return None
+    space = getattr(net.config, "space", None)
+    if space and space.custom:  # equal ones may have other modules
       return None
     genotype = getattr(net, "genotype", None)
     return cls(net, genotype and (genotype.down, genotype.up))

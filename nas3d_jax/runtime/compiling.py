@@ -28,8 +28,8 @@ _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 _compiled: weakref.WeakKeyDictionary[Callable[..., Any], set[Any]] = weakref.WeakKeyDictionary()
 
 
-# Two networks with their search, each with loss, optimizer and three steps, are about twenty.
-@functools.lru_cache(maxsize=32)
+# A network in training has up to six: loss, schedule, optimizer, steps of training, validation and prediction.
+@functools.lru_cache(maxsize=16)
 def shared(make: Callable[..., Any], *arguments: Hashable, **options: Hashable) -> Any:
   """What `make` returns: the same object for equal arguments.
 

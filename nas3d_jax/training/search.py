@@ -105,17 +105,17 @@ def _search(session: SearchSession, config: SearchConfig) -> Genotype:
   return session.counts.most_common()
 
 
-def path_sampling(config: SearchConfig, steps: int) -> WeightsOf:
+def path_sampling(temperature: float, steps: int) -> WeightsOf:
   """One operation an edge and update, at a temperature that falls linearly over the steps (Dong and Yang 2019).
 
   Args:
-    config: with the first temperature; the last one is 0.1.
+    temperature: the first one; the last is 0.1.
     steps: of the whole search.
   """
 
   def sample(hybrid: Mapping[str, jax.Array], key: jax.Array, step: jax.Array) -> dict[str, OperationPath]:
     part = jnp.minimum(step / max(steps - 1, 1), 1)
-    return sampled_paths(hybrid, key, config.temperature + part * (LAST_TEMPERATURE - config.temperature))
+    return sampled_paths(hybrid, key, temperature + part * (LAST_TEMPERATURE - temperature))
 
   return sample
 
@@ -179,11 +179,17 @@ class SearchSession(Session[SearchState, SearchItems]):
       shared(adam, config.hybrid_learning_rate),
       setup.optimizer(config.kernel_learning_rate, config.epochs * kernel.order.steps),
     )
+    steps, sampling = config.epochs * kernel.order.steps, None
+    if config.method == "single_path":
+      sampling = shared(path_sampling, config.temperature, steps)
     options = dict(
-      penalty=_cost_penalty(setup, times), warmup=config.warmup_epochs * kernel.order.steps, replicas=setup.replicas,
+      weights=sampling, warmup=config.warmup_epochs * kernel.order.steps, replicas=setup.replicas,
       modality_dropout=config.modality_dropout, **setup.objective,
     )
-    sampling = path_sampling(config, config.epochs * kernel.order.steps) if config.method == "single_path" else None
+    if (penalty := _cost_penalty(setup, times)) is None:
+      step = shared(make_search_step, packed, *optimizers, **options)
+    else:  # which is this search's own
+      step = make_search_step(packed, *optimizers, penalty=penalty, **options)
     super().__init__(
       setup,
       folder,
@@ -194,7 +200,7 @@ class SearchSession(Session[SearchState, SearchItems]):
       ),
       net=packed,
       state=SearchState.create(packed.pack(variables), *optimizers, keys.step),
-      step=shared(make_search_step, packed, *optimizers, weights=sampling, **options),
+      step=step,
       augment_key=keys.augment,
       # Validated is what the search would choose now, as far as a path can be: all edges stay.
       validated={} if sampling is None else {"weights": strongest_paths},

@@ -99,6 +99,15 @@ def test_operations_of_ones_own_share_nothing():
   assert packed_net(DerivedNet(CONFIG, GENOTYPE)) is packed_net(DerivedNet(CONFIG, GENOTYPE))
 
 
+def test_no_garbage_is_collected_meanwhile_and_it_is_afterwards():
+  seen = []
+  announced("the toy step", lambda: seen.append(gc.isenabled()))()
+  with pytest.raises(ZeroDivisionError):
+    announced("the toy step", lambda: 1 / 0)()
+  assert seen == [False]
+  assert gc.isenabled()
+
+
 def test_what_was_announced_is_not_kept():
   """A program may hold the cases of a run."""
   step = jax.jit(lambda number: number + 1)

@@ -318,7 +318,7 @@ def test_times_are_measured_once_and_kept_with_the_run(workdir, monkeypatch):
 def test_the_temperature_falls_to_its_end(monkeypatch, step, temperature):
   seen = []
   monkeypatch.setattr(nas3d_jax.training.search, "sampled_paths", lambda hybrid, key, value: seen.append(float(value)))
-  nas3d_jax.training.search.path_sampling(SearchConfig("run"), 101)({}, None, step)
+  nas3d_jax.training.search.path_sampling(10.0, 101)({}, None, step)
   assert seen == [pytest.approx(temperature, rel=1e-5)]
 
 
