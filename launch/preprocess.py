@@ -7,7 +7,6 @@ orientation and voxel size, those of most cases unless given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -49,6 +48,7 @@ def main(values: flags.FlagValues) -> int:
   """Runs the stage; returns the exit code."""
   from nas3d_jax.data.dataset.preprocess import preprocess
   from nas3d_jax.files.run_layout import DATASET
+  from nas3d_jax.schema.geometry import spacing_of
 
   out = Path(values["workdir"].value) / DATASET
   dataset = preprocess(
@@ -58,7 +58,7 @@ def main(values: flags.FlagValues) -> int:
     folds=values["folds"].value,
     seed=values["seed"].value,
     orientation=values["orientation"].value,
-    spacing=_lengths(values["spacing"].value),
+    spacing=None if values["spacing"].value is None else spacing_of(values["spacing"].value),
     foreground=values["foreground"].value,
     normalization=values["normalization"].value,
     overwrite=values["overwrite"].value,
@@ -70,11 +70,3 @@ def main(values: flags.FlagValues) -> int:
   print(f"{len(dataset.cases)} cases, {dataset.folds} folds in {out}; {dataset.geometry or 'as they are'}")
   return 0
 
-
-def _lengths(texts: Sequence[str] | None) -> tuple[float, ...] | None:
-  from nas3d_jax.errors import InputError
-
-  try:
-    return None if texts is None else tuple(map(float, texts))
-  except ValueError as error:
-    raise InputError(f"spacing must be three lengths in mm, got {','.join(texts)}; BraTS is 1,1,1") from error

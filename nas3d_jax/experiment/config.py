@@ -64,6 +64,8 @@ class ExperimentConfig:
     "scores that a challenge's portal gave for them, NETWORK/SPLIT=FILE; may be given again", (), named=True
   )
   folds: int | None = option("folds; not given: the data set's, 5 for a new one", None, least=1, most=MOST_FOLDS)
+  orientation: str | None = option("of a new data set, as of preprocess; not given: that of most cases", None)
+  spacing: tuple[float, ...] = option("of a new data set, in mm, as of preprocess; not given: that of most cases", ())
   foreground: AskedForeground = option("of a new data set, as of preprocess", "auto")
   normalization: tuple[str, ...] = option("of a new data set, as of preprocess; not given: the schema's", ())
   nested: bool = option("search once a fold, on the other folds alone", False)
@@ -128,6 +130,13 @@ class ExperimentConfig:
       raise InputError(f"choose_min_component chooses what min_component_ml={least} gives; leave out one of them")
     if self.test_schema is not None and self.test_dir is None:
       raise InputError("test_schema is of the cases of test_dir; give test_dir with it")
+    if self.orientation is not None or self.spacing:
+      # Slow to import, and `--help` needs none of it.
+      from nas3d_jax.data.dataset.common_geometry import check_wanted
+      from nas3d_jax.schema.geometry import spacing_of
+
+      object.__setattr__(self, "spacing", spacing_of(self.spacing))
+      check_wanted(self.orientation, self.spacing or None)
     object.__setattr__(self, "cost_weights", tuple(_cost_weight(value) for value in self.cost_weights))
     if self.retrain_seeds > 1 and not self.has_control:
       raise InputError(
@@ -155,6 +164,12 @@ class ExperimentConfig:
     ):
       if asked != "auto":
         network.check_patch_size(asked, name)
+
+  @property
+  def made_with(self) -> dict[str, Any]:
+    """What is asked for of the data set, as arguments of `preprocess`; None where nothing is."""
+    given = {name: getattr(self, name) or None for name in ("orientation", "spacing", "normalization")}
+    return {**given, "foreground": self.foreground}
 
   @property
   def has_control(self) -> bool:

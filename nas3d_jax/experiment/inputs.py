@@ -12,7 +12,9 @@ from nas3d_jax.data.cases.detect_schema import find_schema, for_model, say_schem
 from nas3d_jax.data.cases.find_and_read import find_cases
 from nas3d_jax.data.cases.segmentations import find_segmentations
 from nas3d_jax.data.dataset.case import Case
+from nas3d_jax.data.dataset.choose_intensities import named_kinds
 from nas3d_jax.data.dataset.dataset import REMEDY, Dataset
+from nas3d_jax.data.dataset.made_with import check_made_with
 from nas3d_jax.data.dataset.reference import without_fold
 from nas3d_jax.data.dataset.suggest import suggested_patch
 from nas3d_jax.errors import InputError
@@ -52,12 +54,17 @@ class ExperimentInputs:
     """The data set, checked against the configuration.
 
     Raises:
-      InputError: it is not there, or has another number of folds than asked for, or too few to nest searches.
+      InputError: it is not there, was made otherwise or with another number of folds than asked for, or has too few
+        folds to nest searches.
     """
     dataset = Dataset.open(self.config.root / DATASET)
     wanted = self.config.folds
     if wanted not in (None, dataset.folds):
       raise InputError(f"folds must be {dataset.folds}, those of {dataset.folder}, got {wanted}; leave it out")
+    asked = self.config.made_with
+    normalization = asked.pop("normalization")
+    named = normalization and named_kinds(normalization, dataset.schema)
+    check_made_with(dataset, **asked, named=named, remedy="leave it out, or give another --workdir")
     if self.config.nested and dataset.folds < 3:
       raise InputError(
         f"nested searches need at least 3 folds, two to search on, but {dataset.folder} has {dataset.folds}; "

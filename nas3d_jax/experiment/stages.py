@@ -80,8 +80,7 @@ def stages_of(inputs: ExperimentInputs, stop: Stop | None = None) -> list[Stage]
 def _dataset(inputs: ExperimentInputs) -> Stage:
   def run():
     folder = inputs.config.root / DATASET
-    how = dict(foreground=inputs.config.foreground, normalization=inputs.config.normalization or None)
-    preprocess(inputs.data_dir, folder, schema=inputs.schema, folds=inputs.folds, **how)
+    preprocess(inputs.data_dir, folder, schema=inputs.schema, folds=inputs.folds, **inputs.config.made_with)
 
   def status() -> Status:
     if not inputs.has_dataset:

@@ -20,6 +20,19 @@ TOLERANCE = 1e-3
 _AXES = ("RL", "AP", "SI")
 
 
+def spacing_of(lengths: Sequence[str | float]) -> tuple[float, ...]:
+  """A voxel size as a command has it, its lengths in mm as numbers.
+
+  Raises:
+    InputError: one is no number.
+  """
+  try:
+    return tuple(map(float, lengths))
+  except (TypeError, ValueError):
+    text = ",".join(map(str, lengths))
+    raise InputError(f"spacing must be three lengths in mm, each above 0, got {text:.100}; BraTS is 1,1,1") from None
+
+
 def same_length(one: float, other: float) -> bool:
   """Whether two edges of voxels are equal up to `TOLERANCE`."""
   return abs(one / other - 1) <= TOLERANCE

@@ -76,6 +76,26 @@ def test_another_schema_than_the_data_sets(folder):
     inputs(folder, test_schema="brats2023")
 
 
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (dict(orientation="RAS"), "was made with the geometry LPS, 1 x 1 x 1 mm, got orientation=RAS; leave it out, or"),
+    (dict(spacing=("1", "1", "3")), r"was made with the geometry LPS, .*, got spacing=1,1,3; leave it out"),
+    (dict(foreground="all"), "was made with foreground=.*, got all; leave it out, or give another --workdir"),
+    (dict(normalization=("zscore",)), "was made with .*normalization: range.*, got zscore; leave it out"),
+    (dict(normalization=("zscore", "range")), "normalization must be one name, or one for each of flair, .*"),
+  ],
+)
+def test_a_data_set_that_was_made_otherwise(folder, changes, message):
+  with pytest.raises(InputError, match=message):
+    _ = inputs(folder, **changes).dataset
+
+
+def test_a_data_set_that_was_made_so(folder):
+  asked = dict(orientation="LPS", spacing=("1", "1", "1"), normalization=("range",))
+  assert inputs(folder, **asked).dataset.folds == 2
+
+
 def test_patches_that_the_data_set_suggests_fit_all_networks(folder, capsys):
   # Cubes of at most 16 voxels an axis; the searched network takes multiples of 8, the U-Net of 5 levels of 16.
   def chosen(**asked):

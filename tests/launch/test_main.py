@@ -41,7 +41,7 @@ FLAGS = {
   "overlap gaussian whole_volume patch_batch min_component_ml probabilities overwrite shard platform devices",
   "evaluate": "predictions data_dir out schema cases only_predicted tolerance overwrite",
   "report": "workdir out portal_csv test_dir schema seed overwrite",
-  "experiment": "workdir data_dir test_dir schema test_schema portal_csv folds foreground "
+  "experiment": "workdir data_dir test_dir schema test_schema portal_csv folds orientation spacing foreground "
   f"normalization nested seeds random retrain_seeds cost_weights {SEARCH} search_patch_size "
   "search_epochs min_count hybrid_learning_rate kernel_learning_rate search_dropout patch_size epochs batch_size "
   "kernels nodes depth variant filters levels learning_rate dropout unet3d_learning_rate unet3d_dropout "

@@ -27,10 +27,11 @@ from nas3d_jax.data.cases.find_and_read import RawCase, find_cases, read_case
 from nas3d_jax.data.cases.strange import strangeness, summary
 from nas3d_jax.data.dataset import staging
 from nas3d_jax.data.dataset.case import Case
-from nas3d_jax.data.dataset.choose_intensities import Named, choose_intensities, named_kinds
-from nas3d_jax.data.dataset.common_geometry import check_wanted, common_geometry, conform_case, differs
+from nas3d_jax.data.dataset.choose_intensities import choose_intensities, named_kinds
+from nas3d_jax.data.dataset.common_geometry import check_wanted, common_geometry, conform_case
 from nas3d_jax.data.dataset.dataset import REMEDY, Dataset
 from nas3d_jax.data.dataset.folds import assign_folds, check_folds
+from nas3d_jax.data.dataset.made_with import check_made_with
 from nas3d_jax.data.dataset.verify import store_array, verify, vouch
 from nas3d_jax.data.intensities import Intensities
 from nas3d_jax.data.intensity_names import AskedForeground
@@ -107,7 +108,7 @@ def preprocess(
     there = False if new else held.enter_context(lock()) or staging.settle(out)
     former = Schema.from_dict(read_json(out / CONFIG, REMEDY).get("schema")) if there and not overwrite else None
     schema = find_schema(data_dir, schema, like=former)
-    asked = foreground, named_kinds(normalization, schema)
+    named = named_kinds(normalization, schema)
     found, faults = find_cases(data_dir, schema)
     # Before hours of reading: no more can be said of such a case.
     refuse([fault for fault in faults if fault.reason == NOT_UTF8], _UNUSABLE)
@@ -118,7 +119,8 @@ def preprocess(
     if there and not overwrite:
       refuse(faults, _UNUSABLE)
       flags = {"folds": folds, "seed": seed, "schema": schema.to_dict()}
-      return _reuse(out, found, flags, workers, (orientation, spacing), asked)
+      asked = dict(orientation=orientation, spacing=spacing, foreground=foreground, named=named)
+      return _reuse(out, found, flags, workers, asked)
     common = common_geometry(found, orientation, spacing, workers)
     geometry = common and common.chosen
     if common:
@@ -239,8 +241,7 @@ def _label_counts(labels: np.ndarray | None, voxels: int, schema: Schema) -> dic
 
 
 def _reuse(
-  out: Path, found: Sequence[CaseFiles], flags: dict[str, Any], workers: int, wanted: tuple[str | None, Any],
-  asked: tuple[AskedForeground, tuple[Named, ...]],
+  out: Path, found: Sequence[CaseFiles], flags: dict[str, Any], workers: int, asked: dict[str, Any]
 ) -> Dataset:
   """The data set that is there, if it was made of these inputs with these flags."""
   dataset = Dataset.open(out)
@@ -255,9 +256,7 @@ def _reuse(
   for name, value in flags.items():
     if manifest[name] != value:
       raise InputError(f"{out} was made with {name}={manifest[name]}, got {value}; {remedy}")
-  if differs(dataset.geometry, *wanted):
-    raise InputError(f"{out} was made with the geometry {dataset.geometry}, got {wanted[0]}, {wanted[1]}; {remedy}")
-  _check_intensities(out, dataset, *asked, remedy)
+  check_made_with(dataset, **asked, remedy=remedy)
   sums = each("compare with the data set there", file_sums, [files.named for files in found], workers)
   now = {f.name: (f.grade, s) for f, s in zip(found, sums, strict=True)}
   before = {case.name: (case.grade, case.checksums) for case in dataset.cases}
@@ -266,20 +265,6 @@ def _reuse(
     raise InputError(f"{out} was made of other files of {few(changed, 10)}; {remedy}")
   Console(stderr=True).print(f"{out} is there, from the same files with the same flags: reused")
   return dataset
-
-
-def _check_intensities(
-  out: Path, dataset: Dataset, foreground: AskedForeground, named: tuple[Named, ...], remedy: str
-) -> None:
-  """Raises InputError where a data set has another foreground or normalisation than is asked for."""
-  own = dataset.intensities
-  if foreground not in ("auto", own.foreground):
-    raise InputError(f"{out} was made with foreground={own.foreground}, got {foreground}; {remedy}")
-  kinds, windows = own.kinds or ("range",) * len(named), own.windows or (None,) * len(named)
-  for kind, window, (asked, given) in zip(kinds, windows, named, strict=True):
-    if kind != asked or given not in (None, window):
-      text = asked if given is None else f"window:{given.low:g}:{given.high:g}"
-      raise InputError(f"{out} was made with {own.said(dataset.schema.modality_names)}, got {text}; {remedy}")
 
 
 def _versions() -> dict[str, str]:

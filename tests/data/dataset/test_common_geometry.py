@@ -129,7 +129,7 @@ def test_a_geometry_that_is_asked_for_by_the_command(coarse, tmp_path, capsys):
     ("--orientation=LPX", "orientation must be three letters, one each of R or L, A or P, S or I, got 'LPX'"),
     ("--spacing=1,1", "spacing must be three lengths in mm, each above 0, got (1.0, 1.0)"),
     ("--spacing=1,1,0", "spacing must be three lengths in mm, each above 0"),
-    ("--spacing=1,1,x", "spacing must be three lengths in mm, got 1,1,x"),
+    ("--spacing=1,1,x", "spacing must be three lengths in mm, each above 0, got 1,1,x"),
     ("--spacing=0.01,1,1", "cannot be brought to LPS, 0.01 x 1 x 1 mm, it would have 2000 x 18 x 16; check"),
   ],
 )
