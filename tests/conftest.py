@@ -48,6 +48,13 @@ def pytest_configure(config):
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_objects_to_look_through():
+  """What JAX keeps of the programs so far is millions of objects, among which every search for garbage would look."""
+  gc.collect()
+  gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def shared():
   """The folder of golden and real data; not part of the repository."""

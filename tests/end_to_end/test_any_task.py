@@ -118,7 +118,8 @@ def test_every_stage_on_one_modality_and_two_regions(request, tmp_path, launched
   assert metadata.network.output == "softmax"
   assert metadata.schema.region_names == regions
   assert metadata.intensities.said(metadata.schema.modality_names).startswith("foreground")
-  assert "index.html" in launched("report", f"--workdir={run}")
+  if make is ct:
+    assert "index.html" in launched("report", f"--workdir={run}")
   if make is task04:
     # Search and fold 0 are done; the rest of it trains, predicts and scores both networks.
     common += ["--baseline=plain_unet", "--filters=1", "--levels=2", "--search_epochs=1"]
