@@ -35,11 +35,12 @@ METHODS = {"darts": SEEDS, "single_path": SEEDS, "random": RANDOM}
 # Choices beside darts: name -> seeds, whose search it takes (None: its own), more flags of search, of train.
 CHOICES = {
   "darts_warmup": (2, None, "--warmup_epochs=3", ""),
+  "darts_small_patch": (2, None, "--patch_size=24,32,24", ""),
   "darts_2_kernels": (SEEDS, "darts", "", "--kernels=2"),
   "darts_2_kernels_from_search": (SEEDS, "darts", "", "--kernels=2 --init_from={search}"),
 }
 # Choice -> the method whose networks of the same seeds it is compared with.
-BESIDE = {"darts_warmup": "darts", "darts_2_kernels_from_search": "darts_2_kernels"}
+BESIDE = {"darts_warmup": "darts", "darts_small_patch": "darts", "darts_2_kernels_from_search": "darts_2_kernels"}
 
 
 def runs() -> list[tuple[str, int]]:
