@@ -7,6 +7,7 @@ import dataclasses
 import html
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nas3d_jax.report.gallery import Picture
 from nas3d_jax.report.table import Table
 
 _QUALITY = 82
+_CODE = re.compile("`([^`]+)`")
 _ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 STYLE = """
@@ -70,8 +72,9 @@ class Page:
     self._add(f"<h3>{html.escape(title)}</h3>")
 
   def text(self, text: str) -> None:
-    """A paragraph."""
-    self._add(f"<p>{html.escape(text)}</p>")
+    """A paragraph; what stands in backticks is code."""
+    marked = _CODE.sub(r"<code>\1</code>", html.escape(text))
+    self._add(f"<p>{marked}</p>")
 
   def missing(self, what: str, command: str) -> None:
     """A line on what is not there, with the command that makes it."""

@@ -94,6 +94,7 @@ def test_the_page_asks_for_nothing_and_its_links_lead_somewhere(page):
   assert len(set(links.ids)) == len(links.ids)
   assert {a[1:] for a in links.addresses if a.startswith("#")} <= set(links.ids)
   assert "url(" not in text
+  assert "<code>experiment --nested</code>" in text and "`" not in text
   # 12 sections, a link to each, and a picture of each of 4 cases in 2 splits.
   assert sum(a.startswith("#section-") for a in links.addresses) == 12
   assert sum(a.startswith("#case-") for a in links.addresses) == 8
