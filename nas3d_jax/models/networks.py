@@ -246,7 +246,12 @@ class NetworkKey:
     if space and space.custom:  # equal ones may have other modules
       return None
     genotype = getattr(net, "genotype", None)
-    return cls(net, genotype and (genotype.down, genotype.up))
+    key = cls(net, genotype and (genotype.down, genotype.up))
+    try:
+      hash(key)
+    except TypeError:  # a network of the user's own with a list, say
+      return None
+    return key
 
 
 def variable_shapes(net: Network) -> Variables:

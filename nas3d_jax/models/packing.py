@@ -96,10 +96,7 @@ class Packing:
     for path, shape in self._shapes.items():
       start = self._starts[path]
       group = functools.reduce(lambda group, part: group.setdefault(part, {}), path[:-1], tree)
-      part = slice(start, start + math.prod(shape))
-      # An index takes ten times as long to trace.
-      traced = isinstance(vector, jax.Array)
-      group[path[-1]] = (jax.lax.slice(vector, (part.start,), (part.stop,)) if traced else vector[part]).reshape(shape)
+      group[path[-1]] = vector[start : start + math.prod(shape)].reshape(shape)
     return tree
 
 

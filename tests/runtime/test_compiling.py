@@ -13,7 +13,7 @@ import nas3d_jax.training.train
 from nas3d_jax.inference.volume import shared_predict_step
 from nas3d_jax.models.config import NetworkConfig
 from nas3d_jax.models.genotype import Genotype
-from nas3d_jax.models.networks import DerivedNet
+from nas3d_jax.models.networks import DerivedNet, variable_shapes
 from nas3d_jax.models.packing import packed_net
 from nas3d_jax.models.search_space import CustomOperation, SearchSpace
 from nas3d_jax.runtime.compiling import announced, shared
@@ -97,6 +97,15 @@ def test_operations_of_ones_own_share_nothing():
   steps = [shared_predict_step(DerivedNet(config, genotype)) for _ in range(2)]
   assert steps[0] is not steps[1]
   assert packed_net(DerivedNet(CONFIG, GENOTYPE)) is packed_net(DerivedNet(CONFIG, GENOTYPE))
+
+
+def test_a_network_that_cannot_be_a_key_shares_nothing():
+  class Own(DerivedNet):
+    widths: list = dataclasses.field(default_factory=list)
+
+  net = Own(CONFIG, GENOTYPE)
+  assert shared_predict_step(net) is not shared_predict_step(net)
+  assert variable_shapes(net) == variable_shapes(DerivedNet(CONFIG, GENOTYPE))
 
 
 def test_no_garbage_is_collected_meanwhile_and_it_is_afterwards():
