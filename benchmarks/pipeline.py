@@ -93,7 +93,7 @@ def main() -> None:
   flags.add_argument("--patch", type=int, default=128)
   flags.add_argument("--steps", type=int, default=4)
   given = flags.parse_args()
-  devices.compile_faster()
+  devices.set_xla_flags()
   report = devices.select()
   if report.platform == "cpu":
     devices.keep_freed_memory()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import re
 import resource
+import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -99,7 +101,7 @@ def count_instructions(text: str) -> dict[str, int]:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
   """Measures a job."""
-  devices.compile_faster(arguments.platform)
+  devices.set_xla_flags(arguments.platform)
   report = devices.select(arguments.platform)
   if report.platform == "cpu":
     devices.keep_freed_memory()
@@ -110,7 +112,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     function, state, rest = make_job(arguments.job, **options)
     program, record = compiled(function, state, *rest)
     times = []
-    for _ in range(arguments.warmup + arguments.steps):
+    for call in range(arguments.warmup + arguments.steps):
+      if arguments.pause and call == arguments.warmup:
+        os.kill(os.getpid(), signal.SIGSTOP)
       start = time.perf_counter()
       result = program(state, *rest)
       state = state if arguments.job == "infer" else result[0]
@@ -151,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
   flags.add_argument("--variant", choices=("paper", "released"), default="released")
   flags.add_argument("--rolled", action=argparse.BooleanOptionalAction, help="of the search step; not given: by device")
   flags.add_argument("--cache", action="store_true", help="keep and use compiled programs, as the commands do")
+  flags.add_argument("--pause", action="store_true", help="stop (SIGSTOP) when all is compiled; SIGCONT goes on")
   flags.add_argument("--profile", action="store_true", help="also the kernels on a GPU, by kind")
   flags.add_argument("--platform")
   return flags

@@ -206,7 +206,7 @@ def start(values: flags.FlagValues, stop: Stop | None = None) -> Stop:
   from nas3d_jax.runtime import devices
 
   platform, stop = values["platform"].value, stop or Stop()
-  devices.compile_faster(platform)
+  devices.set_xla_flags(platform)
   processes = 1
   if "coordinator" in values:
     from nas3d_jax.runtime.distributed import StopTogether, join

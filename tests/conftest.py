@@ -2,6 +2,7 @@
 
 import gc
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import signal
@@ -30,6 +31,12 @@ def xla_flags():
   return flags
 
 
+def platforms():
+  """The CPU, on which tests compute, and a GPU that JAX can use, for the tests that ask for it."""
+  plugins = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+  return "cpu,cuda" if shutil.which("nvidia-smi") and any(map(importlib.util.find_spec, plugins)) else "cpu"
+
+
 def pytest_configure(config):
   """Settings of JAX, made before it is imported; they are inherited by the processes that tests start."""
   settings = {
@@ -37,6 +44,9 @@ def pytest_configure(config):
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "XLA_FLAGS": xla_flags(),
+    "JAX_PLATFORMS": platforms(),
+    # Several processes share a GPU.
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     # A program that was read from the cache is reported as an error, which it is not.
     "TF_CPP_MIN_LOG_LEVEL": "3",
   }

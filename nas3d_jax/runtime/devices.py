@@ -24,7 +24,8 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # The wheel's name carries the CUDA version; the first that is installed counts.
 _CUDNN = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 
-_LEVEL, _TRITON = "xla_backend_optimization_level", "xla_gpu_enable_triton_gemm"
+_CPU_FLAGS = {"xla_backend_optimization_level": "2"}
+_GPU_FLAGS = {"xla_gpu_enable_triton_gemm": "false", "xla_gpu_enable_dynamic_slice_fusion": "false"}
 
 # Names of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -154,22 +155,25 @@ def enable_compilation_cache(folder: str | Path | None = None) -> Path | None:
   return folder
 
 
-def compile_faster(platform: str | None = None) -> None:
-  """Lets XLA leave out what takes long to compile; call it before JAX is first asked for a device.
+def set_xla_flags(platform: str | None = None) -> None:
+  """Chooses the options of XLA that these networks need; call it before JAX is first asked for a device.
 
   On a CPU it optimises at level 2: the last level takes a fifth more of the processor's time to compile a step, and its
   programs are no faster. On a GPU its own products of matrices (Triton) are left out, of which it compiles and times
-  many forms for each product of a step, which takes minutes. What a step would gain by them was not measured. What
-  XLA_FLAGS says of either takes precedence.
+  many forms for each product of a step, which takes minutes; what a step would gain by them was not measured. And
+  products are not given slices of larger arrays in place: a slice of the packed parameters begins at any number, and in
+  tf32 and bfloat16 cuBLAS refuses what does not begin at a multiple of 16 bytes. What XLA_FLAGS says of one of them
+  takes precedence.
 
   Args:
     platform: see `select`.
   """
   flags = os.environ.get("XLA_FLAGS", "")
   on_cpu = platform == "cpu" or (platform is None and not has_nvidia_driver())
-  name, value = (_LEVEL, "2") if on_cpu else (_TRITON, "false")
-  if name not in flags:
-    os.environ["XLA_FLAGS"] = f"{flags} --{name}={value}".strip()
+  for name, value in (_CPU_FLAGS if on_cpu else _GPU_FLAGS).items():
+    if name not in flags:
+      flags = f"{flags} --{name}={value}".strip()
+  os.environ["XLA_FLAGS"] = flags
 
 
 def keep_freed_memory() -> None:

@@ -104,7 +104,7 @@ def door(monkeypatch, places, phantom_dataset):
     module, _, name = place.rpartition(".")
     monkeypatch.setattr(importlib.import_module(f"nas3d_jax.{module}"), name, stop)
   monkeypatch.setattr("launch.demo.commands", stop)
-  for name in ("compile_faster", "enable_compilation_cache", "keep_freed_memory"):
+  for name in ("set_xla_flags", "enable_compilation_cache", "keep_freed_memory"):
     monkeypatch.setattr(f"nas3d_jax.runtime.devices.{name}", lambda *_: None)
 
 

@@ -197,12 +197,28 @@ def test_cache_folder_of_the_environment_or_the_caller(tmp_path, given):
     ("", None, False, "--xla_backend_optimization_level=2"),
     ("--xla_x=1", "cpu", True, "--xla_x=1 --xla_backend_optimization_level=2"),
     ("--xla_backend_optimization_level=0", "cpu", False, "--xla_backend_optimization_level=0"),
-    ("", None, True, "--xla_gpu_enable_triton_gemm=false"),
-    ("--xla_gpu_enable_triton_gemm=true", "gpu", False, "--xla_gpu_enable_triton_gemm=true"),
+    ("", None, True, "--xla_gpu_enable_triton_gemm=false --xla_gpu_enable_dynamic_slice_fusion=false"),
+    (
+      "--xla_gpu_enable_triton_gemm=true", "gpu", False,
+      "--xla_gpu_enable_triton_gemm=true --xla_gpu_enable_dynamic_slice_fusion=false",
+    ),
   ],
 )
-def test_what_takes_long_and_gains_nothing_is_left_out_where_nobody_chose(monkeypatch, before, platform, driver, after):
+def test_options_of_xla_are_chosen_where_nobody_chose(monkeypatch, before, platform, driver, after):
   monkeypatch.setenv("XLA_FLAGS", before)
   monkeypatch.setattr(devices, "has_nvidia_driver", lambda: driver)
-  devices.compile_faster(platform)
+  devices.set_xla_flags(platform)
   assert os.environ["XLA_FLAGS"] == after
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_this_version_of_xla_knows_the_options(platform):
+  """It ends the process at one that it does not know; a CPU reads those of a GPU as well."""
+  script = f"""
+    import json
+    from nas3d_jax.runtime import devices
+    devices.set_xla_flags({platform!r})
+    import jax
+    print(json.dumps(float(jax.numpy.ones(3).sum())))
+    """
+  assert fresh(script, JAX_PLATFORMS="cpu", XLA_FLAGS="") == 3.0

@@ -1,0 +1,224 @@
+"""Figures of a GPU at the paper's sizes: `python -m benchmarks.gpu --out=FOLDER [--peer=program.py] [--only=PATTERN]`.
+
+Compiling takes minutes, so all programs are compiled at the same time. Each is then stopped (SIGSTOP), and goes on when
+it is its turn, so that one at a time has the device. Figures are lines of JSON in FOLDER/gpu.jsonl, each written as
+soon as it is there; what a program printed is in FOLDER/logs. The peer is a PyTorch program that calls
+`torch.cuda.synchronize` after its warm-up and prints a line of JSON, see README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Runs a program, and stops it when it first waits for the device; compilers that it calls wait as well.
+STOPPING = """
+import os, runpy, signal, sys, torch
+wait, calls = torch.cuda.synchronize, []
+def first(*devices):
+  wait(*devices)
+  if not calls and sys._getframe(1).f_globals["__name__"] == "__main__":
+    calls.append(os.kill(os.getpid(), signal.SIGSTOP))
+torch.cuda.synchronize = first
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+BEST = ("--compile", "--amp", "--channels_last", "--tf32")
+IN_PLACE = "--xla_gpu_enable_dynamic_slice_fusion=true"
+CASES, EPOCHS = 10, 6
+EPOCH_OVER = re.compile(r"epoch \d+/\d+: .*validation loss .*patches/s")
+
+
+class Job(NamedTuple):
+  """A program to measure.
+
+  Attributes:
+    name: unique.
+    command: its arguments.
+    flags: for XLA_FLAGS.
+    stage: "search" or "train" for a command whose epochs are measured, and which is stopped after the first.
+  """
+
+  name: str
+  command: Sequence[str]
+  flags: str = ""
+  stage: str = ""
+
+
+def jobs(out: Path, peer: str | None) -> list[Job]:
+  """All programs, in the order in which they are measured."""
+  python, found = sys.executable, []
+  for job in ("search", "train", "infer"):
+    step = [python, "-m", "benchmarks.step", "--pause", f"--job={job}", f"--patch={64 if job == 'search' else 128}"]
+    for precision in ("float32", "tf32", "bfloat16"):
+      found.append(Job(f"{job} {precision}", [*step, f"--precision={precision}", "--profile"]))
+      if job == "train":
+        found.append(Job(f"{job} {precision}, slices in place", [*step, f"--precision={precision}"], IN_PLACE))
+    if job == "search":
+      found.append(Job("search float32 single_path", [*step, "--method=single_path", "--profile"]))
+    if peer:
+      program = [python, "-c", STOPPING, peer, *step[4:]]
+      found.append(Job(f"{job} peer", [*program, "--warmup=2", "--steps=7"]))
+      found.append(Job(f"{job} peer, its best", [*program, "--steps=15", *BEST]))
+  own = {"search": ["--patch_size=64"], "train": ["--patch_size=128", f"--genotype={out / 'genotype.json'}"]}
+  for stage, flags in own.items():
+    command = [python, "-m", "launch", stage, *flags, "--fold=0", f"--epochs={EPOCHS}", f"--workdir={out / 'paper'}"]
+    found.append(Job(f"{stage} epochs", command, stage=stage))
+  return found
+
+
+class Program:
+  """A job that runs: its process, and the lines that it has printed.
+
+  Attributes:
+    job: what it measures.
+    lines: (seconds of the clock, line) of stdout and stderr.
+    state: "compiling", "ready", "ended".
+  """
+
+  def __init__(self, job: Job, log: Path):
+    self.job, self.lines, self.state = job, [], "compiling"
+    env = os.environ | ({"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {job.flags}".strip()} if job.flags else {})
+    self._process = subprocess.Popen(
+      job.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True
+    )
+    self._log, self.code = log, None
+    self._reader = threading.Thread(target=self._read, daemon=True)
+    self._reader.start()
+
+  def _read(self) -> None:
+    with self._log.open("w") as log:
+      for line in self._process.stdout:
+        self.lines.append((time.monotonic(), line.rstrip()))
+        log.write(line)
+        log.flush()
+        if self.job.stage and self.state == "compiling" and EPOCH_OVER.match(line):
+          os.kill(self._process.pid, signal.SIGSTOP)
+
+  def look(self) -> str:
+    """Its state now."""
+    if self.state == "ended":
+      return self.state
+    pid, status = os.waitpid(self._process.pid, os.WNOHANG | os.WUNTRACED)
+    if pid and os.WIFSTOPPED(status):
+      self.state = "ready"
+    elif pid:
+      self.state, self.code = "ended", os.waitstatus_to_exitcode(status)
+      self._reader.join(5)
+    return self.state
+
+  def go_on(self, limit: float) -> None:
+    """Lets it measure, `limit` seconds at most."""
+    self.state, end = "measuring", time.monotonic() + limit
+    os.kill(self._process.pid, signal.SIGCONT)
+    while self.look() != "ended" and time.monotonic() < end:
+      time.sleep(0.05)
+    self.kill()
+
+  def kill(self) -> None:
+    """Ends it."""
+    if self.state != "ended":
+      os.killpg(self._process.pid, signal.SIGKILL)
+      self.code, self.state = os.waitstatus_to_exitcode(os.waitpid(self._process.pid, 0)[1]), "ended"
+      self._reader.join(5)
+
+  def figures(self, out: Path) -> dict[str, Any]:
+    """What it measured, or how it ended."""
+    if self.code:
+      return {"failed": self.code, "said": [line for _, line in self.lines[-3:]]}
+    if self.job.stage:
+      return _epochs(self.lines, out / "paper" / ({"train": "train/0"}.get(self.job.stage, self.job.stage)))
+    return json.loads(next(line for _, line in reversed(self.lines) if line.startswith("{")))
+
+
+def _epochs(lines: Sequence[tuple[float, str]], run: Path) -> dict[str, Any]:
+  """Medians: seconds of an epoch, with validation and checkpoint, ms of a step. In the first it compiled."""
+  ends = [clock for clock, line in lines if EPOCH_OVER.match(line)]
+  records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+  steps = records[0]["step"]
+  return {
+    "steps": steps,
+    "epoch_s": round(statistics.median(after - before for before, after in itertools.pairwise(ends[1:])), 3),
+    "step_ms": round(statistics.median(1000 * record["seconds"] / steps for record in records[2:]), 3),
+    "first_epoch_s": records[0]["seconds"],
+  }
+
+
+def prepare(out: Path) -> None:
+  """Made-up cases of 240x240x155, as a data set, and the genotype to train."""
+  from benchmarks.step import DERIVED
+
+  (out / "genotype.json").write_text(DERIVED.to_json())
+  for arguments in (
+    ["phantom", f"--out={out / 'phantoms'}", f"--cases={CASES}"],
+    ["preprocess", f"--data_dir={out / 'phantoms'}", f"--workdir={out / 'paper'}", "--folds=5"],
+  ):
+    subprocess.run([sys.executable, "-m", "launch", *arguments], check=True)
+
+
+def watched(program: Program, limit: float) -> dict[str, Any]:
+  """Lets a program measure; returns also its memory and how busy the device was, where `nvidia-smi` says it."""
+  ask = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "--loop-ms=200"]
+  with subprocess.Popen(ask, stdout=subprocess.PIPE, text=True) as smi:
+    program.go_on(limit)
+    smi.terminate()
+    samples = [[float(part) for part in line.split(",")] for line in smi.stdout]
+  if not samples:
+    return {}
+  used = [memory for _, memory in samples]
+  return {"device_busy": statistics.median(busy for busy, _ in samples), "device_mib": [min(used), max(used)]}
+
+
+def main() -> None:
+  """Runs all and writes their figures."""
+  flags = argparse.ArgumentParser(description=__doc__)
+  flags.add_argument("--out", type=Path, required=True)
+  flags.add_argument("--peer", help="the PyTorch program")
+  flags.add_argument("--only", default="", help="jobs whose name matches this pattern")
+  flags.add_argument("--compile_limit", type=float, default=300, help="seconds until what is not ready is left out")
+  flags.add_argument("--limit", type=float, default=40, help="seconds that one may measure")
+  arguments = flags.parse_args()
+  out = arguments.out.resolve()
+  (out / "logs").mkdir(parents=True, exist_ok=True)
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(out / "cache"))
+  os.environ |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1"}
+  chosen = [job for job in jobs(out, arguments.peer) if re.search(arguments.only, job.name)]
+  start = time.monotonic()
+  programs = [_start(job, out) for job in chosen if not job.stage]
+  if any(job.stage for job in chosen):
+    prepare(out)
+    programs += [_start(job, out) for job in chosen if job.stage]
+  end = start + arguments.compile_limit
+  while [program for program in programs if program.look() == "compiling"] and time.monotonic() < end:
+    time.sleep(0.2)
+  states = {program.job.name: program.state for program in programs}
+  print(f"after {time.monotonic() - start:.0f} s: {states}", flush=True)
+  for program in programs:
+    if program.state == "compiling":
+      program.kill()
+  for program in programs:
+    extra = watched(program, arguments.limit) if program.state == "ready" else {}
+    figures = {"name": program.job.name, **program.figures(out), **extra}
+    with (out / "gpu.jsonl").open("a") as file:
+      print(json.dumps(figures), file=file)
+    print({name: value for name, value in figures.items() if name not in ("program", "profile")}, flush=True)
+
+
+def _start(job: Job, out: Path) -> Program:
+  return Program(job, out / "logs" / f"{re.sub('[^a-z0-9]+', '_', job.name)}.txt")
+
+
+if __name__ == "__main__":
+  main()
