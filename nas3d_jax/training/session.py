@@ -116,8 +116,6 @@ class Session(abc.ABC, Generic[State, Items]):
     for feed in self.feeds:
       feed.stream.host.close()
 
-  # Steps.
-
   @property
   def title(self) -> str:
     """The epoch under way, in words."""
@@ -150,37 +148,39 @@ class Session(abc.ABC, Generic[State, Items]):
     labels; the step of `steps.py` updates: in a search the hybrid parameters on the one batch, then the kernel
     parameters, with the new hybrid parameters, on the other. `HostSource.next_batch` does the first two.
 
-    Where the cases are on the device, `PatchOrder.take` gives the indices of the patches of several steps, and one
-    program, `make_chunk`, does the rest for all of them, by `DeviceSource.batch` and the same step with the same keys.
+    Where the cases are on the device, `PatchStream.take` gives the places of the patches of several steps, and one
+    program of all folds and seeds, `make_chunk`, does the rest, by `DeviceSource.batch` and the same step and keys.
 
     Returns:
       The number of steps taken, and their metrics as `run_epoch` wants them.
     """
     if self._chunk is None:
-      batches = [feed.stream.host.next_batch(self._key(feed, self.state.step)) for feed in self.feeds]
+      batches = [feed.stream.host.next_batch(self._key(feed)) for feed in self.feeds]
       self.state, metrics = self._step(self.state, *batches)
       return 1, metrics
     limit = steps_per_call()
     count = min(max_steps, limit)
-    indices = [feed.stream.order.take(count, limit) for feed in self.feeds]
-    data = [feed.stream.device.data for feed in self.feeds]
-    self.state, metrics = self._chunk(self.state, data, indices, count)
+    patches = [feed.stream.take(count, limit) for feed in self.feeds]
+    data = self._augment_key, [feed.stream.device.data for feed in self.feeds]
+    self.state, metrics = self._chunk(self.state, data, patches, count)
     return count, metrics
 
-  def _cut_batches(self, data: Sequence[Any], indices: Sequence[jax.Array], step: jax.Array) -> list[Batch]:
+  def _cut_batches(self, data: tuple[jax.Array, Any], patches: Sequence[jax.Array], step: jax.Array) -> list[Batch]:
     """The batches of a step, inside the program of a chunk."""
+    key, cases = data
     return [
-      feed.stream.device.batch(own, rows, self._key(feed, step))
-      for feed, own, rows in zip(self.feeds, data, indices, strict=True)
+      feed.stream.device.batch(own, rows, jax.random.fold_in(key, step) if feed.augment else None)
+      for feed, own, rows in zip(self.feeds, cases, patches, strict=True)
     ]
 
-  def _key(self, feed: Feed, step: jax.Array | int) -> jax.Array | None:
-    return jax.random.fold_in(self._augment_key, step) if feed.augment else None
+  def _key(self, feed: Feed, ago: int = 0) -> jax.Array | None:
+    """Of the augmentation of the next batch, or of one that was taken `ago` steps before."""
+    return jax.random.fold_in(self._augment_key, self.state.step - ago) if feed.augment else None
 
   def skip(self, ago: int, metrics: Mapping[str, float]) -> None:
     """Counts a step that was left out, `ago` steps before the last; raises where that is one too many."""
     step = int(self.state.step) - ago
-    sources = {feed.prefix: Source(feed.stream.host, self._key(feed, step - 1)) for feed in self.feeds}
+    sources = {feed.prefix: Source(feed.stream.host, self._key(feed, ago + 1)) for feed in self.feeds}
     self.progress.skips.add(step=step, epoch=self.progress.epoch + 1, ago=ago, metrics=metrics, sources=sources)
 
   @property

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import nas3d_jax.training.session
+from nas3d_jax.training import chunks
 from tests.support.runs import assert_same_end, assert_same_state, history, interrupt
 from tests.support.toy_runs import run_search, run_train, use_toys
 
@@ -28,6 +29,27 @@ def test_data_on_the_device_and_three_steps_a_call_change_nothing(monkeypatch, c
       # The compiler may round what is told of a step otherwise where it is told of more of them.
       np.testing.assert_allclose(other[loss], got[loss], rtol=1e-6)
       np.testing.assert_allclose(got[loss], wanted[loss], rtol=1e-4)
+
+
+@pytest.mark.usefixtures("toy")
+def test_folds_and_seeds_share_the_program(monkeypatch, copies):
+  """As text, so that one is compiled for all, and found in the cache by other processes."""
+  texts = []
+
+  def make_chunk(*arguments):
+    chunk = chunks.make_chunk(*arguments)
+
+    def call(*given):
+      texts.append(chunk.lower(*given).as_text())
+      return chunk(*given)
+
+    return call
+
+  monkeypatch.setattr(nas3d_jax.training.session, "make_chunk", make_chunk)
+  for run, changes in (("one", {}), ("two", {"fold": 1}), ("three", {"seed": 5})):
+    run_search(copies(run), data_placement="device", epochs=1, **changes)
+  assert len(texts) > 3
+  assert len(set(texts)) == 1
 
 
 @pytest.mark.usefixtures("toy")

@@ -91,13 +91,12 @@ def chunk_of_a_derived_network():
   _, step, state = trained(DerivedNet(SIZE, Genotype(*ROWS)))
   voxels = np.zeros((8**3, 4), np.int16)
   first, shape = np.zeros(1, np.int32), np.full((1, 3), 8, np.int32)
-  bounds, places = np.ones((2, 1, 4), np.float32), np.zeros((3, 4), np.int32)
-  data = Resident(voxels, voxels[:, 0].astype(np.uint8), first, shape, *bounds, places)
+  data = Resident(voxels, voxels[:, 0].astype(np.uint8), first, shape, *np.ones((2, 1, 4), np.float32))
 
   def draw(data, rows, step):
     return (prepare_batch(cut(data, rows, 8), BRATS2019, jax.random.fold_in(KEY, step)),)
 
-  return make_chunk(step, draw, ("loss", "finite")), state, data, np.zeros((2, 1), np.int32), 2
+  return make_chunk(step, draw, ("loss", "finite")), state, data, np.zeros((2, 1, 4), np.int32), 2
 
 
 def step_of_a_unet():

@@ -1,11 +1,14 @@
 """Cases held on the device, and patches cut out of them there.
 
-The voxels of all cases stand one behind the other in one array, so that cases of any size share a program. A patch is
-one gather; it is that of `PatchSource`, to the bit.
+The voxels of all cases stand one behind the other in one array, so that cases of any size share a program. Room is made
+for the largest folds of the data set, so that the parts of all its folds share it as well. A patch is one gather; it is
+that of `PatchSource`, to the bit.
 """
 
 from __future__ import annotations
 
+import collections
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.validation import PatchSize, axis_lengths
 
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Resident(NamedTuple):
-  """Cases on the device.
+  """Cases on the device; what lies behind the last of them is zero, and not read.
 
   Attributes:
     image: [V, M], voxels of all cases; int16 where all are, else float32.
@@ -30,7 +34,6 @@ class Resident(NamedTuple):
     shape: int32 [cases, 3], lengths of its brain cube.
     low: float32 [cases, M], least non-zero intensity.
     high: float32 [cases, M], greatest.
-    patches: int32 [patches, 4]: case, and start along D, H and W.
   """
 
   image: jax.Array
@@ -39,57 +42,65 @@ class Resident(NamedTuple):
   shape: jax.Array
   low: jax.Array
   high: jax.Array
-  patches: jax.Array
 
 
 def resident_bytes(dataset: Dataset, refs: Sequence[PatchRef]) -> int:
-  """Bytes that the cases of these patches take on the device."""
-  images = [dataset.image(dataset.cases[index]) for index in _cases(refs)]
+  """Bytes that the cases of these patches take on the device, with the room behind them."""
+  cases = [dataset.cases[index] for index in _cases(refs)]
+  images = [dataset.image(case) for case in cases]
   wide = max((image.dtype.itemsize for image in images), default=0)
-  return sum(image.size * wide + image.size // image.shape[3] for image in images)
+  return _room(dataset, cases)[0] * (len(dataset.schema.modalities) * wide + 1)
 
 
-def reside(dataset: Dataset, refs: Sequence[PatchRef]) -> Resident:
+def reside(dataset: Dataset, refs: Sequence[PatchRef]) -> tuple[Resident, np.ndarray]:
   """Copies the cases of these patches to the device.
 
   Args:
     dataset: where they lie.
     refs: the patches, as `host_batches.patch_index` lists them.
+
+  Returns:
+    The cases, and where the patches lie in them: int32 [patches, 4], case and start along D, H and W, on the host.
   """
   rows = {index: row for row, index in enumerate(_cases(refs))}
   cases = [dataset.cases[index] for index in rows]
   images, labels = [dataset.image(case) for case in cases], [dataset.labels(case) for case in cases]
   voxels = np.cumsum([0, *(label.size for label in labels)])
   dtype = np.result_type(*(image.dtype for image in images))
-  image, label = np.empty((voxels[-1], images[0].shape[3]), dtype), np.empty(voxels[-1], np.uint8)
+  room, count = _room(dataset, cases)
+  image, label = np.zeros((room, images[0].shape[3]), dtype), np.zeros(room, np.uint8)
   for start, stop, own_image, own_label in zip(voxels, voxels[1:], images, labels, strict=False):
     image[start:stop] = own_image.reshape(-1, image.shape[1])
     label[start:stop] = own_label.ravel()
-  return Resident(
+
+  def table(values: Sequence, dtype: np.dtype) -> jax.Array:
+    values = np.asarray(values, dtype)
+    return jnp.asarray(np.pad(values, [(0, count - len(values)), *[(0, 0)] * (values.ndim - 1)]))
+
+  resident = Resident(
     image=jnp.asarray(image),
     label=jnp.asarray(label),
-    first=jnp.asarray(voxels[:-1], jnp.int32),
-    shape=jnp.asarray([label.shape for label in labels], jnp.int32),
-    low=jnp.asarray([case.low for case in cases], jnp.float32),
-    high=jnp.asarray([case.high for case in cases], jnp.float32),
-    patches=jnp.asarray([(rows[ref.case_index], *ref.start) for ref in refs], jnp.int32),
+    first=table(voxels[:-1], np.int32),
+    shape=table([label.shape for label in labels], np.int32),
+    low=table([case.low for case in cases], np.float32),
+    high=table([case.high for case in cases], np.float32),
   )
+  return resident, np.asarray([(rows[ref.case_index], *ref.start) for ref in refs], np.int32)
 
 
-def cut(resident: Resident, indices: jax.Array, patch_size: PatchSize) -> dict[str, jax.Array]:
+def cut(resident: Resident, patches: jax.Array, patch_size: PatchSize) -> dict[str, jax.Array]:
   """A batch of patches, inside a computation.
 
   Args:
     resident: the cases.
-    indices: int32 [N], of the patches in `resident.patches`.
+    patches: int32 [N, 4], rows of those that `reside` returns.
     patch_size: length of a patch in voxels; one, or one an axis.
 
   Returns:
     image [N, D, H, W, M] and label [N, D, H, W] in the stored types, low and high [N, M], as `prepare_batch` takes
     them; what lies outside a brain cube is zero.
   """
-  rows = resident.patches[indices]
-  case, starts = rows[:, 0], rows[:, 1:]
+  case, starts = patches[:, 0], patches[:, 1:]
   shape, lengths = resident.shape[case], axis_lengths(patch_size)
 
   def voxel(start, shape, first):
@@ -105,6 +116,16 @@ def cut(resident: Resident, indices: jax.Array, patch_size: PatchSize) -> dict[s
   index = jax.vmap(voxel)(starts, shape, resident.first[case])
   image, label = (values.at[index].get(mode="fill", fill_value=0) for values in (resident.image, resident.label))
   return {"image": image, "label": label, "low": resident.low[case], "high": resident.high[case]}
+
+
+def _room(dataset: Dataset, cases: Sequence[Case]) -> tuple[int, int]:
+  """Voxels and cases for which room is made: those of the largest folds, as many as these cases are of."""
+  of_fold: dict[int | None, list[int]] = collections.defaultdict(list)
+  for case in dataset.cases:
+    of_fold[case.fold].append(math.prod(case.cube_shape))
+  folds = len({case.fold for case in cases})
+  sizes = (map(sum, of_fold.values()), map(len, of_fold.values()))
+  return tuple(sum(sorted(size, reverse=True)[:folds]) for size in sizes)
 
 
 def _cases(refs: Sequence[PatchRef]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.patches import device_cases, host_batches
@@ -42,25 +43,33 @@ class DeviceSource:
     """
     self._changes = changes
     self._schema, self._patch_size, self._replicas = dataset.schema, patch_size, replicas
-    self.data = replicas.replicate(device_cases.reside(dataset, refs))
+    data, self._patches = device_cases.reside(dataset, refs)
+    self.data = replicas.replicate(data)
+
+  def patches(self, indices: np.ndarray) -> np.ndarray:
+    """What a program takes for patches, by their indices in the list that the cases were copied for: [...] -> [..., 4].
+
+    It is no part of `data`, so that lists of any length share a program.
+    """
+    return self._patches[indices]
 
   def batch(
-    self, data: device_cases.Resident, indices: jax.Array, key: jax.Array | None = None
+    self, data: device_cases.Resident, patches: jax.Array, key: jax.Array | None = None
   ) -> Batch:
     """The batch of some patches, inside a computation.
 
     Args:
       data: `data`, as the program got it.
-      indices: int32 [N], of the patches in the list that the cases were copied for.
+      patches: int32 [N, 4], from `patches`.
       key: of the augmentation, None without.
 
     Returns:
       Image [N, D, H, W, M] and target [N, D, H, W, R], float32, each device its rows.
     """
 
-    def prepare(data, indices, *key):
-      batch = device_cases.cut(data, indices, self._patch_size)
+    def prepare(data, patches, *key):
+      batch = device_cases.cut(data, patches, self._patch_size)
       return host_batches.prepare_batch(batch, self._schema, *map(self._replicas.own_key, key), changes=self._changes)
 
     keys = () if key is None else (key,)
-    return self._replicas.jit(prepare, (WHOLE, SPLIT, *[WHOLE] * len(keys)), SPLIT)(data, indices, *keys)
+    return self._replicas.jit(prepare, (WHOLE, SPLIT, *[WHOLE] * len(keys)), SPLIT)(data, patches, *keys)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from nas3d_jax.data.dataset.case import Case
 from nas3d_jax.data.dataset.dataset import Dataset
 from nas3d_jax.data.patches import device_cases, host_batches
@@ -73,3 +75,11 @@ class PatchStream:
   def to_device(self) -> None:
     """Copies the cases to each device."""
     self.device = DeviceSource(self._dataset, self.order.refs, **self._read)
+
+  def take(self, count: int, limit: int) -> np.ndarray:
+    """Takes the next `count` batches of cases on the device.
+
+    Returns:
+      Their patches, as `DeviceSource.batch` takes them: int32 [limit, N, 4]; those beyond `count` are of no meaning.
+    """
+    return self.device.patches(self.order.take(count, limit))

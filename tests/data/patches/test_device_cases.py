@@ -19,10 +19,10 @@ def refs(phantom_dataset):
 
 
 def test_patches_are_those_of_the_host(phantom_dataset, refs):
-  source, data = PatchSource(phantom_dataset, refs, PATCH), reside(phantom_dataset, refs)
+  source, (data, patches) = PatchSource(phantom_dataset, refs, PATCH), reside(phantom_dataset, refs)
   taken = jax.jit(cut, static_argnums=2)
   for first in range(0, len(refs) - 1, 2):
-    got = taken(data, np.array([first, first + 1]), PATCH)
+    got = taken(data, patches[first : first + 2], PATCH)
     for offset in range(2):
       expected = source[first + offset]
       for name, value in got.items():
@@ -33,18 +33,30 @@ def test_patches_are_those_of_the_host(phantom_dataset, refs):
 def test_patches_of_three_lengths_are_those_of_the_host(phantom_dataset):
   size = (8, 32, 16)
   refs = patch_index(phantom_dataset, phantom_dataset.cases[1:], size)
-  source, data = PatchSource(phantom_dataset, refs, size), reside(phantom_dataset, refs)
-  got = jax.jit(cut, static_argnums=2)(data, np.array([0, len(refs) - 1]), size)
+  source, (data, patches) = PatchSource(phantom_dataset, refs, size), reside(phantom_dataset, refs)
+  got = jax.jit(cut, static_argnums=2)(data, patches[[0, -1]], size)
   for row, index in enumerate((0, len(refs) - 1)):
     for name in ("image", "label"):
       np.testing.assert_array_equal(got[name][row], source[index][name])
 
 
 def test_bytes_are_those_of_the_voxels(phantom_dataset, refs):
-  voxels = sum(np.prod(phantom_dataset.labels(case).shape) for case in phantom_dataset.cases[1:])
-  data = reside(phantom_dataset, refs)
-  assert data.image.shape == (voxels, 4)
+  voxels = sum(np.prod(phantom_dataset.labels(case).shape) for case in phantom_dataset.cases)
+  data, _ = reside(phantom_dataset, refs)
+  assert data.image.shape == (voxels, 4), "of two folds, the room is that of all cases"
   assert resident_bytes(phantom_dataset, refs) == data.image.nbytes + data.label.nbytes
+
+
+def test_there_is_room_for_the_largest_folds(phantom_dataset):
+  """So all folds have a program in common; what lies behind the cases is zero."""
+  sizes = [[np.prod(phantom_dataset.labels(case).shape) for case in phantom_dataset.fold_cases(k)] for k in (0, 1)]
+  assert sum(sizes[0]) != sum(sizes[1])
+  for cases in map(phantom_dataset.fold_cases, (0, 1)):
+    data, _ = reside(phantom_dataset, patch_index(phantom_dataset, cases, PATCH))
+    voxels = sum(np.prod(phantom_dataset.labels(case).shape) for case in cases)
+    assert data.label.shape == (max(map(sum, sizes)),)
+    assert data.first.shape == (max(map(len, sizes)),)
+    assert not data.image[voxels:].any() and not data.label[voxels:].any()
 
 
 @pytest.fixture
@@ -70,12 +82,13 @@ def test_both_placements_take_the_same_patches_and_share_positions(make_part):
     order = other.order.take(2, 4)
     assert order.shape == (4, 2)
     for row in order[:2]:
-      for got, expected in zip(prepare(other.device.data, row, key), one.host.next_batch(key), strict=True):
+      taken = prepare(other.device.data, other.device.patches(row), key)
+      for got, expected in zip(taken, one.host.next_batch(key), strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-6)
     assert other.order.position == one.order.position
   other.order.go_to({"next_index": 1})
   one.order.go_to({"next_index": 1})
-  for got, expected in zip(prepare(other.device.data, other.order.take(1, 1)[0]), one.host.next_batch(), strict=True):
+  for got, expected in zip(prepare(other.device.data, other.take(1, 1)[0]), one.host.next_batch(), strict=True):
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
