@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -169,7 +170,7 @@ def prepare(out: Path) -> None:
 
 
 def watched(program: Program, limit: float) -> dict[str, Any]:
-  """Lets a program measure; returns also its memory and how busy the device was, where `nvidia-smi` says it."""
+  """Lets a program measure; returns how busy the device was, in percent of the samples' time, and its memory in MiB."""
   ask = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "--loop-ms=200"]
   with subprocess.Popen(ask, stdout=subprocess.PIPE, text=True) as smi:
     program.go_on(limit)
@@ -190,6 +191,10 @@ def main() -> None:
   flags.add_argument("--compile_limit", type=float, default=300, help="seconds until what is not ready is left out")
   flags.add_argument("--limit", type=float, default=40, help="seconds that one may measure")
   arguments = flags.parse_args()
+  if shutil.which("nvidia-smi") is None:
+    flags.error("it measures an NVIDIA GPU, and there is no nvidia-smi here")
+  if arguments.peer and not Path(arguments.peer).is_file():
+    flags.error(f"--peer must be a file, got {arguments.peer}")
   out = arguments.out.resolve()
   (out / "logs").mkdir(parents=True, exist_ok=True)
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(out / "cache"))
