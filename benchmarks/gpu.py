@@ -75,8 +75,8 @@ def jobs(out: Path, peer: str | None) -> list[Job]:
       found.append(Job(f"{job} peer, its best", [*program, "--steps=15", *BEST]))
   own = {"search": ["--patch_size=64"], "train": ["--patch_size=128", f"--genotype={out / 'genotype.json'}"]}
   for stage, flags in own.items():
-    command = [python, "-m", "launch", stage, *flags, "--fold=0", f"--epochs={EPOCHS}", f"--workdir={out / 'paper'}"]
-    found.append(Job(f"{stage} epochs", command, stage=stage))
+    command = [python, "-m", "launch", stage, *flags, "--fold=0", f"--epochs={EPOCHS}", "--overwrite"]
+    found.append(Job(f"{stage} epochs", [*command, f"--workdir={out / 'paper'}"], stage=stage))
   return found
 
 
@@ -86,7 +86,7 @@ class Program:
   Attributes:
     job: what it measures.
     lines: (seconds of the clock, line) of stdout and stderr.
-    state: "compiling", "ready", "ended".
+    state: "compiling", "ready", "measuring", "ended".
   """
 
   def __init__(self, job: Job, log: Path):
@@ -110,7 +110,7 @@ class Program:
 
   def look(self) -> str:
     """Its state now."""
-    if self.state == "ended":
+    if self.code is not None:
       return self.state
     pid, status = os.waitpid(self._process.pid, os.WNOHANG | os.WUNTRACED)
     if pid and os.WIFSTOPPED(status):
@@ -127,21 +127,25 @@ class Program:
     while self.look() != "ended" and time.monotonic() < end:
       time.sleep(0.05)
     self.kill()
+    self.state = "measured"
 
   def kill(self) -> None:
-    """Ends it."""
-    if self.state != "ended":
+    """Ends it, if it runs."""
+    if self.code is None:
       os.killpg(self._process.pid, signal.SIGKILL)
       self.code, self.state = os.waitstatus_to_exitcode(os.waitpid(self._process.pid, 0)[1]), "ended"
       self._reader.join(5)
 
   def figures(self, out: Path) -> dict[str, Any]:
-    """What it measured, or how it ended."""
+    """What it measured alone, or how it ended."""
     if self.code:
       return {"failed": self.code, "said": [line for _, line in self.lines[-3:]]}
+    if self.state != "measured":
+      return {"failed": "it was not stopped when it was ready, and so not measured alone"}
     if self.job.stage:
       return _epochs(self.lines, out / "paper" / ({"train": "train/0"}.get(self.job.stage, self.job.stage)))
-    return json.loads(next(line for _, line in reversed(self.lines) if line.startswith("{")))
+    found = [line for _, line in self.lines if line.startswith("{")]
+    return json.loads(found[-1]) if found else {"failed": "it printed no line of JSON"}
 
 
 def _epochs(lines: Sequence[tuple[float, str]], run: Path) -> dict[str, Any]:
@@ -170,20 +174,21 @@ def prepare(out: Path) -> None:
 
 
 def watched(program: Program, limit: float) -> dict[str, Any]:
-  """Lets a program measure; returns how busy the device was, in percent of the samples' time, and its memory in MiB."""
+  """Lets a program measure; returns, of its epochs, the median of how busy the device was, in percent, and its MiB."""
   ask = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits", "--loop-ms=200"]
   with subprocess.Popen(ask, stdout=subprocess.PIPE, text=True) as smi:
     program.go_on(limit)
     smi.terminate()
-    samples = [[float(part) for part in line.split(",")] for line in smi.stdout]
-  if not samples:
+    numbers = [re.findall(r"\d+", line) for line in smi.stdout]
+  samples = [(int(both[0]), int(both[1])) for both in numbers if len(both) == 2]
+  # A step is over in seconds, most of which go into starting and summing up.
+  if not samples or not program.job.stage:
     return {}
-  used = [memory for _, memory in samples]
-  return {"device_busy": statistics.median(busy for busy, _ in samples), "device_mib": [min(used), max(used)]}
+  return {"device_busy": statistics.median(busy for busy, _ in samples), "device_mib": max(used for _, used in samples)}
 
 
 def main() -> None:
-  """Runs all and writes their figures."""
+  """Checks the flags, and measures."""
   flags = argparse.ArgumentParser(description=__doc__)
   flags.add_argument("--out", type=Path, required=True)
   flags.add_argument("--peer", help="the PyTorch program")
@@ -196,12 +201,25 @@ def main() -> None:
   if arguments.peer and not Path(arguments.peer).is_file():
     flags.error(f"--peer must be a file, got {arguments.peer}")
   out = arguments.out.resolve()
+  if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    flags.error(f"--out must be a new folder, in which nothing is compiled yet, got {out}")
   (out / "logs").mkdir(parents=True, exist_ok=True)
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(out / "cache"))
   os.environ |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1"}
-  chosen = [job for job in jobs(out, arguments.peer) if re.search(arguments.only, job.name)]
+  # Programs that are stopped hear of no Ctrl-C, and would stay with their memory.
+  signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+  programs: list[Program] = []
+  try:
+    measure([job for job in jobs(out, arguments.peer) if re.search(arguments.only, job.name)], programs, out, arguments)
+  finally:
+    for program in programs:
+      program.kill()
+
+
+def measure(chosen: Sequence[Job], programs: list[Program], out: Path, arguments: argparse.Namespace) -> None:
+  """Starts the programs, adds each to `programs`, and lets one after the other measure."""
   start = time.monotonic()
-  programs = [_start(job, out) for job in chosen if not job.stage]
+  programs += [_start(job, out) for job in chosen if not job.stage]
   if any(job.stage for job in chosen):
     prepare(out)
     programs += [_start(job, out) for job in chosen if job.stage]

@@ -149,13 +149,13 @@ class Session(abc.ABC, Generic[State, Items]):
     parameters, with the new hybrid parameters, on the other. `HostSource.next_batch` does the first two.
 
     Where the cases are on the device, `PatchStream.take` gives the places of the patches of several steps, and one
-    program of all folds and seeds, `make_chunk`, does the rest, by `DeviceSource.batch` and the same step and keys.
+    program, the same for all folds and seeds, does the rest: `make_chunk` of `DeviceSource.batch` and the same step.
 
     Returns:
       The number of steps taken, and their metrics as `run_epoch` wants them.
     """
     if self._chunk is None:
-      batches = [feed.stream.host.next_batch(self._key(feed)) for feed in self.feeds]
+      batches = [feed.stream.host.next_batch(self._key(feed, self.state.step)) for feed in self.feeds]
       self.state, metrics = self._step(self.state, *batches)
       return 1, metrics
     limit = steps_per_call()
@@ -173,14 +173,14 @@ class Session(abc.ABC, Generic[State, Items]):
       for feed, own, rows in zip(self.feeds, cases, patches, strict=True)
     ]
 
-  def _key(self, feed: Feed, ago: int = 0) -> jax.Array | None:
-    """Of the augmentation of the next batch, or of one that was taken `ago` steps before."""
-    return jax.random.fold_in(self._augment_key, self.state.step - ago) if feed.augment else None
+  def _key(self, feed: Feed, step: jax.Array | int) -> jax.Array | None:
+    """Of the augmentation of the batch that is taken after so many steps."""
+    return jax.random.fold_in(self._augment_key, step) if feed.augment else None
 
   def skip(self, ago: int, metrics: Mapping[str, float]) -> None:
     """Counts a step that was left out, `ago` steps before the last; raises where that is one too many."""
     step = int(self.state.step) - ago
-    sources = {feed.prefix: Source(feed.stream.host, self._key(feed, ago + 1)) for feed in self.feeds}
+    sources = {feed.prefix: Source(feed.stream.host, self._key(feed, step - 1)) for feed in self.feeds}
     self.progress.skips.add(step=step, epoch=self.progress.epoch + 1, ago=ago, metrics=metrics, sources=sources)
 
   @property

@@ -1,8 +1,8 @@
 """Cases held on the device, and patches cut out of them there.
 
 The voxels of all cases stand one behind the other in one array, so that cases of any size share a program. Room is made
-for the largest folds of the data set, so that the parts of all its folds share it as well. A patch is one gather; it is
-that of `PatchSource`, to the bit.
+for the largest folds of the data set, so that the parts of all its folds share it as well, unless a schedule counts
+their steps. A patch is one gather; it is that of `PatchSource`, to the bit.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Resident(NamedTuple):
   high: jax.Array
 
 
-def resident_bytes(dataset: Dataset, refs: Sequence[PatchRef]) -> int:
-  """Bytes that the cases of these patches take on the device, with the room behind them."""
+def resident_size(dataset: Dataset, refs: Sequence[PatchRef]) -> tuple[int, int]:
+  """Voxels of the cases of these patches on the device, with the room behind them, and bytes that these take."""
   cases = [dataset.cases[index] for index in _cases(refs)]
-  images = [dataset.image(case) for case in cases]
-  wide = max((image.dtype.itemsize for image in images), default=0)
-  return _room(dataset, cases)[0] * (len(dataset.schema.modalities) * wide + 1)
+  wide = max((dataset.image(case).dtype.itemsize for case in cases), default=0)
+  voxels, _ = _room(dataset, cases)
+  return voxels, voxels * (len(dataset.schema.modalities) * wide + 1)
 
 
 def reside(dataset: Dataset, refs: Sequence[PatchRef]) -> tuple[Resident, np.ndarray]:
@@ -122,7 +122,8 @@ def _room(dataset: Dataset, cases: Sequence[Case]) -> tuple[int, int]:
   """Voxels and cases for which room is made: those of the largest folds, as many as these cases are of."""
   of_fold: dict[int | None, list[int]] = collections.defaultdict(list)
   for case in dataset.cases:
-    of_fold[case.fold].append(math.prod(case.cube_shape))
+    if case.fold is not None:
+      of_fold[case.fold].append(math.prod(case.cube_shape))
   folds = len({case.fold for case in cases})
   sizes = (map(sum, of_fold.values()), map(len, of_fold.values()))
   return tuple(sum(sorted(size, reverse=True)[:folds]) for size in sizes)

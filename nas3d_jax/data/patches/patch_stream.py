@@ -68,9 +68,9 @@ class PatchStream:
     self.device: DeviceSource | None = None
 
   @property
-  def bytes(self) -> int:
-    """What the cases take on the device."""
-    return device_cases.resident_bytes(self._dataset, self.order.refs)
+  def size(self) -> tuple[int, int]:
+    """Voxels of the cases on the device, and the bytes that they take there."""
+    return device_cases.resident_size(self._dataset, self.order.refs)
 
   def to_device(self) -> None:
     """Copies the cases to each device."""

@@ -1,10 +1,12 @@
 """Patches cut out on the device are those that are read from the host, to the bit."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
-from nas3d_jax.data.patches.device_cases import cut, reside, resident_bytes
+from nas3d_jax.data.patches.device_cases import cut, reside, resident_size
 from nas3d_jax.data.patches.host_batches import PatchSource, patch_index, patch_order
 from nas3d_jax.data.patches.patch_stream import PatchStream
 from nas3d_jax.data.patches.placement import place
@@ -44,7 +46,7 @@ def test_bytes_are_those_of_the_voxels(phantom_dataset, refs):
   voxels = sum(np.prod(phantom_dataset.labels(case).shape) for case in phantom_dataset.cases)
   data, _ = reside(phantom_dataset, refs)
   assert data.image.shape == (voxels, 4), "of two folds, the room is that of all cases"
-  assert resident_bytes(phantom_dataset, refs) == data.image.nbytes + data.label.nbytes
+  assert resident_size(phantom_dataset, refs) == (voxels, data.image.nbytes + data.label.nbytes)
 
 
 def test_there_is_room_for_the_largest_folds(phantom_dataset):
@@ -57,6 +59,13 @@ def test_there_is_room_for_the_largest_folds(phantom_dataset):
     assert data.label.shape == (max(map(sum, sizes)),)
     assert data.first.shape == (max(map(len, sizes)),)
     assert not data.image[voxels:].any() and not data.label[voxels:].any()
+
+
+def test_there_is_no_room_for_cases_without_labels(phantom_dataset):
+  others = [dataclasses.replace(phantom_dataset.cases[0], name=f"other_{i}", fold=None) for i in range(9)]
+  with_others = dataclasses.replace(phantom_dataset, cases=(*phantom_dataset.cases, *others))
+  refs = patch_index(phantom_dataset, phantom_dataset.fold_cases(0), PATCH)
+  assert resident_size(with_others, refs) == resident_size(phantom_dataset, refs)
 
 
 @pytest.fixture
@@ -101,10 +110,10 @@ def test_an_order_takes_every_patch_once_a_pass():
 
 
 class Sized:
-  """Stands for a part of so many bytes."""
+  """Stands for a part of so many bytes, and voxels."""
 
-  def __init__(self, size):
-    self.bytes, self.moved = size, False
+  def __init__(self, size, voxels=1):
+    self.size, self.moved = (voxels, size), False
 
   def to_device(self):
     self.moved = True
@@ -126,6 +135,15 @@ def test_where_data_is_placed(placement, memory, accelerated, moved):
   parts = [Sized(60), Sized(40)]
   assert place(parts, placement, memory, accelerated=accelerated) is moved
   assert [part.moved for part in parts] == [moved, moved]
+
+
+def test_more_voxels_than_can_be_counted_stay_on_the_host():
+  part = Sized(60, 2**31)
+  assert not place([part], "auto", 10**12, accelerated=True)
+  with pytest.raises(InputError, match="data_placement=device holds 2,147,483,647 voxels of a part at most, these"):
+    place([part], "device", 10**12, accelerated=True)
+  assert not part.moved
+  assert place([Sized(60, 2**31 - 1)], "auto", 10**12, accelerated=True)
 
 
 @pytest.mark.parametrize(
