@@ -162,7 +162,7 @@ def set_xla_flags(platform: str | None = None) -> None:
   programs are no faster. On a GPU its own products of matrices (Triton) are left out, of which it compiles and times
   many forms for each product of a step, which takes minutes; what a step would gain by them was not measured. And
   products are not given slices of larger arrays in place: a slice of the packed parameters begins at any number, and in
-  tf32 and bfloat16 cuBLAS refuses what does not begin at a multiple of 16 bytes. What XLA_FLAGS says of one of them
+  tf32 and bfloat16 cuBLAS refuses such products, presumably for their alignment. What XLA_FLAGS says of one of them
   takes precedence.
 
   Args:
