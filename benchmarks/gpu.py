@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.task04 import launch
+
 # Runs a program, and stops it when it first waits for the device; compilers that it calls wait as well.
 STOPPING = """
 import os, runpy, signal, sys, torch
@@ -49,20 +51,21 @@ class Job(NamedTuple):
     name: unique.
     command: its arguments.
     flags: for XLA_FLAGS.
-    stage: "search" or "train" for a command whose epochs are measured, and which is stopped after the first.
+    folder: the run directory of a command whose epochs are measured, and which is stopped after the first.
   """
 
   name: str
   command: Sequence[str]
   flags: str = ""
-  stage: str = ""
+  folder: str = ""
 
 
 def jobs(out: Path, peer: str | None) -> list[Job]:
   """All programs, in the order in which they are measured."""
   python, found = sys.executable, []
   for job in ("search", "train", "infer"):
-    step = [python, "-m", "benchmarks.step", "--pause", f"--job={job}", f"--patch={64 if job == 'search' else 128}"]
+    what = [f"--job={job}", f"--patch={64 if job == 'search' else 128}"]
+    step = [python, "-m", "benchmarks.step", "--pause", *what]
     for precision in ("float32", "tf32", "bfloat16"):
       found.append(Job(f"{job} {precision}", [*step, f"--precision={precision}", "--profile"]))
       if job == "train":
@@ -70,13 +73,15 @@ def jobs(out: Path, peer: str | None) -> list[Job]:
     if job == "search":
       found.append(Job("search float32 single_path", [*step, "--method=single_path", "--profile"]))
     if peer:
-      program = [python, "-c", STOPPING, peer, *step[4:]]
+      program = [python, "-c", STOPPING, peer, *what]
       found.append(Job(f"{job} peer", [*program, "--warmup=2", "--steps=7"]))
       found.append(Job(f"{job} peer, its best", [*program, "--steps=15", *BEST]))
-  own = {"search": ["--patch_size=64"], "train": ["--patch_size=128", f"--genotype={out / 'genotype.json'}"]}
-  for stage, flags in own.items():
-    command = [python, "-m", "launch", stage, *flags, "--fold=0", f"--epochs={EPOCHS}", "--overwrite"]
-    found.append(Job(f"{stage} epochs", [*command, f"--workdir={out / 'paper'}"], stage=stage))
+  run = ["--fold=0", f"--epochs={EPOCHS}", "--overwrite", f"--workdir={out / 'paper'}"]
+  for stage, folder, flags in (
+    ("search", "search", ["--patch_size=64"]),
+    ("train", "train/0", ["--patch_size=128", f"--genotype={out / 'genotype.json'}"]),
+  ):
+    found.append(Job(f"{stage} epochs", [python, "-m", "launch", stage, *flags, *run], folder=folder))
   return found
 
 
@@ -105,7 +110,7 @@ class Program:
         self.lines.append((time.monotonic(), line.rstrip()))
         log.write(line)
         log.flush()
-        if self.job.stage and self.state == "compiling" and EPOCH_OVER.match(line):
+        if self.job.folder and self.state == "compiling" and EPOCH_OVER.match(line):
           os.kill(self._process.pid, signal.SIGSTOP)
 
   def look(self) -> str:
@@ -142,8 +147,8 @@ class Program:
       return {"failed": self.code, "said": [line for _, line in self.lines[-3:]]}
     if self.state != "measured":
       return {"failed": "it was not stopped when it was ready, and so not measured alone"}
-    if self.job.stage:
-      return _epochs(self.lines, out / "paper" / ({"train": "train/0"}.get(self.job.stage, self.job.stage)))
+    if self.job.folder:
+      return _epochs(self.lines, out / "paper" / self.job.folder)
     found = [line for _, line in self.lines if line.startswith("{")]
     return json.loads(found[-1]) if found else {"failed": "it printed no line of JSON"}
 
@@ -166,11 +171,8 @@ def prepare(out: Path) -> None:
   from benchmarks.step import DERIVED
 
   (out / "genotype.json").write_text(DERIVED.to_json())
-  for arguments in (
-    ["phantom", f"--out={out / 'phantoms'}", f"--cases={CASES}"],
-    ["preprocess", f"--data_dir={out / 'phantoms'}", f"--workdir={out / 'paper'}", "--folds=5"],
-  ):
-    subprocess.run([sys.executable, "-m", "launch", *arguments], check=True)
+  launch("phantom", f"--out={out / 'phantoms'}", f"--cases={CASES}")
+  launch("preprocess", f"--data_dir={out / 'phantoms'}", f"--workdir={out / 'paper'}", "--folds=5")
 
 
 def watched(program: Program, limit: float) -> dict[str, Any]:
@@ -182,7 +184,7 @@ def watched(program: Program, limit: float) -> dict[str, Any]:
     numbers = [re.findall(r"\d+", line) for line in smi.stdout]
   samples = [(int(both[0]), int(both[1])) for both in numbers if len(both) == 2]
   # A step is over in seconds, most of which go into starting and summing up.
-  if not samples or not program.job.stage:
+  if not samples or not program.job.folder:
     return {}
   return {"device_busy": statistics.median(busy for busy, _ in samples), "device_mib": max(used for _, used in samples)}
 
@@ -219,10 +221,10 @@ def main() -> None:
 def measure(chosen: Sequence[Job], programs: list[Program], out: Path, arguments: argparse.Namespace) -> None:
   """Starts the programs, adds each to `programs`, and lets one after the other measure."""
   start = time.monotonic()
-  programs += [_start(job, out) for job in chosen if not job.stage]
-  if any(job.stage for job in chosen):
+  programs += [_start(job, out) for job in chosen if not job.folder]
+  if any(job.folder for job in chosen):
     prepare(out)
-    programs += [_start(job, out) for job in chosen if job.stage]
+    programs += [_start(job, out) for job in chosen if job.folder]
   end = start + arguments.compile_limit
   while [program for program in programs if program.look() == "compiling"] and time.monotonic() < end:
     time.sleep(0.2)

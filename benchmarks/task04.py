@@ -17,7 +17,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +154,8 @@ def page(results: dict[str, Any], note: str) -> str:
   """What the runs gave, in Markdown, with a note on how they were made."""
   rows, curves, search = [], [], results["search"]
   for one in results["trainings"]:
-    dice, hd95, losses = one["dice"], one["hd95"], one["validation_loss"]
-    cells = [one["network"], one["fold"], one["cases"], *(f"{100 * value:.2f}" for value in dice.values())]
-    cells += [f"{100 * value:.2f}" for value in (statistics.mean(dice.values()), one["mirrored"])]
-    cells += [f"{value:.2f}" for value in hd95.values()]
+    losses = one["validation_loss"]
+    cells = [one["network"], one["fold"], one["cases"], *(f"{value:.2f}" for value in _scores(one))]
     cells += [f"{one['parameters']:,}", f"{one['gflop']:.1f}", f"{one['updates']:,}", f"{one['minutes']:.1f}"]
     rows.append(cells)
     spelled = ", ".join(f"{loss:.3f}" for loss in losses)
@@ -225,19 +222,18 @@ def _over_folds(trainings: list[dict[str, Any]]) -> list[list[Any]]:
   rows = []
   for network in FOLDERS:
     ones = [one for one in trainings if one["network"] == network]
-    cases = [one["cases"] for one in ones]
-    if len(ones) < FOLDS:
-      continue
-
-    def mean(values: Iterable[float], cases: list[int] = cases) -> float:
-      return statistics.fmean(values, cases)
-
-    dice = [mean(one["dice"][region] for one in ones) for region in REGIONS]
-    dice += [mean(statistics.mean(one["dice"].values()) for one in ones), mean(one["mirrored"] for one in ones)]
-    hd95 = [mean(one["hd95"][region] for one in ones) for region in REGIONS]
-    cells = [network, "all", sum(cases), *(f"{100 * value:.2f}" for value in dice), *(f"{value:.2f}" for value in hd95)]
-    rows.append([*cells, f"{ones[0]['parameters']:,}", f"{ones[0]['gflop']:.1f}", "", ""])
+    if len(ones) == FOLDS:
+      cases = [one["cases"] for one in ones]
+      values = [statistics.fmean(column, cases) for column in zip(*map(_scores, ones), strict=True)]
+      cells = [network, "all", sum(cases), *(f"{value:.2f}" for value in values)]
+      rows.append([*cells, f"{ones[0]['parameters']:,}", f"{ones[0]['gflop']:.1f}", "", ""])
   return rows
+
+
+def _scores(one: dict[str, Any]) -> list[float]:
+  """Of a training: Dice of each region, their mean, that with mirroring, all in percent, and the distances in mm."""
+  dice = one["dice"].values()
+  return [*(100 * value for value in (*dice, statistics.mean(dice), one["mirrored"])), *one["hd95"].values()]
 
 
 def means(folder: Path) -> tuple[int, dict[str, float], dict[str, float]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+
 from nas3d_jax.data.patches.patch_stream import PatchStream
 
 
@@ -22,3 +24,7 @@ class Feed:
   prefix: str
   stream: PatchStream
   augment: bool
+
+  def key(self, key: jax.Array, step: jax.Array | int) -> jax.Array | None:
+    """Of the augmentation of the batch that is taken after so many steps, from the key of them all; None without."""
+    return jax.random.fold_in(key, step) if self.augment else None

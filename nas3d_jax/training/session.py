@@ -155,7 +155,8 @@ class Session(abc.ABC, Generic[State, Items]):
       The number of steps taken, and their metrics as `run_epoch` wants them.
     """
     if self._chunk is None:
-      batches = [feed.stream.host.next_batch(self._key(feed, self.state.step)) for feed in self.feeds]
+      keys = [feed.key(self._augment_key, self.state.step) for feed in self.feeds]
+      batches = [feed.stream.host.next_batch(key) for feed, key in zip(self.feeds, keys, strict=True)]
       self.state, metrics = self._step(self.state, *batches)
       return 1, metrics
     limit = steps_per_call()
@@ -169,18 +170,14 @@ class Session(abc.ABC, Generic[State, Items]):
     """The batches of a step, inside the program of a chunk."""
     key, cases = data
     return [
-      feed.stream.device.batch(own, rows, jax.random.fold_in(key, step) if feed.augment else None)
+      feed.stream.device.batch(own, rows, feed.key(key, step))
       for feed, own, rows in zip(self.feeds, cases, patches, strict=True)
     ]
-
-  def _key(self, feed: Feed, step: jax.Array | int) -> jax.Array | None:
-    """Of the augmentation of the batch that is taken after so many steps."""
-    return jax.random.fold_in(self._augment_key, step) if feed.augment else None
 
   def skip(self, ago: int, metrics: Mapping[str, float]) -> None:
     """Counts a step that was left out, `ago` steps before the last; raises where that is one too many."""
     step = int(self.state.step) - ago
-    sources = {feed.prefix: Source(feed.stream.host, self._key(feed, step - 1)) for feed in self.feeds}
+    sources = {feed.prefix: Source(feed.stream.host, feed.key(self._augment_key, step - 1)) for feed in self.feeds}
     self.progress.skips.add(step=step, epoch=self.progress.epoch + 1, ago=ago, metrics=metrics, sources=sources)
 
   @property
